@@ -1,0 +1,48 @@
+#!/bin/sh
+# Builds three models from their specs and lists what came out. `make demo` has set everything up before.
+set -eu
+cd "$(dirname "$0")/.."
+
+specc=.venv/bin/specc
+
+# build <folder> <arguments of specc build>...
+build() {
+    folder=build/$1
+    shift
+    printf '\n$ specc build %s\n' "$*"
+    $specc build "$@" -o "$folder"
+    list "$folder"
+}
+
+# list <folder>: its files with their sizes and what they are
+list() {
+    printf '  %s/\n' "$1"
+    for file in "$1"/*; do
+        [ -f "$file" ] || continue
+        name=${file##*/}
+        case $name in
+            *.py) what='readable torch source' ;;
+            model.safetensors) what='the weights, one file for both programs' ;;
+            model.onnx) what='the ONNX graph; its tensors are in model.safetensors' ;;
+            model.view.onnx) what='the hierarchy that Netron draws (specc view)' ;;
+            model.svg | model.png) what='the picture' ;;
+            ir.json) what='the typed IR' ;;
+            manifest.json) what='sizes, versions, hashes and the proof of equality' ;;
+            *) what='' ;;
+        esac
+        printf '    %-18s %7s  %s\n' "$name" "$(wc -c <"$file" | numfmt --to=iec)" "$what"
+    done
+}
+
+build linear specs/linear.spec
+build gpt2-tiny specs/gpt2.spec --preset gpt2-tiny
+build gpt2 specs/gpt2.spec --preset gpt2
+
+printf '\n'
+pictures=$(ls build/linear/model.[sp][vn]g build/gpt2-tiny/model.[sp][vn]g build/gpt2/model.[sp][vn]g 2>/dev/null || true)
+if [ -n "$pictures" ]; then
+    printf 'Pictures:\n'
+    printf '%s\n' "$pictures" | sed "s|^|  $PWD/|"
+else
+    printf 'No pictures: no Chromium was found (see above). Everything else is in %s/build.\n' "$PWD"
+fi
