@@ -4,30 +4,12 @@
 set -u
 cd "$(dirname "$0")/.."
 
-log=.venv/browser.log # kept after a failure, which is not tried twice
+python=.venv/bin/python
+log=.venv/browser.log # stays after a failure, which is not tried again; a new .venv tries again
 
 say() { printf '%s\n' "$*" >&2; }
 
-found() {
-    for name in chromium chromium-browser google-chrome google-chrome-stable microsoft-edge microsoft-edge-stable msedge; do
-        command -v "$name" >/dev/null 2>&1 && return 0
-    done
-    for path in /snap/bin/chromium /opt/google/chrome/chrome /opt/microsoft/msedge/msedge \
-        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome" \
-        "/Applications/Chromium.app/Contents/MacOS/Chromium" \
-        "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge"; do
-        [ -x "$path" ] && return 0
-    done
-    .venv/bin/python - <<'PY' 2>/dev/null
-import sys
-from pathlib import Path
-
-from playwright.sync_api import sync_playwright
-
-with sync_playwright() as playwright:
-    sys.exit(not Path(playwright.chromium.executable_path).exists())
-PY
-}
+found() { $python -c 'import sys, specc_runtime.browser as b; sys.exit(b.find_browser() is None)'; }
 
 from_debian() {
     [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1 || return 1
@@ -38,19 +20,16 @@ from_debian() {
 
 from_playwright() {
     say "==> installing Chromium for the pictures (Playwright's own)"
-    timeout 600 .venv/bin/playwright install chromium >>"$log" 2>&1 </dev/null
+    timeout 600 $python -m playwright install chromium >>"$log" 2>&1 </dev/null
 }
 
-if found; then
-    rm -f "$log"
-    exit 0
-fi
-if [ ! -e "$log" ]; then
+found && exit 0
+if [ -z "${SPECC_BROWSER:-}" ] && [ ! -e "$log" ]; then
     from_debian || from_playwright
     if found; then
         rm -f "$log"
         exit 0
     fi
 fi
-say "No Chromium could be found or installed, so models are built without pictures: install the package 'chromium'" \
-    "(or run '.venv/bin/playwright install chromium') to get them; $log says what was tried."
+say "Models are built without pictures: $($python -c 'import specc_runtime.browser as b; print(b.no_browser())')"
+[ ! -e "$log" ] || say "What was tried is in $log."

@@ -44,10 +44,10 @@ fi
 command -v git >/dev/null 2>&1 || need "git" git
 give_up_if_missing
 
-# A .venv that another Python or another folder made is made anew.
+# A .venv that another folder, an older Python or half a run made is made anew.
 rm -f .venv/.ready
 if [ -e .venv ] && ! { [ -x .venv/bin/python ] && grep -qsF "$PWD/.venv" .venv/bin/activate &&
-    .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; }; then
+    .venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; then
     say "==> removing a .venv that does not work here"
     rm -rf .venv
 fi
