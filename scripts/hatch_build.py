@@ -13,27 +13,25 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SYNTAX = "specc/syntax"
-
 
 class ParseTables(BuildHookInterface):  # type: ignore[type-arg]
-    """Adds `specc/syntax/<TABLES>`, built from `specc/syntax/grammar.lark`, to a wheel."""
+    """Adds `specc/syntax/grammar.tables.json`, built from the grammar beside it, to a wheel."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":
             return
-        root = Path(self.root, "compiler")
-        sys.path.insert(0, str(root))
+        compiler = Path(self.root, "compiler")
+        sys.path.insert(0, str(compiler))
         try:
             from specc.syntax import tables
         finally:
-            sys.path.remove(str(root))
+            sys.path.remove(str(compiler))
         self._scratch = TemporaryDirectory(prefix="specc-tables-")
         built = Path(self._scratch.name, tables.PACKAGED.name)
-        built.write_bytes(tables.build((root / SYNTAX / "grammar.lark").read_text("utf-8")))
-        build_data["force_include"][str(built)] = f"{SYNTAX}/{built.name}"
+        built.write_bytes(tables.build(tables.GRAMMAR.read_text("utf-8")))
+        build_data["force_include"][str(built)] = tables.PACKAGED.relative_to(compiler).as_posix()
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if version != "editable":
