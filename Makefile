@@ -43,7 +43,7 @@ demo: $(READY) browser
 # Lint and tests both run, whichever fails, and pytest's closing line comes last.
 test: $(READY) browser
 	@status=0; \
-	$(MAKE) --no-print-directory lint || status=1; \
+	sh scripts/lint.sh || status=1; \
 	echo "==> tests"; \
 	$(PYTEST) $(WORKERS) -m "$(MARKS)" $(ARGS) || status=1; \
 	exit $$status
