@@ -1,0 +1,403 @@
+"""`Facts`: assumptions about sizes, and the questions they answer with a proof, a counter-example, or `Unknown`."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import ClassVar, Literal, Union
+
+from specc.dims.algebra import Dim, DimError, Floor
+from specc.dims.congruence import MAX_CASES, Residues, case_split, moduli, residues_of
+from specc.dims.ranges import Bounds, Range, add, intersect, interval, scale
+from specc.dims.search import Axis, points
+
+SEARCH_LIMIT = 4_000
+"""Points tried per question before giving up."""
+_FIRST_POINTS = 64  # tried before the case split: a wrong claim usually fails on a tiny size
+
+
+@dataclass(frozen=True)
+class Proved:
+    """The claim holds wherever the facts do."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Refuted:
+    """The claim fails at `env`, which satisfies the facts; `left` and `right` are the values of the two sides there."""
+
+    env: dict[str, int]
+    left: int
+    right: int
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{name} = {value}" for name, value in self.env.items())
+        return f"{where} gives {self.left} and {self.right}" if where else f"{self.left} and {self.right}"
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Neither a proof nor a counter-example was found."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+Proof = Union[Proved, Refuted, Unknown]
+Kind = Literal["ge", "le", "div"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One assumption or obligation: dim >= n, dim <= n, or dim % n == 0."""
+
+    kind: Kind
+    dim: Dim
+    n: int
+
+    def __str__(self) -> str:
+        text = self.dim.label or str(self.dim)
+        if self.kind == "div":
+            left = text if self.dim.is_symbol() or self.dim.label else f"({text})"
+            return f"{left} % {self.n} == 0"
+        return f"{text} {'>=' if self.kind == 'ge' else '<='} {self.n}"
+
+    def holds(self, env: Mapping[str, int]) -> bool:
+        """Whether the sizes of `env` satisfy it. Raises DimError when one of its symbols has no value."""
+        value = self.dim.evaluate(env)
+        if self.kind == "div":
+            return value % self.n == 0
+        return value >= self.n if self.kind == "ge" else value <= self.n
+
+
+def default_least(symbol: str) -> int:
+    """What every size is known to be at least: 1, and 0 for a past length."""
+    return 0 if symbol.startswith("past(") else 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """An immutable set of assumptions about sizes. Every symbol is >= 1, and `past(..)` >= 0, without being told."""
+
+    EMPTY: ClassVar[Facts]
+
+    facts: tuple[Fact, ...] = ()
+    _answers: dict[tuple[Relation, Dim, Dim], Proof] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _ranges: dict[Dim, Range] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    # Building --------------------------------------------------------------------------------------------------------
+
+    def bound(self, dim: Dim, lo: int | None = None, hi: int | None = None) -> Facts:
+        """Adds lo <= dim <= hi; None leaves a side open. `dim` may be any expression."""
+        new: list[Fact] = []
+        if lo is not None:
+            new.append(Fact("ge", dim, lo))
+        if hi is not None:
+            new.append(Fact("le", dim, hi))
+        return self._with(new)
+
+    def divisible(self, dim: Dim, n: int) -> Facts:
+        """Adds dim % n == 0. Raises DimError unless n >= 1."""
+        if n < 1:
+            raise DimError(f"divisibility by {n}: the divisor must be at least 1")
+        return self._with([Fact("div", dim, n)] if n > 1 else [])
+
+    def union(self, other: Facts) -> Facts:
+        """The facts of both."""
+        return self._with(other.facts)
+
+    def rename(self, mapping: Mapping[str, Dim]) -> Facts:
+        """The same statements about other sizes: a block's facts, as obligations of a call that binds `mapping`."""
+        return Facts(tuple(Fact(fact.kind, fact.dim.substitute(mapping), fact.n) for fact in self.facts))
+
+    def _with(self, new: Iterable[Fact]) -> Facts:
+        added = tuple(fact for fact in dict.fromkeys(new) if fact not in self.facts)
+        return Facts(self.facts + added) if added else self
+
+    def statements(self) -> tuple[Fact, ...]:
+        """What was stated, in order, without the defaults."""
+        return self.facts
+
+    # Access ----------------------------------------------------------------------------------------------------------
+
+    def bounds_of(self, symbol: str) -> tuple[int, int | None]:
+        """The range of one symbol, after propagating the bounds of expressions it occurs in."""
+        return self._bounds.get(symbol) or (default_least(symbol), None)
+
+    def normal(self, d: Dim) -> Dim:
+        """The normal form under the divisibility facts: with Y % 4 == 0, both (Y - 2)//2 + 1 and Y//2 give Y//2."""
+        return self._residues.normal(d)
+
+    def interval(self, d: Dim) -> tuple[int | None, int | None]:
+        """Bounds on the value, each None where none was found. Sound, not always tight."""
+        if d.value is not None:
+            return d.value, d.value
+        known = self._ranges.get(d)
+        if known is None:
+            known = interval(d, self.bounds_of)
+            reduced = self.normal(d)
+            if reduced != d:
+                known = intersect(known, interval(reduced, self.bounds_of))
+            for fact in self.facts:
+                known = intersect(known, self._through(d, fact))
+            self._ranges[d] = known
+        return known
+
+    def satisfied_by(self, env: Mapping[str, int]) -> str | None:
+        """None, or the text of the first fact that `env` violates. Facts about names that env lacks are skipped."""
+        for name, value in env.items():
+            if value < default_least(name):
+                return f"{name} >= {default_least(name)}"
+        for fact in self.facts:
+            if all(name in env for name in fact.dim.symbols) and not fact.holds(env):
+                return str(fact)
+        return None
+
+    def sample(self, symbols: Iterable[str], limit: int = SEARCH_LIMIT, near: Iterable[int] = ()) -> Iterator[dict[str, int]]:
+        """Environments that satisfy the facts, over `symbols` and the names that facts tie to them.
+
+        Small values come first (the least of all comes third: at 1 too many things coincide), the ends of each range
+        early, `near` names further values of interest. Deterministic. `limit` counts the points tried, not those kept.
+        """
+        for env in islice(self._points(symbols, near), limit):
+            if env is not None:
+                yield env
+
+    # Questions -------------------------------------------------------------------------------------------------------
+
+    def equal(self, a: Dim, b: Dim) -> Proof:
+        """Whether a == b wherever the facts hold."""
+        if a is b or a == b:
+            return Proved()
+        return self._ask("eq", a, b)
+
+    def at_least(self, d: Dim, n: int) -> Proof:
+        """Whether d >= n wherever the facts hold."""
+        return self._ask("ge", d, Dim.const(n))
+
+    def at_most(self, d: Dim, n: int) -> Proof:
+        """Whether d <= n wherever the facts hold."""
+        return self._ask("le", d, Dim.const(n))
+
+    def divides(self, n: int, d: Dim) -> Proof:
+        """Whether d % n == 0 wherever the facts hold; a counter-example's `left` is the remainder."""
+        if n < 1:
+            raise DimError(f"divisibility by {n}: the divisor must be at least 1")
+        for fact in self.facts:
+            if fact.kind == "div" and fact.n % n == 0:
+                for k in _multiples(d, fact.dim):
+                    if ((d - fact.dim * k) % n).value == 0:
+                        return Proved()
+        return self.equal(d % n, Dim.const(0))
+
+    def holds(self, fact: Fact) -> Proof:
+        """Whether `fact` follows from these facts."""
+        if fact.kind == "div":
+            return self.divides(fact.n, fact.dim)
+        return self.at_least(fact.dim, fact.n) if fact.kind == "ge" else self.at_most(fact.dim, fact.n)
+
+    def suggestion(self, a: Dim, b: Dim) -> Fact | None:
+        """The weakest divisibility of one symbol that would make a == b provable, if there is one."""
+        split = moduli(a - b)
+        for name, modulus in sorted((split or {}).items()):
+            for n in range(2, min(modulus, MAX_CASES) + 1):
+                if modulus % n == 0 and self.divisible(Dim.symbol(name), n).equal(a, b):
+                    return Fact("div", Dim.symbol(name), n)
+        return None
+
+    @property
+    def contradiction(self) -> str | None:
+        """None, or why no sizes at all satisfy the facts (an evident reason: a range or a residue that is empty)."""
+        if self._residues.contradiction is not None:
+            return self._residues.contradiction
+        for name, (low, high) in self._bounds.items():
+            if high is not None and low > high:
+                return f"{name} is at least {low} and at most {high}"
+        return next((str(fact) for fact in self.facts if fact.dim.value is not None and not fact.holds({})), None)
+
+    # How questions are answered --------------------------------------------------------------------------------------
+
+    def _ask(self, relation: Relation, a: Dim, b: Dim) -> Proof:
+        question = relation, a, b
+        answer = self._answers.get(question)
+        if answer is None:
+            answer = self._answers[question] = self._decide(relation, a, b)
+        return answer
+
+    def _decide(self, relation: Relation, a: Dim, b: Dim) -> Proof:
+        claim = _CLAIMS[relation]
+        try:
+            gap = self.normal(a - b)
+        except DimError:  # each side is fine, their difference is too large to handle
+            return Unknown()
+        if claim(self.interval(gap)):
+            return Proved()
+        search = _Search(self, relation, a, b)
+        refuted = search.run(_FIRST_POINTS)
+        if refuted is not None:
+            return refuted
+        if case_split(gap, self._residues.classes, self.bounds_of, claim):
+            return Proved()
+        return search.run(SEARCH_LIMIT - _FIRST_POINTS) or (Proved() if search.exhausted else Unknown())
+
+    @cached_property
+    def _residues(self) -> Residues:
+        return residues_of((fact.dim, fact.n) for fact in self.facts if fact.kind == "div")
+
+    @cached_property
+    def _bounds(self) -> dict[str, tuple[int, int | None]]:
+        """Ranges of the symbols that facts mention, propagated through linear expressions and residue classes."""
+        ranges = {name: (default_least(name), None) for fact in self.facts for name in fact.dim.symbols}
+        found: dict[str, tuple[int, int | None]] = dict(ranges)
+
+        def bounds(name: str) -> Range:
+            return found.get(name) or (default_least(name), None)
+
+        for _ in range(3):  # a bound that needs more rounds than this is found by nobody reading the spec either
+            before = dict(found)
+            for fact in self.facts:
+                if fact.kind != "div":
+                    for name in fact.dim.symbols:
+                        low, high = intersect(found[name], _solve_for(name, fact, bounds))
+                        found[name] = (default_least(name) if low is None else low), high
+            for name, (r, n) in self._residues.classes.items():
+                low, high = found[name]
+                found[name] = low + (r - low) % n, None if high is None else high - (high - r) % n
+            if found == before:
+                break
+        return found
+
+    def _through(self, d: Dim, fact: Fact) -> Range:
+        """Bounds on d from a fact about an expression that d contains: S <= 1024 says so of past(T) + T."""
+        best: Range = (None, None)
+        if fact.kind != "div" and not fact.dim.is_symbol():
+            known: Range = (fact.n, None) if fact.kind == "ge" else (None, fact.n)
+            for k in _multiples(d, fact.dim):
+                best = intersect(best, add(scale(k, known), interval(d - fact.dim * k, self.bounds_of)))
+        return best
+
+    def _points(self, symbols: Iterable[str], near: Iterable[int]) -> Iterator[dict[str, int] | None]:
+        """The grid over `symbols` and what facts tie to them; None where a point violates a fact."""
+        names = set(symbols)
+        relevant: list[Fact] = []
+        waiting = [fact for fact in self.facts if fact.dim.symbols]
+        while tied := [fact for fact in waiting if not names.isdisjoint(fact.dim.symbols)]:
+            relevant += tied
+            waiting = [fact for fact in waiting if fact not in tied]
+            names.update(name for fact in tied for name in fact.dim.symbols)
+        axes = []
+        for name in sorted(names):
+            low, high = self.bounds_of(name)
+            r, n = self._residues.classes.get(name, (0, 1))
+            axes.append(Axis(name, low + (r - low) % n, n, high))
+        values = [*near, *(fact.n for fact in relevant if not fact.dim.is_symbol())]
+        for env in points(axes, values):
+            yield env if all(_holds(fact, env) for fact in relevant) else None
+
+
+Relation = Literal["eq", "ge", "le"]
+_CLAIMS: dict[Relation, Callable[[Range], bool]] = {
+    "eq": lambda gap: gap == (0, 0),
+    "ge": lambda gap: gap[0] is not None and gap[0] >= 0,
+    "le": lambda gap: gap[1] is not None and gap[1] <= 0,
+}
+_COMPARE: dict[Relation, Callable[[int, int], bool]] = {"eq": operator.eq, "ge": operator.ge, "le": operator.le}
+
+
+class _Search:
+    """The search for a counter-example to one claim; `run` continues where the last one stopped."""
+
+    def __init__(self, facts: Facts, relation: Relation, a: Dim, b: Dim) -> None:
+        self._relation = _COMPARE[relation]
+        self._a, self._b = a, b
+        self._points = facts._points((*a.symbols, *b.symbols), _interesting(a - b))
+        self._sound = True  # every point so far had values on both sides
+        self._met = False  # some point satisfied the facts
+        self._ended = False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every point there is was tried: then finding no counter-example is a proof."""
+        return self._ended and self._sound and self._met
+
+    def run(self, limit: int) -> Refuted | None:
+        for _ in range(limit):
+            try:
+                env = next(self._points)
+            except StopIteration:
+                self._ended = True
+                return None
+            if env is None:
+                continue
+            try:
+                left, right = self._a.evaluate(env), self._b.evaluate(env)
+            except DimError:  # a division by zero: no size at all here, so nothing to compare
+                self._sound = False
+                continue
+            self._met = True
+            if not self._relation(left, right):
+                mentioned = {*self._a.symbols, *self._b.symbols}
+                tied = {name: value for name, value in env.items() if name not in mentioned}
+                return Refuted({**{n: v for n, v in env.items() if n in mentioned}, **tied}, left, right)
+        return None
+
+
+def _holds(fact: Fact, env: Mapping[str, int]) -> bool:
+    try:
+        return fact.holds(env)
+    except DimError:  # the fact divides by zero here: it does not hold
+        return False
+
+
+def _interesting(gap: Dim) -> list[int]:
+    """Values near which the sign of `gap` may change: its constants over its coefficients, and its divisors."""
+    constant = next((abs(c) for monomial, c in gap.terms() if not monomial), 0)
+    found: list[int] = []
+    for monomial, coefficient in gap.terms():
+        if monomial:
+            found.append(constant // abs(coefficient))
+        for factor, _ in monomial:
+            if isinstance(factor, Floor) and factor.denominator.value is not None:
+                found += [factor.denominator.value, constant * factor.denominator.value // abs(coefficient)]
+    return [value for value in dict.fromkeys(found) if value > 3][:8]
+
+
+def _multiples(d: Dim, e: Dim) -> list[int]:
+    """Integers k for which k*e cancels a term of d."""
+    ours = {monomial: coefficient for monomial, coefficient in d.terms() if monomial}
+    found = (ours[m] // c for m, c in e.terms() if m in ours and ours[m] % c == 0)
+    return list(dict.fromkeys(found))[:3]
+
+
+def _solve_for(symbol: str, fact: Fact, bounds: Bounds) -> Range:
+    """What a bound on a linear expression says about one of its symbols."""
+    dim, n = fact.dim, fact.n
+    terms = dim.terms()
+    while len(terms) == 1 and terms[0][1] == 1 and len(terms[0][0]) == 1 and isinstance(terms[0][0][0][0], Floor):
+        inner = terms[0][0][0][0]  # floor(a/m) <= n says a <= n*m + m - 1, and floor(a/m) >= n says a >= n*m
+        m = inner.denominator.value
+        if m is None or terms[0][0][0][1] != 1:
+            return None, None
+        dim, n = inner.numerator, n * m + (m - 1 if fact.kind == "le" else 0)
+        terms = dim.terms()
+    a = next((coefficient for monomial, coefficient in terms if monomial == ((symbol, 1),)), 0)
+    rest = dim - Dim.symbol(symbol) * a
+    if not a or symbol in rest.symbols:
+        return None, None
+    low, high = interval(rest, bounds)
+    if fact.kind == "le":  # a*symbol <= n - rest
+        limit = None if low is None else n - low
+        return (None, None) if limit is None else ((None, limit // a) if a > 0 else (-(limit // -a), None))
+    limit = None if high is None else n - high  # a*symbol >= n - rest
+    return (None, None) if limit is None else ((-(-limit // a), None) if a > 0 else (None, -limit // -a))
+
+
+Facts.EMPTY = Facts()

@@ -1,0 +1,102 @@
+"""Small concrete sizes, in a fixed order: where counter-examples are looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+_SWEEP = 24  # values tried per size while the others stay at their first one
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The values one size may take: start, start + step, .. up to stop inclusive (None: no end)."""
+
+    name: str
+    start: int
+    step: int
+    stop: int | None
+
+
+class _Values:
+    """An axis's values, best first, produced when asked for.
+
+    The least value comes third: at 1 too many different things coincide. Then the ends of the range and the values of
+    interest, then all the others in order.
+    """
+
+    def __init__(self, axis: Axis, near: Sequence[int]) -> None:
+        self._known: list[int] = []
+        self._more = _ordered(axis, near)
+
+    def at(self, index: int) -> int | None:
+        while len(self._known) <= index:
+            value = next(self._more, None)
+            if value is None:
+                return None
+            self._known.append(value)
+        return self._known[index]
+
+
+def _ordered(axis: Axis, near: Sequence[int]) -> Iterator[int]:
+    def inside(index: int) -> bool:
+        return index >= 0 and (axis.stop is None or axis.start + index * axis.step <= axis.stop)
+
+    first = [1, 2, 0, 3]
+    if axis.stop is not None:
+        last = (axis.stop - axis.start) // axis.step
+        first += [last, last - 1]
+    for value in near:
+        first += [(value - axis.start) // axis.step + i for i in (0, 1)]
+    seen: set[int] = set()
+    for index in first:
+        if inside(index) and index not in seen:
+            seen.add(index)
+            yield axis.start + index * axis.step
+    for index in count():
+        if not inside(index):
+            return
+        if index not in seen:
+            yield axis.start + index * axis.step
+
+
+def points(axes: Sequence[Axis], near: Iterable[int] = ()) -> Iterator[dict[str, int]]:
+    """Every point of the grid, each once: first one size at a time, then all, by the sum of their ranks.
+
+    Ends only when a finite grid is exhausted. Without axes there is one point, the empty one.
+    """
+    interesting = tuple(dict.fromkeys(near))
+    values = [_Values(axis, interesting) for axis in axes]
+    first = [v.at(0) for v in values]
+    if None in first:
+        return
+    base = {axis.name: x for axis, x in zip(axes, first) if x is not None}
+    yield dict(base)
+    for rank in range(1, _SWEEP):
+        for axis, v in zip(axes, values):
+            x = v.at(rank)
+            if x is not None:
+                yield {**base, axis.name: x}
+    for total in count(1):
+        alive = False
+        for ranks in _ranks(values, total):
+            alive = True
+            if sum(rank > 0 for rank in ranks) == 1 and total < _SWEEP:
+                continue
+            yield {axis.name: x for axis, v, rank in zip(axes, values, ranks) if (x := v.at(rank)) is not None}
+        if not alive:
+            return
+
+
+def _ranks(values: Sequence[_Values], total: int) -> Iterator[tuple[int, ...]]:
+    """Index tuples that exist on every axis and add up to `total`."""
+    if len(values) == 1:
+        if values[0].at(total) is not None:
+            yield (total,)
+        return
+    for rank in range(total + 1):
+        if not values or values[0].at(rank) is None:
+            return
+        for rest in _ranks(values[1:], total - rank):
+            yield (rank, *rest)
