@@ -18,5 +18,5 @@ check() {
 check "ruff check" .venv/bin/ruff check .
 check "ruff format" .venv/bin/ruff format --check .
 check "mypy --strict" .venv/bin/mypy
-check "import layers" .venv/bin/lint-imports
+check "import layers" .venv/bin/lint-imports --no-logo
 exit $status
