@@ -19,4 +19,5 @@ check "ruff check" .venv/bin/ruff check .
 check "ruff format" .venv/bin/ruff format --check .
 check "mypy --strict" .venv/bin/mypy
 check "import layers" .venv/bin/lint-imports --no-logo
+check "import cycles" .venv/bin/lint-imports --no-logo --config scripts/cycles.toml
 exit $status
