@@ -15,112 +15,28 @@ sign is evident. Rounding is Python's: towards minus infinity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from math import gcd
-from typing import ClassVar, Union
+from typing import ClassVar
 
+from specc.dims.division import floordiv
+from specc.dims.monomials import (
+    MAX_BITS,
+    MAX_NODES,
+    MAX_POWER,
+    TOO_LONG,
+    TOO_MANY,
+    DimError,
+    DivisionError,
+    Factor,
+    Floor,
+    Monomial,
+    Terms,
+    term_order,
+    times,
+)
+from specc.dims.serial import Json, Reader, to_json
 from specc.dims.text import render
-
-MAX_NODES = 1_000
-"""Largest size of one expression, in symbols and coefficients: bounds time and memory, far above any real model."""
-MAX_DEPTH = 32
-"""Deepest nesting of floor quotients that no rule flattens."""
-MAX_BITS = 4_096
-"""Largest magnitude of a coefficient, in bits."""
-MAX_POWER = 64
-"""Largest exponent of a symbolic size."""
-
-
-class DimError(ValueError):
-    """A size that has no value or is too large to handle; the message says why, in the language's terms."""
-
-
-class Floor:
-    """The opaque factor floor(numerator / denominator), in normal form. Immutable; made only by `Dim.__floordiv__`."""
-
-    __slots__ = ("_hash", "denominator", "depth", "key", "nodes", "numerator")
-
-    def __init__(self, numerator: Dim, denominator: Dim) -> None:
-        self.numerator = numerator
-        self.denominator = denominator
-        self.nodes = numerator.nodes + denominator.nodes
-        self.depth = 1 + max(numerator.depth, denominator.depth)
-        if self.nodes > MAX_NODES or self.depth > MAX_DEPTH:
-            raise DimError(f"the size is too large to handle (over {MAX_NODES} terms)")
-        self.key = f"~({numerator})//({denominator})"  # "~" sorts behind every name
-        self._hash = hash((numerator, denominator))
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        if not isinstance(other, Floor):
-            return NotImplemented
-        return self.key == other.key
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __repr__(self) -> str:
-        return f"Floor({self.numerator}, {self.denominator})"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Floor, (self.numerator, self.denominator)
-
-
-Factor = Union[str, Floor]
-"""A symbol's name, or a floor quotient."""
-Monomial = tuple[tuple[Factor, int], ...]
-"""Factors with their exponents (>= 1), ordered by `_key`; `()` is the constant monomial."""
-_Terms = tuple[tuple[Monomial, int], ...]
-Json = Union[int, str, list["Json"]]
-
-
-def _key(factor: Factor) -> str:
-    return factor if isinstance(factor, str) else factor.key
-
-
-@lru_cache(maxsize=16_384)
-def _order(monomial: Monomial) -> tuple[int, tuple[tuple[str, int], ...]]:
-    """Sort key of a monomial: higher degree first, then by names; the constant comes last."""
-    return -sum(power for _, power in monomial), tuple((_key(factor), -power) for factor, power in monomial)
-
-
-def _term_order(term: tuple[Monomial, int]) -> tuple[int, tuple[tuple[str, int], ...]]:
-    return _order(term[0])
-
-
-@lru_cache(maxsize=16_384)
-def _times(left: Monomial, right: Monomial) -> Monomial:
-    powers = dict(left)
-    for factor, power in right:
-        powers[factor] = powers.get(factor, 0) + power
-    return tuple(sorted(powers.items(), key=lambda item: _key(item[0])))
-
-
-def _over(left: Monomial, right: Monomial) -> Monomial | None:
-    """left / right when right divides left, else None."""
-    powers = dict(left)
-    for factor, power in right:
-        rest = powers.get(factor, 0) - power
-        if rest < 0:
-            return None
-        if rest:
-            powers[factor] = rest
-        else:
-            del powers[factor]
-    return tuple(powers.items())
-
-
-def _build(terms: Iterable[tuple[Monomial, int]]) -> Dim:
-    """The size with these terms; monomials may repeat and coefficients may be zero."""
-    sums: dict[Monomial, int] = {}
-    for monomial, coefficient in terms:
-        sums[monomial] = sums.get(monomial, 0) + coefficient
-    kept = [item for item in sums.items() if item[1]]
-    if len(kept) > 1:
-        kept.sort(key=_term_order)
-    return Dim(tuple(kept))
 
 
 class Dim:
@@ -136,14 +52,14 @@ class Dim:
 
     UNIT: ClassVar[Dim]
 
-    _terms: _Terms
+    _terms: Terms
     _value: int | None
     unit: bool
     label: str | None
     nodes: int
     depth: int
 
-    def __init__(self, terms: _Terms, unit: bool = False, label: str | None = None) -> None:
+    def __init__(self, terms: Terms, unit: bool = False, label: str | None = None) -> None:
         """Takes terms in normal form; everybody else uses `const`, `symbol`, `of` and arithmetic."""
         self._terms = terms
         self.unit = unit
@@ -161,7 +77,7 @@ class Dim:
         self.depth = 0
         for monomial, coefficient in terms:
             if coefficient.bit_length() > MAX_BITS:
-                raise DimError(f"the size is too large to handle (over {MAX_BITS} bits)")
+                raise DimError(TOO_LONG)
             self.nodes += 1
             for factor, _ in monomial:
                 if isinstance(factor, str):
@@ -170,7 +86,7 @@ class Dim:
                     self.nodes += factor.nodes
                     self.depth = max(self.depth, factor.depth)
         if self.nodes > MAX_NODES:
-            raise DimError(f"the size is too large to handle (over {MAX_NODES} terms)")
+            raise DimError(TOO_MANY)
 
     # Construction ----------------------------------------------------------------------------------------------------
 
@@ -189,6 +105,17 @@ class Dim:
     def of(x: Dim | int) -> Dim:
         """x itself, or the constant x."""
         return x if isinstance(x, Dim) else Dim.const(x)
+
+    @staticmethod
+    def build(terms: Iterable[tuple[Monomial, int]]) -> Dim:
+        """The sum of these terms; monomials may repeat and coefficients may be zero."""
+        sums: dict[Monomial, int] = {}
+        for monomial, coefficient in terms:
+            sums[monomial] = sums.get(monomial, 0) + coefficient
+        kept = [item for item in sums.items() if item[1]]
+        if len(kept) > 1:
+            kept.sort(key=term_order)
+        return Dim(tuple(kept))
 
     def with_label(self, label: str | None) -> Dim:
         """The same size, remembered as written `label`."""
@@ -225,7 +152,7 @@ class Dim:
             self._symbols = tuple(sorted(found))
         return self._symbols
 
-    def terms(self) -> _Terms:
+    def terms(self) -> Terms:
         """(monomial, coefficient) pairs in a deterministic order, the constant (monomial `()`) last; () for zero."""
         return self._terms
 
@@ -295,7 +222,7 @@ class Dim:
             return self.plain()
         if not self._terms:
             return right.plain()
-        return _build(self._terms + right._terms)
+        return self.build(self._terms + right._terms)
 
     __radd__ = __add__
 
@@ -319,8 +246,8 @@ class Dim:
         if right._value is not None:
             return self._scaled(right._value)
         if len(self._terms) * len(right._terms) > MAX_NODES:
-            raise DimError(f"the size is too large to handle (over {MAX_NODES} terms)")
-        return _build((_times(m, n), c * d) for m, c in self._terms for n, d in right._terms)
+            raise DimError(TOO_MANY)
+        return self.build((times(m, n), c * d) for m, c in self._terms for n, d in right._terms)
 
     __rmul__ = __mul__
 
@@ -338,7 +265,7 @@ class Dim:
             raise DimError(f"a size cannot be raised to the negative power {exponent}")
         if self._value is not None:
             if abs(self._value) > 1 and self._value.bit_length() * exponent > 2 * MAX_BITS:
-                raise DimError(f"the size is too large to handle (over {MAX_BITS} bits)")
+                raise DimError(TOO_LONG)
             return Dim.const(self._value**exponent)
         if exponent > MAX_POWER:
             raise DimError(f"a size cannot be raised to a power above {MAX_POWER}")
@@ -352,10 +279,10 @@ class Dim:
             return NotImplemented
         right = Dim.of(other)
         if not right._terms:
-            raise DimError(f"{self} is divided by zero")
+            raise DivisionError(f"{self} is divided by zero")
         if self._value is not None and right._value is not None:
             return Dim.const(self._value // right._value)
-        return _floordiv(self.plain(), right.plain())
+        return floordiv(self.plain(), right.plain())
 
     def __rfloordiv__(self, other: int) -> Dim:
         return Dim.of(other) // self
@@ -405,7 +332,7 @@ class Dim:
                 else:
                     divisor = factor.denominator.evaluate(env)
                     if divisor == 0:
-                        raise DimError(f"division by zero: {factor.denominator} is 0")
+                        raise DivisionError(f"division by zero: {factor.denominator} is 0")
                     base = factor.numerator.evaluate(env) // divisor
                 product *= base if power == 1 else base**power
             total += product
@@ -415,146 +342,12 @@ class Dim:
 
     def to_json(self) -> Json:
         """Nested lists in prefix form: 768, "T", ["+", ["*", 3, "T"], 1], ["//", ["+", "Y", 1], 2], ["**", "T", 2]."""
-        if self._value is not None:
-            return self._value
-        parts = [_term_json(monomial, coefficient) for monomial, coefficient in self._terms]
-        return parts[0] if len(parts) == 1 else ["+", *parts]
+        return to_json(self)
 
     @staticmethod
     def from_json(data: object) -> Dim:
         """The inverse of `to_json`. Raises DimError for anything that is not such a form."""
-        return _from_json(data, 0)
-
-
-def _term_json(monomial: Monomial, coefficient: int) -> Json:
-    parts: list[Json] = [] if coefficient == 1 and monomial else [coefficient]
-    for factor, power in monomial:
-        base: Json
-        if isinstance(factor, str):
-            base = factor
-        else:
-            base = ["//", factor.numerator.to_json(), factor.denominator.to_json()]
-        parts.append(base if power == 1 else ["**", base, power])
-    return parts[0] if len(parts) == 1 else ["*", *parts]
-
-
-_OPERATORS: dict[str, Callable[[Dim, Dim], Dim]] = {
-    "+": Dim.__add__,
-    "*": Dim.__mul__,
-    "//": Dim.__floordiv__,
-}
-
-
-def _from_json(data: object, depth: int) -> Dim:
-    if isinstance(data, str):
-        return Dim.symbol(data)
-    if isinstance(data, int) and not isinstance(data, bool):
-        return Dim.const(data)
-    if depth > 100 or not isinstance(data, list) or len(data) < 3 or not isinstance(data[0], str):
-        raise DimError("not a size: expected an integer, a name or a list such as ['+', 'T', 1]")
-    operands = [_from_json(item, depth + 1) for item in data[1:]]
-    if data[0] == "**" and len(operands) == 2 and operands[1].value is not None:
-        return operands[0] ** operands[1].value
-    if data[0] not in _OPERATORS or (data[0] == "//" and len(operands) != 2):
-        raise DimError(f"not a size: {data[0]!r} with {len(operands)} operands")
-    result = operands[0]
-    for operand in operands[1:]:
-        result = _OPERATORS[data[0]](result, operand)
-    return result
-
-
-# Division ------------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=8_192)
-def _floordiv(numerator: Dim, denominator: Dim) -> Dim:
-    """floor(numerator / denominator) in normal form; both plain, the denominator not zero."""
-    numerator, denominator = _cancelled(numerator, denominator)
-    n = denominator.value
-    if n is not None:
-        return _by_constant(numerator, n)
-    quotient, rest = _divided(numerator, denominator)
-    if not rest.terms():
-        return quotient
-    if quotient.terms():
-        return quotient + _floordiv(rest, denominator)
-    if denominator.evidently_nonnegative():
-        nested = _unnested(rest, denominator)
-        if nested is not None:
-            return nested
-    return Dim(((((Floor(rest, denominator), 1),), 1),))
-
-
-def _by_constant(numerator: Dim, n: int) -> Dim:
-    """Division by n > 0, which shares no factor with all of the numerator's coefficients."""
-    if n == 1:
-        return numerator
-    quotient = _build((monomial, coefficient // n) for monomial, coefficient in numerator.terms())
-    rest = _build((monomial, coefficient % n) for monomial, coefficient in numerator.terms())
-    if rest.value is not None:
-        return quotient
-    common = gcd(n, *(coefficient for monomial, coefficient in rest.terms() if monomial))
-    if common > 1:
-        rest = _build((monomial, coefficient // common) for monomial, coefficient in rest.terms())
-        n //= common
-        if n == 1:
-            return quotient + rest
-    nested = _unnested(rest, Dim.const(n))
-    if nested is None:
-        nested = Dim(((((Floor(rest, Dim.const(n)), 1),), 1),))
-    return quotient + nested
-
-
-def _unnested(numerator: Dim, denominator: Dim) -> Dim | None:
-    """floor((floor(a/m) + c) / n) = floor((a + c*m) / (m*n)), for a floor quotient that stands alone in the numerator.
-
-    Holds for every positive integer n and any a, m, because floor((floor(x) + c) / n) = floor((x + c) / n).
-    """
-    for monomial, coefficient in numerator.terms():
-        if coefficient == 1 and len(monomial) == 1 and monomial[0][1] == 1:
-            inner = monomial[0][0]
-            if isinstance(inner, Floor):
-                rest = _build(term for term in numerator.terms() if term[0] != monomial)
-                return (inner.numerator + rest * inner.denominator) // (inner.denominator * denominator)
-    return None
-
-
-def _cancelled(numerator: Dim, denominator: Dim) -> tuple[Dim, Dim]:
-    """Both sides without their common integer and symbol factors, the denominator's leading coefficient positive."""
-    top, bottom = numerator.terms(), denominator.terms()
-    common = gcd(*(coefficient for _, coefficient in top + bottom))
-    if bottom[0][1] < 0:
-        common = -common
-    powers: dict[Factor, int] = dict(bottom[0][0]) if top else {}
-    for monomial, _ in top + bottom:
-        if not powers:
-            break
-        present = dict(monomial)
-        powers = {factor: min(power, present[factor]) for factor, power in powers.items() if factor in present}
-    if common == 1 and not powers:
-        return numerator, denominator
-    shared = tuple(powers.items())
-    return _reduced(top, common, shared), _reduced(bottom, common, shared)
-
-
-def _reduced(terms: _Terms, common: int, shared: Monomial) -> Dim:
-    return _build((_over(monomial, shared) or (), coefficient // common) for monomial, coefficient in terms)
-
-
-def _divided(numerator: Dim, denominator: Dim) -> tuple[Dim, Dim]:
-    """Polynomial division with integer coefficients: numerator = quotient * denominator + rest."""
-    lead, scale = denominator.terms()[0]
-    quotient, rest = _ZERO, numerator
-    for _ in range(MAX_POWER):  # every step removes the largest divisible term; the cap only guards odd inputs
-        for monomial, coefficient in rest.terms():
-            ratio = _over(monomial, lead)
-            if ratio is not None and coefficient // scale:
-                step = _build([(ratio, coefficient // scale)])
-                break
-        else:
-            break
-        quotient, rest = quotient + step, rest - step * denominator
-    return quotient, rest
+        return Reader(Dim.symbol, Dim.const).read(data)
 
 
 _ZERO = Dim(())

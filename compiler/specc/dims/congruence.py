@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 from math import gcd, lcm, prod
 
-from specc.dims.algebra import Dim, DimError, Floor, Monomial
-from specc.dims.ranges import Bounds, Range, interval
+from specc.dims.algebra import Dim
+from specc.dims.monomials import DimError, Floor, Monomial
+from specc.dims.ranges import Bounds, Range, Ranges
 
 MAX_CASES = 256
 """Residue classes examined in one proof."""
@@ -203,10 +204,10 @@ def case_split(
             choices.append((name, whole, range(r, whole, n)))
     if not choices or prod(len(residues) for _, _, residues in choices) > MAX_CASES:
         return False
+    ranges: dict[str, Range] = {}
     for residues in product(*(residues for _, _, residues in choices)):
-        ranges: dict[str, Range] = {}
         env: dict[str, Dim | int] = {}
-        for (name, modulus, _), r in zip(choices, residues):
+        for (name, modulus, _), r in zip(choices, residues, strict=True):
             low, high = bounds(name)
             ranges[f"{name}'"] = (
                 None if low is None else -((r - low) // modulus),
@@ -216,7 +217,7 @@ def case_split(
         if any(low is not None and high is not None and low > high for low, high in ranges.values()):
             continue  # no value of this class is within bounds
         try:
-            case = interval(gap.substitute(env), lambda name: ranges.get(name) or bounds(name))
+            case = Ranges(lambda name: ranges.get(name) or bounds(name)).of(gap.substitute(env))
         except DimError:
             return False
         if not claim(case):

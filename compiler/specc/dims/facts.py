@@ -2,85 +2,25 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import ClassVar, Literal, Union
+from typing import ClassVar, TypeAlias
 
-from specc.dims.algebra import Dim, DimError, Floor
+from specc.dims.algebra import Dim
 from specc.dims.congruence import MAX_CASES, Residues, case_split, moduli, residues_of
-from specc.dims.ranges import Bounds, Range, add, intersect, interval, scale
-from specc.dims.search import Axis, points
+from specc.dims.monomials import DimError
+from specc.dims.ranges import Range, Ranges, add, intersect, scale
+from specc.dims.search import CLAIMS, Axis, Relation, Search, interesting, points
+from specc.dims.statements import Fact, Proof, Proved, Unknown, default_least, solve_for
 
 SEARCH_LIMIT = 4_000
 """Points tried per question before giving up."""
 _FIRST_POINTS = 64  # tried before the case split: a wrong claim usually fails on a tiny size
 
 
-@dataclass(frozen=True)
-class Proved:
-    """The claim holds wherever the facts do."""
-
-    def __bool__(self) -> bool:
-        return True
-
-
-@dataclass(frozen=True)
-class Refuted:
-    """The claim fails at `env`, which satisfies the facts; `left` and `right` are the values of the two sides there."""
-
-    env: dict[str, int]
-    left: int
-    right: int
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __str__(self) -> str:
-        where = ", ".join(f"{name} = {value}" for name, value in self.env.items())
-        return f"{where} gives {self.left} and {self.right}" if where else f"{self.left} and {self.right}"
-
-
-@dataclass(frozen=True)
-class Unknown:
-    """Neither a proof nor a counter-example was found."""
-
-    def __bool__(self) -> bool:
-        return False
-
-
-Proof = Union[Proved, Refuted, Unknown]
-Kind = Literal["ge", "le", "div"]
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One assumption or obligation: dim >= n, dim <= n, or dim % n == 0."""
-
-    kind: Kind
-    dim: Dim
-    n: int
-
-    def __str__(self) -> str:
-        text = self.dim.label or str(self.dim)
-        if self.kind == "div":
-            left = text if self.dim.is_symbol() or self.dim.label else f"({text})"
-            return f"{left} % {self.n} == 0"
-        return f"{text} {'>=' if self.kind == 'ge' else '<='} {self.n}"
-
-    def holds(self, env: Mapping[str, int]) -> bool:
-        """Whether the sizes of `env` satisfy it. Raises DimError when one of its symbols has no value."""
-        value = self.dim.evaluate(env)
-        if self.kind == "div":
-            return value % self.n == 0
-        return value >= self.n if self.kind == "ge" else value <= self.n
-
-
-def default_least(symbol: str) -> int:
-    """What every size is known to be at least: 1, and 0 for a past length."""
-    return 0 if symbol.startswith("past(") else 1
+Question: TypeAlias = tuple[Relation, Dim, Dim]
 
 
 @dataclass(frozen=True)
@@ -90,7 +30,7 @@ class Facts:
     EMPTY: ClassVar[Facts]
 
     facts: tuple[Fact, ...] = ()
-    _answers: dict[tuple[Relation, Dim, Dim], Proof] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _answers: dict[Question, Proof] = field(default_factory=dict, init=False, repr=False, compare=False)
     _ranges: dict[Dim, Range] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     # Building --------------------------------------------------------------------------------------------------------
@@ -142,10 +82,10 @@ class Facts:
             return d.value, d.value
         known = self._ranges.get(d)
         if known is None:
-            known = interval(d, self.bounds_of)
+            known = self._over_symbols.of(d)
             reduced = self.normal(d)
             if reduced != d:
-                known = intersect(known, interval(reduced, self.bounds_of))
+                known = intersect(known, self._over_symbols.of(reduced))
             for fact in self.facts:
                 known = intersect(known, self._through(d, fact))
             self._ranges[d] = known
@@ -161,7 +101,9 @@ class Facts:
                 return str(fact)
         return None
 
-    def sample(self, symbols: Iterable[str], limit: int = SEARCH_LIMIT, near: Iterable[int] = ()) -> Iterator[dict[str, int]]:
+    def sample(
+        self, symbols: Iterable[str], limit: int = SEARCH_LIMIT, near: Iterable[int] = ()
+    ) -> Iterator[dict[str, int]]:
         """Environments that satisfy the facts, over `symbols` and the names that facts tie to them.
 
         Small values come first (the least of all comes third: at 1 too many things coincide), the ends of each range
@@ -233,20 +175,24 @@ class Facts:
         return answer
 
     def _decide(self, relation: Relation, a: Dim, b: Dim) -> Proof:
-        claim = _CLAIMS[relation]
+        claim = CLAIMS[relation]
         try:
             gap = self.normal(a - b)
         except DimError:  # each side is fine, their difference is too large to handle
             return Unknown()
         if claim(self.interval(gap)):
             return Proved()
-        search = _Search(self, relation, a, b)
+        search = Search(relation, a, b, self._points((*a.symbols, *b.symbols), interesting(a - b)))
         refuted = search.run(_FIRST_POINTS)
         if refuted is not None:
             return refuted
         if case_split(gap, self._residues.classes, self.bounds_of, claim):
             return Proved()
         return search.run(SEARCH_LIMIT - _FIRST_POINTS) or (Proved() if search.exhausted else Unknown())
+
+    @cached_property
+    def _over_symbols(self) -> Ranges:
+        return Ranges(self.bounds_of)
 
     @cached_property
     def _residues(self) -> Residues:
@@ -266,7 +212,7 @@ class Facts:
             for fact in self.facts:
                 if fact.kind != "div":
                     for name in fact.dim.symbols:
-                        low, high = intersect(found[name], _solve_for(name, fact, bounds))
+                        low, high = intersect(found[name], solve_for(name, fact, bounds))
                         found[name] = (default_least(name) if low is None else low), high
             for name, (r, n) in self._residues.classes.items():
                 low, high = found[name]
@@ -281,7 +227,7 @@ class Facts:
         if fact.kind != "div" and not fact.dim.is_symbol():
             known: Range = (fact.n, None) if fact.kind == "ge" else (None, fact.n)
             for k in _multiples(d, fact.dim):
-                best = intersect(best, add(scale(k, known), interval(d - fact.dim * k, self.bounds_of)))
+                best = intersect(best, add(scale(k, known), self._over_symbols.of(d - fact.dim * k)))
         return best
 
     def _points(self, symbols: Iterable[str], near: Iterable[int]) -> Iterator[dict[str, int] | None]:
@@ -300,74 +246,7 @@ class Facts:
             axes.append(Axis(name, low + (r - low) % n, n, high))
         values = [*near, *(fact.n for fact in relevant if not fact.dim.is_symbol())]
         for env in points(axes, values):
-            yield env if all(_holds(fact, env) for fact in relevant) else None
-
-
-Relation = Literal["eq", "ge", "le"]
-_CLAIMS: dict[Relation, Callable[[Range], bool]] = {
-    "eq": lambda gap: gap == (0, 0),
-    "ge": lambda gap: gap[0] is not None and gap[0] >= 0,
-    "le": lambda gap: gap[1] is not None and gap[1] <= 0,
-}
-_COMPARE: dict[Relation, Callable[[int, int], bool]] = {"eq": operator.eq, "ge": operator.ge, "le": operator.le}
-
-
-class _Search:
-    """The search for a counter-example to one claim; `run` continues where the last one stopped."""
-
-    def __init__(self, facts: Facts, relation: Relation, a: Dim, b: Dim) -> None:
-        self._relation = _COMPARE[relation]
-        self._a, self._b = a, b
-        self._points = facts._points((*a.symbols, *b.symbols), _interesting(a - b))
-        self._sound = True  # every point so far had values on both sides
-        self._met = False  # some point satisfied the facts
-        self._ended = False
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether every point there is was tried: then finding no counter-example is a proof."""
-        return self._ended and self._sound and self._met
-
-    def run(self, limit: int) -> Refuted | None:
-        for _ in range(limit):
-            try:
-                env = next(self._points)
-            except StopIteration:
-                self._ended = True
-                return None
-            if env is None:
-                continue
-            try:
-                left, right = self._a.evaluate(env), self._b.evaluate(env)
-            except DimError:  # a division by zero: no size at all here, so nothing to compare
-                self._sound = False
-                continue
-            self._met = True
-            if not self._relation(left, right):
-                mentioned = {*self._a.symbols, *self._b.symbols}
-                tied = {name: value for name, value in env.items() if name not in mentioned}
-                return Refuted({**{n: v for n, v in env.items() if n in mentioned}, **tied}, left, right)
-        return None
-
-
-def _holds(fact: Fact, env: Mapping[str, int]) -> bool:
-    try:
-        return fact.holds(env)
-    except DimError:  # the fact divides by zero here: it does not hold
-        return False
-
-
-def _interesting(gap: Dim) -> list[int]:
-    """Values near which the sign of `gap` may change: its constants over its coefficients, and its divisors."""
-    constant = next((abs(c) for monomial, c in gap.terms() if not monomial), 0)
-    found: list[int] = []
-    for monomial, coefficient in gap.terms():
-        if monomial:
-            found.append(constant // abs(coefficient))
-        for factor, _ in monomial:
-            if isinstance(factor, Floor) and factor.denominator.value is not None:
-                found += [factor.denominator.value, constant * factor.denominator.value // abs(coefficient)]
-    return [value for value in dict.fromkeys(found) if value > 3][:8]
+            yield env if all(fact.holds(env) for fact in relevant) else None
 
 
 def _multiples(d: Dim, e: Dim) -> list[int]:
@@ -375,29 +254,6 @@ def _multiples(d: Dim, e: Dim) -> list[int]:
     ours = {monomial: coefficient for monomial, coefficient in d.terms() if monomial}
     found = (ours[m] // c for m, c in e.terms() if m in ours and ours[m] % c == 0)
     return list(dict.fromkeys(found))[:3]
-
-
-def _solve_for(symbol: str, fact: Fact, bounds: Bounds) -> Range:
-    """What a bound on a linear expression says about one of its symbols."""
-    dim, n = fact.dim, fact.n
-    terms = dim.terms()
-    while len(terms) == 1 and terms[0][1] == 1 and len(terms[0][0]) == 1 and isinstance(terms[0][0][0][0], Floor):
-        inner = terms[0][0][0][0]  # floor(a/m) <= n says a <= n*m + m - 1, and floor(a/m) >= n says a >= n*m
-        m = inner.denominator.value
-        if m is None or terms[0][0][0][1] != 1:
-            return None, None
-        dim, n = inner.numerator, n * m + (m - 1 if fact.kind == "le" else 0)
-        terms = dim.terms()
-    a = next((coefficient for monomial, coefficient in terms if monomial == ((symbol, 1),)), 0)
-    rest = dim - Dim.symbol(symbol) * a
-    if not a or symbol in rest.symbols:
-        return None, None
-    low, high = interval(rest, bounds)
-    if fact.kind == "le":  # a*symbol <= n - rest
-        limit = None if low is None else n - low
-        return (None, None) if limit is None else ((None, limit // a) if a > 0 else (-(limit // -a), None))
-    limit = None if high is None else n - high  # a*symbol >= n - rest
-    return (None, None) if limit is None else ((-(-limit // a), None) if a > 0 else (None, -limit // -a))
 
 
 Facts.EMPTY = Facts()

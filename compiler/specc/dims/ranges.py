@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Optional
 
-from specc.dims.algebra import Dim, DimError, Factor, Floor, Monomial
+from specc.dims.algebra import Dim
+from specc.dims.monomials import DimError, Factor, Floor, Monomial
 
-Range = tuple[Optional[int], Optional[int]]
+Range = tuple[int | None, int | None]
 """(least, greatest), both inclusive; None is unbounded."""
 Bounds = Callable[[str], Range]
 """The range of a symbol."""
 
 EVERYTHING: Range = (None, None)
 _SHIFTED = "+"  # suffix of the name that stands for how far a symbol lies above its least value
-
-
-def interval(dim: Dim, bounds: Bounds) -> Range:
-    """A range that contains every value the size takes while each symbol stays within its bounds."""
-    if dim.value is not None:
-        return dim.value, dim.value
-    best = intersect(_plain(dim, bounds), _from_least(dim, bounds))
-    if dim.depth:
-        best = intersect(best, (_without_floors(dim, bounds), negated(_without_floors(-dim, bounds))))
-    return best
 
 
 def intersect(left: Range, right: Range) -> Range:
@@ -72,121 +62,134 @@ def divide(top: Range, bottom: Range) -> Range:
     return low, high
 
 
-def _plain(dim: Dim, bounds: Bounds) -> Range:
-    """Term by term."""
-    total: Range = (0, 0)
-    for monomial, coefficient in dim.terms():
-        total = add(total, scale(coefficient, _product(monomial, bounds)))
-        if total == EVERYTHING:
-            break
-    return total
-
-
-def _product(monomial: Monomial, bounds: Bounds) -> Range:
-    product: Range = (1, 1)
-    for factor, power in monomial:
-        base = _factor(factor, bounds)
-        if power % 2 == 0 and (base[0] is None or base[0] < 0):  # an even power of something that may be negative
-            base = (0, None) if None in base else (0, max(abs(x) for x in base if x is not None))
-        for _ in range(power):
-            product = multiply(product, base)
-    return product
-
-
-def _factor(factor: Factor, bounds: Bounds) -> Range:
-    if isinstance(factor, str):
-        return bounds(factor)
-    return divide(interval(factor.numerator, bounds), interval(factor.denominator, bounds))
-
-
-def _from_least(dim: Dim, bounds: Bounds) -> Range:
-    """Term by term after writing each symbol as its least value plus something >= 0: proves T**2 - T >= 0.
-
-    Floor quotients are left alone, they are symbols of their own here."""
-    if all(coefficient > 0 for monomial, coefficient in dim.terms() if monomial):
-        return EVERYTHING  # nothing to gain: the plain interval is exact at the lower corner
-    shifted = Dim.const(0)
-    try:
-        for monomial, coefficient in dim.terms():
-            product = Dim.const(coefficient)
-            for factor, power in monomial:
-                low = bounds(factor)[0] if isinstance(factor, str) else None
-                base = _term(factor) if low is None else Dim.symbol(f"{factor}{_SHIFTED}") + low
-                product = product * base**power
-            shifted = shifted + product
-    except DimError:  # the expansion would be too large
-        return EVERYTHING
-
-    def above(name: str) -> Range:
-        if not name.endswith(_SHIFTED):
-            return bounds(name)
-        low, high = bounds(name[: -len(_SHIFTED)])
-        assert low is not None
-        return 0, None if high is None else high - low
-
-    return _plain_over(shifted, above, bounds)
-
-
-def _plain_over(dim: Dim, above: Bounds, bounds: Bounds) -> Range:
-    total: Range = (0, 0)
-    for monomial, coefficient in dim.terms():
-        product: Range = (1, 1)
-        for factor, power in monomial:
-            base = above(factor) if isinstance(factor, str) else _factor(factor, bounds)
-            for _ in range(power):
-                product = multiply(product, base)
-        total = add(total, scale(coefficient, product))
-    return total
-
-
 def _term(factor: Factor) -> Dim:
     return Dim(((((factor, 1),), 1),))
 
 
-def _without_floors(dim: Dim, bounds: Bounds) -> int | None:
-    """A lower bound found by replacing quotients, outermost first: a - n + 1 <= n*floor(a/n) <= a.
+class Ranges:
+    """Ranges of sizes while each symbol stays within its bounds; answers are remembered."""
 
-    The replacement keeps the link between a quotient and the sizes it is made of: Y - 2*(Y//2) is at least 0.
-    """
-    scale_by, best = 1, None
-    try:
-        for _ in range(8):
-            target = _outermost(dim, bounds)
-            if target is None:
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._known: dict[Dim, Range] = {}
+
+    def of(self, dim: Dim) -> Range:
+        """A range that contains every value the size takes."""
+        if dim.value is not None:
+            return dim.value, dim.value
+        known = self._known.get(dim)
+        if known is None:
+            known = intersect(self._plain(dim), self._from_least(dim))
+            if dim.depth:
+                known = intersect(known, (self._without_floors(dim), negated(self._without_floors(-dim))))
+            self._known[dim] = known
+        return known
+
+    def _plain(self, dim: Dim) -> Range:
+        """Term by term."""
+        total: Range = (0, 0)
+        for monomial, coefficient in dim.terms():
+            total = add(total, scale(coefficient, self._product(monomial)))
+            if total == EVERYTHING:
                 break
-            floor, n = target
-            over = Dim.const(0)
-            for monomial, coefficient in dim.terms():
-                rest = tuple(item for item in monomial if item[0] != floor)
-                if len(rest) == len(monomial):
-                    over = over + Dim(((monomial, coefficient * n),))
-                else:
-                    least = floor.numerator - (n - 1) if coefficient > 0 else floor.numerator
-                    over = over + Dim(((rest, coefficient),)) * least
-            dim, scale_by = over, scale_by * n
-            for low in (_plain(dim, bounds)[0], _from_least(dim, bounds)[0]):
-                if low is not None:
-                    rounded = -(-low // scale_by)
-                    best = rounded if best is None else max(best, rounded)
-    except DimError:  # too large to expand: what was found so far holds
-        return best
-    return best
+        return total
 
-
-def _outermost(dim: Dim, bounds: Bounds) -> tuple[Floor, int] | None:
-    """The deepest quotient with a constant divisor whose every term has the other factors >= 0."""
-    best: Floor | None = None
-    blocked: set[Floor] = set()
-    for monomial, _ in dim.terms():
+    def _product(self, monomial: Monomial) -> Range:
+        product: Range = (1, 1)
         for factor, power in monomial:
-            if isinstance(factor, str):
-                continue
-            rest = _product(tuple(item for item in monomial if item[0] != factor), bounds)
-            if power > 1 or factor.denominator.value is None or rest[0] is None or rest[0] < 0:
-                blocked.add(factor)
-            elif best is None or factor.depth > best.depth:
-                best = factor
-    if best is None or best in blocked:
-        return None
-    n = best.denominator.value
-    return None if n is None else (best, n)
+            base = self._factor(factor)
+            if power % 2 == 0 and (base[0] is None or base[0] < 0):  # an even power of something that may be negative
+                base = (0, None) if None in base else (0, max(abs(x) for x in base if x is not None))
+            for _ in range(power):
+                product = multiply(product, base)
+        return product
+
+    def _factor(self, factor: Factor) -> Range:
+        if isinstance(factor, str):
+            return self._bounds(factor)
+        return divide(self.of(factor.numerator), self.of(factor.denominator))
+
+    def _from_least(self, dim: Dim) -> Range:
+        """Term by term after writing each symbol as its least value plus something >= 0: proves T**2 - T >= 0.
+
+        Floor quotients are left alone, they are symbols of their own here."""
+        if all(coefficient > 0 for monomial, coefficient in dim.terms() if monomial):
+            return EVERYTHING  # nothing to gain: the plain interval is exact at the lower corner
+        shifted = Dim.const(0)
+        try:
+            for monomial, coefficient in dim.terms():
+                product = Dim.const(coefficient)
+                for factor, power in monomial:
+                    low = self._bounds(factor)[0] if isinstance(factor, str) else None
+                    base = _term(factor) if low is None else Dim.symbol(f"{factor}{_SHIFTED}") + low
+                    product = product * base**power
+                shifted = shifted + product
+        except DimError:  # the expansion would be too large
+            return EVERYTHING
+
+        def above(name: str) -> Range:
+            if not name.endswith(_SHIFTED):
+                return self._bounds(name)
+            low, high = self._bounds(name[: -len(_SHIFTED)])
+            assert low is not None
+            return 0, None if high is None else high - low
+
+        return self._terms_over(shifted, above)
+
+    def _terms_over(self, dim: Dim, symbol: Bounds) -> Range:
+        total: Range = (0, 0)
+        for monomial, coefficient in dim.terms():
+            product: Range = (1, 1)
+            for factor, power in monomial:
+                base = symbol(factor) if isinstance(factor, str) else self._factor(factor)
+                for _ in range(power):
+                    product = multiply(product, base)
+            total = add(total, scale(coefficient, product))
+        return total
+
+    def _without_floors(self, dim: Dim) -> int | None:
+        """A lower bound found by replacing quotients, outermost first: a - n + 1 <= n*floor(a/n) <= a.
+
+        The replacement keeps the link between a quotient and the sizes it is made of: Y - 2*(Y//2) is at least 0.
+        """
+        scale_by, best = 1, None
+        try:
+            for _ in range(8):
+                target = self._outermost(dim)
+                if target is None:
+                    break
+                floor, n = target
+                over = Dim.const(0)
+                for monomial, coefficient in dim.terms():
+                    rest = tuple(item for item in monomial if item[0] != floor)
+                    if len(rest) == len(monomial):
+                        over = over + Dim(((monomial, coefficient * n),))
+                    else:
+                        least = floor.numerator - (n - 1) if coefficient > 0 else floor.numerator
+                        over = over + Dim(((rest, coefficient),)) * least
+                dim, scale_by = over, scale_by * n
+                for low in (self._plain(dim)[0], self._from_least(dim)[0]):
+                    if low is not None:
+                        rounded = -(-low // scale_by)
+                        best = rounded if best is None else max(best, rounded)
+        except DimError:  # too large to expand: what was found so far holds
+            return best
+        return best
+
+    def _outermost(self, dim: Dim) -> tuple[Floor, int] | None:
+        """The deepest quotient with a constant divisor whose every term has the other factors >= 0."""
+        best: Floor | None = None
+        blocked: set[Floor] = set()
+        for monomial, _ in dim.terms():
+            for factor, power in monomial:
+                if isinstance(factor, str):
+                    continue
+                rest = self._product(tuple(item for item in monomial if item[0] != factor))
+                if power > 1 or factor.denominator.value is None or rest[0] is None or rest[0] < 0:
+                    blocked.add(factor)
+                elif best is None or factor.depth > best.depth:
+                    best = factor
+        if best is None or best in blocked:
+            return None
+        n = best.denominator.value
+        return None if n is None else (best, n)

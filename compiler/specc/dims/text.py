@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from specc.dims.algebra import Dim, Factor, Floor, Monomial
+    from specc.dims.algebra import Dim
+    from specc.dims.monomials import Factor, Floor, Monomial
 
 
 def render(dim: Dim, names: Mapping[str, str] | None = None, *, spaced: bool = False) -> str:
