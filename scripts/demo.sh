@@ -3,15 +3,19 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-specc=.venv/bin/specc
+pictures=''
 
-# build <folder> <arguments of specc build>...
+# build <folder that it makes> <arguments of specc build>...
 build() {
-    folder=build/$1
+    folder=$1
     shift
-    printf '\n$ specc build %s\n' "$*"
-    $specc build "$@" -o "$folder"
+    printf '\n$ .venv/bin/specc build %s\n' "$*"
+    .venv/bin/specc build "$@"
     list "$folder"
+    for picture in "$folder/model.svg" "$folder/model.png"; do
+        [ ! -e "$picture" ] || pictures="$pictures  $PWD/$picture
+"
+    done
 }
 
 # list <folder>: its files with their sizes and what they are
@@ -34,15 +38,12 @@ list() {
     done
 }
 
-build linear specs/linear.spec
-build gpt2-tiny specs/gpt2.spec --preset gpt2-tiny
-build gpt2 specs/gpt2.spec --preset gpt2
+build build/linear specs/linear.spec
+build build/gpt2-tiny specs/gpt2.spec --preset gpt2-tiny
+build build/gpt2 specs/gpt2.spec --preset gpt2
 
-printf '\n'
-pictures=$(ls build/linear/model.[sp][vn]g build/gpt2-tiny/model.[sp][vn]g build/gpt2/model.[sp][vn]g 2>/dev/null || true)
 if [ -n "$pictures" ]; then
-    printf 'Pictures:\n'
-    printf '%s\n' "$pictures" | sed "s|^|  $PWD/|"
+    printf '\nPictures:\n%s' "$pictures"
 else
-    printf 'No pictures: no Chromium was found (see above). Everything else is in %s/build.\n' "$PWD"
+    printf '\nNo pictures: see above. Everything else is in %s/build.\n' "$PWD"
 fi
