@@ -1,7 +1,8 @@
 """`Dim`: an integer polynomial over symbols and floor quotients, always in normal form.
 
-Two sizes that the rules of the language's algebra make equal have the same terms, so equality and hashing are plain
-comparisons. The rules, with integer n > 0 unless noted:
+Equality and hashing compare normal forms. Sizes made of polynomials and quotients of these by constants, as layers make
+them, are equal when their forms are; with sums of quotients inside quotients an equality may need `Facts.equal`. The
+rules, with integer n > 0 unless noted:
 
     floor((n*q + r) / n)       = q + floor(r / n)             coefficient by coefficient, 0 <= r < n
     floor((g*p + c) / (g*n))   = floor((p + floor(c/g)) / n)  p an integer polynomial, c an integer

@@ -106,7 +106,7 @@ class Facts:
     ) -> Iterator[dict[str, int]]:
         """Environments that satisfy the facts, over `symbols` and the names that facts tie to them.
 
-        Small values come first (the least of all comes third: at 1 too many things coincide), the ends of each range
+        Small values come first (1 comes third: there too many things coincide), the ends of each range
         early, `near` names further values of interest. Deterministic. `limit` counts the points tried, not those kept.
         """
         for env in islice(self._points(symbols, near), limit):

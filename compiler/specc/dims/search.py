@@ -29,8 +29,8 @@ class Axis:
 class _Values:
     """An axis's values, best first, produced when asked for.
 
-    The least value comes third: at 1 too many different things coincide. Then the ends of the range and the values of
-    interest, then all the others in order.
+    A least value of 0 or 1 comes third: there too many different things coincide. Then the ends of the range and the
+    values of interest, then all the others in order.
     """
 
     def __init__(self, axis: Axis, near: Sequence[int]) -> None:
@@ -50,7 +50,7 @@ def _ordered(axis: Axis, near: Sequence[int]) -> Iterator[int]:
     def inside(index: int) -> bool:
         return index >= 0 and (axis.stop is None or axis.start + index * axis.step <= axis.stop)
 
-    first = [1, 2, 0, 3]
+    first = [1, 2, 0, 3] if axis.start < 2 else [0, 1, 2, 3]
     if axis.stop is not None:
         last = (axis.stop - axis.start) // axis.step
         first += [last, last - 1]
