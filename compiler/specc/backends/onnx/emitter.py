@@ -1,7 +1,8 @@
 """`GraphEmitter`: the ONNX graph under construction that operators' lowerings write into.
 
-Equal constants and equal nodes exist once; sizes come from the inputs' shapes; casts, transposes and reshapes that change
-nothing are not written. Values get their names, and what nobody uses is dropped, when the graph is written (`proto`).
+Equal constants and equal nodes exist once; sizes come from the inputs' shapes; casts, transposes and reshapes that
+change nothing are not written. Values get their names, and what nobody uses is dropped, when the graph is written
+(`proto`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,152 @@
+"""The executed form: calls and loops of the hierarchical IR become one flat graph, named after the spec's paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from specc.backends.onnx.emitter import GraphEmitter
+from specc.backends.onnx.values import Ref
+from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Value, When, dotted
+from specc.ir.taps import TapKeys, call_scope, numbered
+from specc.op import Emitter
+from specc.passes.plain import IDENTITIES, Sizes, call_sizes, entry_sizes
+from specc.source import Span
+from specc.types import Operand, Scalar
+
+Argument = Ref | Scalar | None
+
+
+@dataclass(eq=False)
+class Tapped:
+    """An intermediate value that a debug graph gives out: its key (`ir.taps`), where it comes from, the value."""
+
+    key: str
+    span: Span
+    ref: Ref
+
+
+@dataclass
+class Frame:
+    """One evaluation of one graph: where it is in the tree, what its sizes and values stand for."""
+
+    graph: Graph
+    path: Path
+    scope: str
+    sizes: Sizes
+    origin: str | None  # the call's line where the graph is a leaf of std, else None
+    values: dict[Value, Argument]
+
+    def operand(self, input_: Input) -> Argument:
+        if isinstance(input_, Absent):
+            return None
+        if isinstance(input_, Scalar):
+            return _sized(input_, self.sizes)
+        return self.values[input_]
+
+
+class Flattener:
+    """Runs the graphs of a model through an emitter. `aliases`: tied name -> the name that is stored."""
+
+    def __init__(self, emit: GraphEmitter, aliases: Mapping[str, str]) -> None:
+        self.emit = emit
+        self.aliases = aliases
+        self.taps: list[Tapped] = []
+        self._keys = TapKeys()
+        self._numbers: dict[int, dict[Node, int]] = {}
+
+    def entry(self, graph: Graph) -> None:
+        """Declares the inputs, runs the graph and declares the outputs."""
+        sizes = entry_sizes(graph)
+        operands: list[Argument] = []
+        for argument in graph.inputs:
+            present = argument.value is not None
+            operands.append(self.emit.input(argument.name, sizes.type(argument.type)) if present else None)
+        results = self.run(Frame(graph, (), "", sizes, None, {}), operands)
+        for (name, value), result in zip(graph.results, results, strict=True):
+            type_ = sizes.type(value.type)
+            if not isinstance(result, Ref):
+                assert result is not None  # a result is a tensor or a number
+                result = self.emit.scalar(result, Ref(type_, True))
+            self.emit.output(name or "output", result, type_)
+
+    def run(self, frame: Frame, operands: Sequence[Argument]) -> list[Argument]:
+        for argument, operand in zip(frame.graph.inputs, operands, strict=True):
+            if argument.value is not None:
+                frame.values[argument.value] = operand
+        with self.emit.at(frame.scope, ""):
+            self._nodes(frame, frame.graph.nodes)
+        return [frame.values[value] for _, value in frame.graph.results]
+
+    def _nodes(self, frame: Frame, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            if isinstance(node, Apply):
+                self._apply(frame, node)
+            elif isinstance(node, Call):
+                self._call(frame, node)
+            elif isinstance(node, Read):
+                self._read(frame, node)
+            elif isinstance(node, Loop):
+                for iteration in node.iterations:
+                    self._nodes(frame, iteration.nodes)
+            else:
+                self._when(frame, node)
+
+    def _read(self, frame: Frame, node: Read) -> None:
+        name = dotted((*frame.path, *node.path))
+        frame.values[node.output] = self.emit.parameter(self.aliases.get(name, name), node.output.type)
+
+    def _when(self, frame: Frame, node: When) -> None:
+        runs = node.mode == "infer"
+        if runs:
+            self._nodes(frame, node.nodes)
+        for before, end, after in node.rebinds:
+            frame.values[after] = frame.values[end if runs else before]
+
+    def _apply(self, frame: Frame, node: Apply) -> None:
+        operands = [frame.operand(i) for i in node.inputs]
+        self.emit.origin = frame.origin or node.span.where
+        if node.op.name in IDENTITIES:
+            results: tuple[Argument, ...] = tuple(operands)
+        elif node.op.train_only:
+            results = (operands[0],)
+        else:
+            made: Any = node.op.substitute(frame.sizes).onnx(cast("Emitter", self.emit), *operands)
+            results = made if isinstance(made, tuple) else (made,)
+        self._bind(frame, node, results, None)
+
+    def _call(self, frame: Frame, node: Call) -> None:
+        operands = [frame.operand(i) for i in node.inputs]
+        types: list[Operand] = [o.type if isinstance(o, Ref) else o for o in operands]
+        sizes = call_sizes(node.graph.inputs, types)
+        path = (*frame.path, *node.path)
+        leaf = node.graph.module is not None and node.graph.module.torch_class is not None
+        origin = (frame.origin or node.span.where) if leaf else None
+        scope = call_scope(frame.scope, node)
+        results = self.run(Frame(node.graph, path, scope, sizes, origin, {}), operands)
+        self._bind(frame, node, results, scope if node.path else None)
+
+    def _bind(self, frame: Frame, node: Apply | Call, results: Sequence[Argument], hint: str | None) -> None:
+        """Results become the node's values: exact types, names as in the spec, taps."""
+        index = self._index(frame.graph)[node]
+        for position, (value, result) in enumerate(zip(node.outputs, results, strict=True)):
+            frame.values[value] = result
+            if not isinstance(result, Ref):
+                continue
+            self.emit.typed(result, frame.sizes.type(value.type))
+            if result.hint is None and (result.node is not None or result.array is not None):
+                prefix = f"{frame.scope}." if frame.scope else ""
+                result.hint = f"{prefix}{value.name}" if value.name else hint
+            key = self._keys.key(frame.scope, index, node, position)
+            self.taps.append(Tapped(key, node.span, result))
+
+    def _index(self, graph: Graph) -> dict[Node, int]:
+        if id(graph) not in self._numbers:
+            self._numbers[id(graph)] = numbered(graph)
+        return self._numbers[id(graph)]
+
+
+def _sized(scalar: Scalar, sizes: Sizes) -> Scalar:
+    value = scalar.value
+    return scalar if isinstance(value, (int, float)) else Scalar(value.substitute(sizes))

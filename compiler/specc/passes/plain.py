@@ -1,0 +1,57 @@
+"""The plain entry: nothing has been cached yet, so `past(X)` is 0 and every cache is the identity.
+
+Bodies are checked with `past(T)` opaque (LANGUAGE 13). A backend that builds the plain entry rewrites sizes and types
+with the `Sizes` of the graph it walks; what a call binds is `call_sizes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specc.dims import Dim
+from specc.ir.graph import Argument, Graph
+from specc.types import Operand, TensorType
+
+IDENTITIES = frozenset({"cached", "once", "carried"})
+"""Operators that keep state between steps; outside incremental entries their results are their operands."""
+
+_PAST = "past("
+
+
+class Sizes(dict[str, Dim]):
+    """What each symbol of one graph stands for; every `past(..)` is 0.
+
+    A symbol that the signature does not bind has no meaning: using it raises, instead of leaking a callee's name.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> Dim:
+        if name.startswith(_PAST):
+            return Dim.const(0)
+        raise AssertionError(f"the size {name} is not bound by the signature")
+
+    def type(self, type_: TensorType) -> TensorType:
+        return TensorType(type_.dtype, tuple(size.substitute(self) for size in type_.shape))
+
+
+def entry_sizes(graph: Graph) -> Sizes:
+    """The sizes of an entry: its own dims under their own names."""
+    symbols = dict.fromkeys(graph.dims)
+    for argument in graph.inputs:
+        for size in argument.type.shape:
+            symbols.update(dict.fromkeys(size.symbols))
+    return Sizes({name: Dim.symbol(name) for name in symbols if not name.startswith(_PAST)})
+
+
+def call_sizes(arguments: Sequence[Argument], operands: Sequence[Operand]) -> Sizes:
+    """What the dims of a callee stand for in the caller's sizes: an axis that is a bare name binds it."""
+    sizes = Sizes()
+    for argument, operand in zip(arguments, operands, strict=True):
+        if argument.value is None or not isinstance(operand, TensorType):
+            continue
+        for declared, actual in zip(argument.value.type.shape, operand.shape, strict=True):
+            if declared.is_symbol():
+                sizes.setdefault(declared.symbols[0], actual)
+    return sizes
