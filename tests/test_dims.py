@@ -15,6 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from specc.dims import Dim, DimError, Fact, Facts, Proved, Refuted, Unknown
+from specc.dims.congruence import case_split
 
 NAMES = ("T", "Y", "h", "past(T)")
 PYTHON = {"T": "t", "Y": "y", "h": "hh", "past(T)": "p"}
@@ -98,6 +99,19 @@ def _facts(stated: list[tuple[str, Dim, int]]) -> Facts:
     return facts
 
 
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[Facts, dict[str, int]]:
+    """Facts with sizes that satisfy them, near the least ones or anywhere."""
+    facts = _facts(draw(statements))
+    env = draw(environments)
+    if facts.satisfied_by(env) is not None:
+        found = list(facts.sample(NAMES, limit=200))
+        assume(found)
+        env = draw(st.sampled_from(found))
+    assert facts.satisfied_by(env) is None
+    return facts, env
+
+
 # The normal form -----------------------------------------------------------------------------------------------------
 
 
@@ -162,26 +176,30 @@ def test_substitution_is_simultaneous() -> None:
 
 
 @settings(deadline=None)
-@given(simple_trees, simple_trees, statements, st.data())
-def test_equal_is_sound(left: Tree, right: Tree, stated: list[tuple[str, Dim, int]], data: st.DataObject) -> None:
-    facts = _facts(stated)
+@given(simple_trees, simple_trees, situations())
+def test_equal_is_sound(left: Tree, right: Tree, situation: tuple[Facts, dict[str, int]]) -> None:
+    facts, env = situation
     answer = facts.equal(left.dim, right.dim)
     if isinstance(answer, Refuted):
         full = {**dict.fromkeys(NAMES, 1), **answer.env}
         assert facts.satisfied_by(answer.env) is None
         assert (left.value(full), right.value(full)) == (answer.left, answer.right)
         assert answer.left != answer.right
-    elif isinstance(answer, Proved):
-        env = data.draw(environments)
-        assume(facts.satisfied_by(env) is None)
-        assert left.value(env) == right.value(env)
+    assert not answer or left.value(env) == right.value(env)
 
 
 @settings(deadline=None)
-@given(simple_trees, statements, environments)
-def test_bounds_and_normal_forms_are_sound(tree: Tree, stated: list[tuple[str, Dim, int]], env: dict[str, int]) -> None:
-    facts = _facts(stated)
-    assume(facts.satisfied_by(env) is None)
+@given(simple_trees, situations())
+def test_what_the_facts_make_equal_is_equal(tree: Tree, situation: tuple[Facts, dict[str, int]]) -> None:
+    facts, env = situation
+    for other in (facts.normal(tree.dim), tree.dim // 2 * 2, tree.dim % 3, tree.dim.substitute({"Y": T})):
+        assert not facts.equal(tree.dim, other) or tree.value(env) == other.evaluate(env)
+
+
+@settings(deadline=None)
+@given(simple_trees, situations())
+def test_bounds_and_normal_forms_are_sound(tree: Tree, situation: tuple[Facts, dict[str, int]]) -> None:
+    facts, env = situation
     value = tree.value(env)
     low, high = facts.interval(tree.dim)
     assert (low is None or low <= value) and (high is None or value <= high)
@@ -194,10 +212,9 @@ def test_bounds_and_normal_forms_are_sound(tree: Tree, stated: list[tuple[str, D
 
 
 @settings(deadline=None)
-@given(simple_trees, statements, environments, st.integers(-5, 20))
-def test_comparisons_are_sound(tree: Tree, stated: list[tuple[str, Dim, int]], env: dict[str, int], n: int) -> None:
-    facts = _facts(stated)
-    assume(facts.satisfied_by(env) is None)
+@given(simple_trees, situations(), st.integers(-5, 20))
+def test_comparisons_are_sound(tree: Tree, situation: tuple[Facts, dict[str, int]], n: int) -> None:
+    facts, env = situation
     value = tree.value(env)
     for answer, holds in (
         (facts.at_least(tree.dim, n), value >= n),
@@ -210,6 +227,30 @@ def test_comparisons_are_sound(tree: Tree, stated: list[tuple[str, Dim, int]], e
     refuted = facts.at_least(tree.dim, n)
     if isinstance(refuted, Refuted):
         assert refuted.left < n and tree.dim.evaluate(refuted.env) == refuted.left and refuted.right == n
+
+
+@settings(deadline=None)
+@given(simple_trees, st.integers(-2, 6), st.integers(2, 4), st.integers(0, 3))
+def test_the_case_split_is_sound_without_the_search_before_it(tree: Tree, n: int, modulus: int, r: int) -> None:
+    assume(r < modulus)
+    proved = case_split(
+        tree.dim - n,
+        {"Y": (r, modulus)},
+        lambda name: (1, 12) if name == "T" else (0, 20),
+        lambda gap: gap[0] is not None and gap[0] >= 0,
+    )
+    if proved:
+        for t in range(1, 13):
+            for y in range(r, 21, modulus):
+                assert tree.value({"T": t, "Y": y, "h": 3, "past(T)": 0}) >= n
+
+
+def test_the_case_split_uses_the_bounds() -> None:
+    # Y//2 + (Y + 1)//2 is Y: at least 1, and every class of Y modulo 2 has to show it.
+    gap = Y // 2 + (Y + 1) // 2 - 1
+    assert case_split(gap, {}, lambda _: (1, None), lambda found: found[0] is not None and found[0] >= 0)
+    assert not case_split(gap, {}, lambda _: (0, None), lambda found: found[0] is not None and found[0] >= 0)
+    assert not case_split(Y % 7 % 5 - 4, {}, lambda _: (1, None), lambda found: found[1] is not None and found[1] < 0)
 
 
 @settings(deadline=None)
@@ -285,6 +326,9 @@ def test_the_key_length_is_bounded_as_a_whole() -> None:
         (PAST + T, "T + past(T)"),
         (Y % 4, "Y - 4*(Y//4)"),
         (-(Y // 2), "-(Y//2)"),
+        ((T + 1) // 3, "(T + 1)//3"),
+        ((T + 2) // 3, "(T - 1)//3 + 1"),
+        (T * ((Y + 1) // 2), "T*((Y - 1)//2 + 1)"),
         (2 * T * H // H, "2*T"),
         (6 * T * H // (4 * H), "T + T//2"),
         (T // H // 2, "T//(2*h)"),
@@ -362,7 +406,21 @@ def test_divisibility_in_its_forms() -> None:
     assert isinstance(answer, Refuted) and answer.env == {"Y": 2} and answer.left == 2
 
 
+def test_normal_forms_under_a_shifted_congruence() -> None:
+    facts = Facts.EMPTY.divisible(Y + 1, 4)
+    assert facts.normal(Y) == Y and facts.normal(Y % 4) == 3 and facts.normal((Y + 3) // 2 * 2) == Y + 3
+    assert facts.normal((Y + 5) // 4) == (Y - 3) // 4 + 2
+
+
+def test_a_point_without_a_value_proves_nothing() -> None:
+    # Everywhere else T // past(T) >= 0 holds, and the range is small enough to look at every point.
+    facts = Facts.EMPTY.bound(T, None, 3).bound(PAST, None, 2)
+    assert facts.at_least(T // PAST, 0) == Unknown()
+    assert facts.bound(PAST, 1, None).at_least(T // PAST, 0) == Proved()
+
+
 def test_contradictory_facts_are_seen() -> None:
+    assert Facts.EMPTY.divisible(2 * Y + 1, 4).contradiction == "(2*Y + 1) % 4 == 0"
     assert Facts.EMPTY.bound(T, 5, 4).contradiction == "T is at least 5 and at most 4"
     assert Facts.EMPTY.divisible(Y, 2).divisible(Y + 1, 2).contradiction is not None
     assert Facts.EMPTY.divisible(Y, 32).bound(Y, None, 31).contradiction is not None
