@@ -1,7 +1,9 @@
-"""Diagnostics as text for people (`full`, `concise`), for programs (`json`, `github`, `sarif`), and their mechanical fixes.
+"""Diagnostics as text for people (`full`, `concise`) and for programs (`json`, `github`, `sarif`); their
+mechanical fixes.
 
-The layout of a message is that of DIAGNOSTICS: numbered source lines, carets with what the place is, aligned `= name = value` rows,
-the fix. Source text is escaped and cut, so no input can disturb a terminal.
+A message has numbered source lines, carets with what the place is, aligned `= name = value` rows, and the fix.
+Source text
+is escaped and cut, so no input can disturb a terminal.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ _UNSAFE = re.compile(
     "\U000e0000-\U000e0fff\ud800-\udfff]"
 )
 _IGNORE = re.compile(r"#\s*specc:\s*ignore\[([A-Z0-9,\s]+)\]")
-_COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "note": "\x1b[1;36m", "line": "\x1b[1;34m", "bold": "\x1b[1m"}
+_COLOURS = {
+    "error": "\x1b[1;31m",
+    "warning": "\x1b[1;33m",
+    "note": "\x1b[1;36m",
+    "line": "\x1b[1;34m",
+    "bold": "\x1b[1m",
+}
 _RESET = "\x1b[0m"
 
 
@@ -72,7 +80,8 @@ def concise(diagnostics: Iterable[Diagnostic]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text with control and bidirectional characters made visible: `<U+202E>`. A tab becomes one blank, so columns stay."""
+    """Text with control and bidirectional characters made visible: `<U+202E>`. A tab becomes one blank:
+    columns stay."""
     return _UNSAFE.sub(lambda m: f"<U+{ord(m.group()):04X}>", text).replace("\t", " ")
 
 
@@ -154,7 +163,10 @@ class _Message:
         line = _Line.of(source, number, around)
         out = [self.paint(f"{number:>{self.gutter}} |", "line") + " " + line.text]
         marks = sorted(
-            ((*line.place(label.span.start - begin, min(label.span.end, stop) - begin), label.text, primary) for label, primary in labels),
+            (
+                (*line.place(label.span.start - begin, min(label.span.end, stop) - begin), label.text, primary)
+                for label, primary in labels
+            ),
             key=lambda mark: mark[0],
         )
         return out + [self.margin() + row for row in _carets(marks, self.paint, self.d.severity)]
@@ -207,7 +219,7 @@ def _context(span: Span, diagnostic: Diagnostic) -> list[int]:
 
 
 def _carets(marks: Sequence[tuple[int, int, str, bool]], paint: Any, severity: str) -> list[str]:
-    """Rows of carets (dashes for secondary places). The last text stands beside its caret, the others below, right to left."""
+    """Rows of carets (dashes: secondary places). The last text stands beside its caret, others below, right to left."""
     if not marks:
         return []
     row, at = "", 0
@@ -267,7 +279,8 @@ def github(diagnostics: Iterable[Diagnostic]) -> str:
         if d.span:
             end = d.span.head()
             line, column = d.span.source.position(end.end)
-            place = f"file={_property(d.span.source.name)},line={d.span.line},col={d.span.column},endLine={line},endColumn={column},"
+            place = f"file={_property(d.span.source.name)},line={d.span.line},col={d.span.column},"
+            place += f"endLine={line},endColumn={column},"
         text = d.message + (f"\nhelp: {d.help}" if d.help else "")
         data = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
         lines.append(f"::{level} {place}title=specc {d.code}::{data}\n")
@@ -289,13 +302,16 @@ def sarif(diagnostics: Iterable[Diagnostic]) -> str:
     for d in found:
         text = d.message + (f"\nhelp: {d.help}" if d.help else "")
         result: dict[str, Any] = {
-            "ruleId": d.code, "ruleIndex": codes.index(d.code), "level": d.severity, "message": {"text": text},
-        }  # fmt: skip
+            "ruleId": d.code,
+            "ruleIndex": codes.index(d.code),
+            "level": d.severity,
+            "message": {"text": text},
+        }
         if d.span:
             result["locations"] = [{"physicalLocation": _location(d.span)}]
             result["relatedLocations"] = [
                 {"physicalLocation": _location(o.span), "message": {"text": o.text}} for o in d.others
-            ]  # fmt: skip
+            ]
         if d.edits:
             changes = [
                 {
@@ -309,10 +325,14 @@ def sarif(diagnostics: Iterable[Diagnostic]) -> str:
     log = {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
-        "runs": [{
-            "tool": {"driver": {"name": "specc", "rules": rules}}, "columnKind": "unicodeCodePoints", "results": results,
-        }],
-    }  # fmt: skip
+        "runs": [
+            {
+                "tool": {"driver": {"name": "specc", "rules": rules}},
+                "columnKind": "unicodeCodePoints",
+                "results": results,
+            }
+        ],
+    }
     return json.dumps(log, indent=2) + "\n"
 
 
@@ -329,9 +349,11 @@ def _region(span: Span) -> dict[str, int]:
 
 
 def apply_edits(text: str, diagnostics: Iterable[Diagnostic]) -> str:
-    """The text with the edits of fixable diagnostics; all edits of one diagnostic or none, those that overlap earlier ones not.
+    """The text with the edits of fixable diagnostics: all edits of one diagnostic, or none if one overlaps an
+    earlier edit.
 
-    Edits of other sources than the one with this text are left out.
+    Edits of other sources than the one with this text are left out. A fix may uncover another: apply until
+    none is left.
     """
     taken: list[Edit] = []
     for d in diagnostics:
@@ -345,7 +367,9 @@ def apply_edits(text: str, diagnostics: Iterable[Diagnostic]) -> str:
 
 def _overlap(a: Edit, b: Edit) -> bool:
     if a.span.start == a.span.end or b.span.start == b.span.end:
-        return a.span.start == b.span.start and a.text != b.text or a.span.start < b.span.start < a.span.end or (
-            b.span.start < a.span.start < b.span.end
-        )  # fmt: skip
+        return (
+            (a.span.start == b.span.start and a.text != b.text)
+            or a.span.start < b.span.start < a.span.end
+            or (b.span.start < a.span.start < b.span.end)
+        )
     return a.span.start < b.span.end and b.span.start < a.span.end

@@ -1,13 +1,19 @@
-"""The syntax tree. One class per construct of `grammar.lark`; every node knows its span; nothing is evaluated or resolved here."""
+"""The syntax tree: one class per construct of `grammar.lark`. Every node knows its span; nothing is evaluated here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar, dataclass_transform
 
 from specc.source import Span
 
-# Nodes compare by identity: two places of a text are two nodes. `eq=False` also keeps class creation cheap.
-_node = dataclass(eq=False, repr=False)
+_T = TypeVar("_T")
+
+
+@dataclass_transform(eq_default=False)
+def _node(cls: type[_T]) -> type[_T]:
+    """Nodes compare by identity: two places of a text are two nodes. `eq=False` also keeps class creation cheap."""
+    return dataclass(eq=False, repr=False)(cls)
 
 
 @_node
@@ -355,7 +361,8 @@ class DimDef(Node):
 
 @_node
 class Dims(Member):
-    """`dim` items: a bare Name declares (or, in a block, re-declares locally), a DimDef defines, a Compare states a fact."""
+    """`dim` items: a bare Name declares (in a block: re-declares locally), a DimDef defines, a Compare states
+    a fact."""
 
     items: tuple[Expr | DimDef, ...]
 

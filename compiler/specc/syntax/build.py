@@ -1,15 +1,18 @@
-"""Reductions of `grammar.lark` to nodes of `ast.py`: one method per rule or alias, called with the children that the rule keeps."""
+"""Reductions of `grammar.lark` to nodes of `ast.py`: one method per rule or alias, given the children that it keeps."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
+from specc.diagnostics import Collector
 from specc.source import Source, Span
-from specc.syntax import ast
+from specc.syntax import ast, habits, literals
 from specc.syntax.layout import Layout
 
 Kids = list[Any]
+Action = Callable[[Span, Kids], Any]
 
 
 class Token(NamedTuple):
@@ -28,11 +31,20 @@ class Builder:
     """Makes nodes. Spans are into the original text: layout keeps offsets."""
 
     # Rules that nest without brackets or add a level inside them: what the limit on expression depth counts.
-    NESTING = frozenset("ternary pipe or_ and_ not_ compare binary neg power call index attr list comp tuple group_expr if_stmt".split())
+    NESTING = frozenset(
+        "ternary pipe or_ and_ not_ compare binary neg power call index attr list comp tuple group_expr if_stmt".split()
+    )
 
-    def __init__(self, source: Source, layout: Layout) -> None:
+    def __init__(self, source: Source, layout: Layout, collector: Collector) -> None:
         self.source = source
         self.layout = layout
+        self.collector = collector
+
+    def action(self, name: str) -> Action:
+        """What to do for a rule or alias. A method whose name would hide a built-in type ends with `_`."""
+        found: Action | None = getattr(self, name, None) or getattr(self, f"{name}_", None)
+        assert found is not None, f"grammar.lark has `{name}`, build.py does not"
+        return found
 
     def token(self, kind: str, text: str, start: int) -> Any:
         """The value of a terminal that is kept."""
@@ -73,7 +85,7 @@ class Builder:
         for kid in kids[1:]:
             here = node.span.to(kid.span)
             if isinstance(kid, Token):
-                node = ast.Index(here, node, (self.int(kid.span, [kid]),))
+                node = ast.Index(here, node, (self.int_(kid.span, [kid]),))
             else:
                 node = ast.Attr(here, node, kid)
         return node
@@ -94,7 +106,7 @@ class Builder:
         kind, name, params, *members = kids[len(decorators) :]
         return ast.BlockDef(
             span, kind.text == "model", name, params or (), tuple(members), tuple(decorators), self._doc(span)
-        )  # fmt: skip
+        )
 
     def deco(self, span: Span, kids: Kids) -> ast.Decorator:
         return ast.Decorator(span, _dotted(kids[0]), kids[1] or ())
@@ -105,7 +117,7 @@ class Builder:
     def param(self, span: Span, kids: Kids) -> ast.Param:
         return ast.Param(span, kids[0], kids[1], kids[2])
 
-    def type(self, span: Span, kids: Kids) -> ast.TypeExpr:
+    def type_(self, span: Span, kids: Kids) -> ast.TypeExpr:
         node: ast.TypeExpr = kids[0]
         if kids[1] is not None:
             node.optional, node.span = True, span
@@ -246,7 +258,9 @@ class Builder:
 
     def args(self, span: Span, kids: Kids) -> tuple[ast.Arg | ast.StarArg, ...]:
         return tuple(
-            kid if isinstance(kid, (ast.Arg, ast.StarArg)) else ast.Arg(kid.span, None, kid) for kid in kids if kid is not None
+            kid if isinstance(kid, (ast.Arg, ast.StarArg)) else ast.Arg(kid.span, None, kid)
+            for kid in kids
+            if kid is not None
         )
 
     def kwarg(self, span: Span, kids: Kids) -> ast.Arg:
@@ -258,21 +272,25 @@ class Builder:
     def star(self, span: Span, kids: Kids) -> ast.StarArg:
         return ast.StarArg(span)
 
-    def slice(self, span: Span, kids: Kids) -> ast.Slice:
+    def slice_(self, span: Span, kids: Kids) -> ast.Slice:
         return ast.Slice(span, *kids)
 
     def name(self, span: Span, kids: Kids) -> ast.Name:
-        return ast.Name(span, kids[0].id)
+        found: ast.Ident = kids[0]
+        if found.id in literals.LITERALS:
+            self.collector.add(literals.literal(found))
+        return ast.Name(span, found.id)
 
-    def int(self, span: Span, kids: Kids) -> ast.Int:
+    def int_(self, span: Span, kids: Kids) -> ast.Int:
         digits = kids[0].text.replace("_", "")
-        # Python limits the digits of an int that it reads; any number beyond 64 bits is refused later, whatever its value.
+        # Python limits the digits of an int that it reads; beyond 64 bits a number is refused later, whatever
+        # its value.
         return ast.Int(span, int(digits) if len(digits) <= 1000 else 10**1000)
 
-    def float(self, span: Span, kids: Kids) -> ast.Float:
+    def float_(self, span: Span, kids: Kids) -> ast.Float:
         return ast.Float(span, float(kids[0].text.replace("_", "")))
 
-    def str(self, span: Span, kids: Kids) -> ast.Str:
+    def str_(self, span: Span, kids: Kids) -> ast.Str:
         return cast(ast.Str, kids[0])
 
     def true(self, span: Span, kids: Kids) -> ast.Bool:
@@ -287,13 +305,15 @@ class Builder:
     def group_expr(self, span: Span, kids: Kids) -> ast.Paren:
         return ast.Paren(span, kids[0])
 
-    def tuple(self, span: Span, kids: Kids) -> ast.TupleExpr:
+    def tuple_(self, span: Span, kids: Kids) -> ast.TupleExpr:
         return ast.TupleExpr(span, tuple(kids))
 
-    def list(self, span: Span, kids: Kids) -> ast.ListExpr:
+    def list_(self, span: Span, kids: Kids) -> ast.ListExpr:
         return ast.ListExpr(span, tuple(kid for kid in kids if kid is not None))
 
     def comp(self, span: Span, kids: Kids) -> ast.Comprehension:
+        if isinstance(kids[-1], ast.Ternary) and kids[-1].other is None:
+            self.collector.add(habits.comprehension_filter(kids[-1]))
         return ast.Comprehension(span, kids[0], tuple(kids[1:-1]), kids[-1])
 
     def scan(self, span: Span, kids: Kids) -> ast.Scan:

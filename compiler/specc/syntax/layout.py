@@ -1,7 +1,8 @@
-"""The linear scan before the parser: comments, newlines that do not end a statement, brackets, limits (LANGUAGE 1 and 20).
+"""The linear scan before the parser: comments, newlines that do not end a statement, brackets, limits.
 
-What the parser gets has the same length as the text: comments and insignificant newlines are blanked, so every offset is an offset
-into the original. Nothing here depends on parser state.
+What the parser gets has the same length as the text: comments and insignificant newlines are blanked, so every
+offset is
+an offset into the original. Nothing here depends on parser state.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class _Scan:
         return self.layout
 
     def code(self, text: str, at: int) -> None:
+        text = text.replace("\ufeff", " ")  # a byte order mark; elsewhere it was refused
         stripped = text.strip(" \t\r\f")
         if not stripped:
             self.out.append(" " * len(text))
@@ -146,4 +148,6 @@ def scan(source: Source, collector: Collector) -> Layout | None:
     """The layout of a text, or None when its brackets, strings or size leave nothing to parse (reported)."""
     if not lexical.admit(source, collector):
         return None
-    return _Scan(source, collector).run()
+    before = len(collector.errors)
+    layout = _Scan(source, collector).run()
+    return layout if len(collector.errors) == before else None

@@ -1,4 +1,4 @@
-"""Messages about characters, strings, brackets and size: what the layout scan refuses (P012, P020, P021, P090 to P094)."""
+"""Messages about characters, strings, brackets and size: what the layout scan refuses (P012, P020, P021, P090-P094)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,34 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]|\r(?!\n)"
 )
-_LONG_LINE = re.compile(r"[^\n]{%d}" % (MAX_LINE + 1))
+_LONG_LINE = re.compile(rf"[^\n]{{{MAX_LINE + 1}}}")
 _NON_ASCII = re.compile(r"[A-Za-z0-9_]*[^\x00-\x7f][\w\u0080-\U0010ffff]*")
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _LOOKALIKES = {
-    "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u00d7": "*", "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u2264": "<=",
-    "\u2265": ">=", "\u2260": "!=", "\u2192": "->", "\u2026": "...", "\u00a0": " ", "\u3000": " ", "\u2003": " ", "\u2009": " ",
-    "\uff08": "(", "\uff09": ")", "\uff0c": ",", "\uff1a": ":", "\u00f7": "/", "\u00b7": "*", "\u2248": "~=",
-}  # fmt: skip
+    "\u201c": '"',
+    "\u201d": '"',
+    "\u201e": '"',
+    "\u00d7": "*",
+    "\u2212": "-",
+    "\u2013": "-",
+    "\u2014": "-",
+    "\u2264": "<=",
+    "\u2265": ">=",
+    "\u2260": "!=",
+    "\u2192": "->",
+    "\u2026": "...",
+    "\u00a0": " ",
+    "\u3000": " ",
+    "\u2003": " ",
+    "\u2009": " ",
+    "\uff08": "(",
+    "\uff09": ")",
+    "\uff0c": ",",
+    "\uff1a": ":",
+    "\u00f7": "/",
+    "\u00b7": "*",
+    "\u2248": "~=",
+}
 _TOP_LEVEL = re.compile(
     r"(?:(block|model|fn|extern|preset|weights|train|test|dim|let)[ \t]+[A-Za-z_\"]|(from|import)[ \t]+[A-Za-z_\"])"
 )
@@ -31,14 +51,18 @@ _OPENER_NAME = re.compile(r"(?:\b(?:block|model|fn|test|train|weights)[ \t]+)?(\
 
 
 def admit(source: Source, collector: Collector) -> bool:
-    """Whether a text may be scanned: size, line length and invisible characters. A byte order mark is skipped with a note."""
+    """Whether a text may be scanned: size, line length, invisible characters. A byte order mark gives a note."""
     text = source.text
     size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_SIZE:
-        collector.add(Diagnostic(
-            "P090", f"{source.name} has {size:,} bytes (limit {MAX_SIZE:,})", Span(source, 0, 0),
-            help="split the file: from \"./other.spec\" import Name",
-        ))  # fmt: skip
+        collector.add(
+            Diagnostic(
+                "P090",
+                f"{source.name} has {size:,} bytes (limit {MAX_SIZE:,})",
+                Span(source, 0, 0),
+                help='split the file: from "./other.spec" import Name',
+            )
+        )
         return False
     long = _LONG_LINE.search(text)
     invisible = _INVISIBLE.search(text, 1 if text.startswith("\ufeff") else 0)
@@ -47,11 +71,14 @@ def admit(source: Source, collector: Collector) -> bool:
         end = text.find("\n", long.end())
         length = (len(text) if end < 0 else end) - long.start()
         line = source.position(long.start())[0]
-        collector.add(Diagnostic(
-            "P091", f"line {line} has {length:,} characters (limit {MAX_LINE:,})",
-            Span(source, long.start() + MAX_LINE, long.start() + MAX_LINE + 1),
-            help="break the line: a newline does not end a statement inside ( ) and [ ], or after an operator or comma",
-        ))  # fmt: skip
+        collector.add(
+            Diagnostic(
+                "P091",
+                f"line {line} has {length:,} characters (limit {MAX_LINE:,})",
+                Span(source, long.start() + MAX_LINE, long.start() + MAX_LINE + 1),
+                help="break the line: a newline ends no statement inside ( ) and [ ], or after an operator or comma",
+            )
+        )
         return False
     if invisible:
         for count, match in enumerate(_INVISIBLE.finditer(text, 1 if text.startswith("\ufeff") else 0)):
@@ -60,10 +87,16 @@ def admit(source: Source, collector: Collector) -> bool:
             _invisible(source, match, collector)
         return False
     if text.startswith("\ufeff"):
-        collector.add(Diagnostic(
-            "P093", "the file starts with a byte order mark; it is ignored", Span(source, 0, 1),
-            help="save the file as UTF-8 without a byte order mark", edits=(Edit(Span(source, 0, 1), ""),), severity="note",
-        ))  # fmt: skip
+        collector.add(
+            Diagnostic(
+                "P093",
+                "the file starts with a byte order mark; it is ignored",
+                Span(source, 0, 1),
+                help="save the file as UTF-8 without a byte order mark",
+                edits=(Edit(Span(source, 0, 1), ""),),
+                severity="note",
+            )
+        )
     return True
 
 
@@ -77,10 +110,16 @@ def _invisible(source: Source, match: re.Match[str], collector: Collector) -> No
     else:
         why = "two texts that look the same would not be the same"
     span = Span(source, match.start(), match.end())
-    collector.add(Diagnostic(
-        "P093", f"invisible character U+{ord(char):04X} ({name})", span, notes=(("why", why),),
-        help="delete the character", edits=(Edit(span, "\n" if char in "\r\u2028\u2029" else ""),),
-    ))  # fmt: skip
+    collector.add(
+        Diagnostic(
+            "P093",
+            f"invisible character U+{ord(char):04X} ({name})",
+            span,
+            notes=(("why", why),),
+            help="delete the character",
+            edits=(Edit(span, "\n" if char in "\r\u2028\u2029" else ""),),
+        )
+    )
 
 
 def non_ascii(source: Source, start: int, end: int, collector: Collector) -> None:
@@ -94,20 +133,42 @@ def non_ascii(source: Source, start: int, end: int, collector: Collector) -> Non
         if replacement is not None:
             at = match.start() + found.index(char)
             span = Span(source, at, at + 1)
-            collector.add(Diagnostic(
-                "P094", f"`{char}` (U+{ord(char):04X}) is not `{replacement.strip() or 'a space'}`", span,
-                help=f"write {replacement}" if replacement.strip() else "a plain space", edits=(Edit(span, replacement),),
-            ))  # fmt: skip
+            collector.add(
+                Diagnostic(
+                    "P094",
+                    f"`{char}` (U+{ord(char):04X}) is not `{replacement.strip() or 'a space'}`",
+                    span,
+                    help=f"write {replacement}" if replacement.strip() else "a plain space",
+                    edits=(Edit(span, replacement),),
+                )
+            )
         else:
-            collector.add(Diagnostic(
-                "P094", f"`{found}` is not in ASCII", Span(source, match.start(), match.end()),
-                notes=(("why", "names become Python attributes and file keys; letters outside ASCII can look alike"),),
-                help="use A-Z, a-z, 0-9 and _; any character is fine in comments and strings",
-            ))  # fmt: skip
+            collector.add(
+                Diagnostic(
+                    "P094",
+                    f"`{found}` is not in ASCII",
+                    Span(source, match.start(), match.end()),
+                    notes=(
+                        ("why", "names become Python attributes and file keys; letters outside ASCII can look alike"),
+                    ),
+                    help="use A-Z, a-z, 0-9 and _; any character is fine in comments and strings",
+                )
+            )
 
 
 def open_string(source: Source, start: int, end: int, collector: Collector) -> None:
     """Report a string that its line does not close."""
+    if source.text[start - 2 : start + 1] == '"""':
+        words = source.text[start + 1 : end].strip() or "What it is."
+        collector.add(
+            Diagnostic(
+                "P012",
+                "documentation stands in `##` lines above a declaration",
+                Span(source, start - 2, start + 1),
+                help=f"## {words}",
+            )
+        )
+        return
     text = source.text[start:end].rstrip("\r \t")
     stop = start + len(text)
     closer = re.search(r"[)\]},;\s]*\Z", text)
@@ -117,16 +178,27 @@ def open_string(source: Source, start: int, end: int, collector: Collector) -> N
     fixed = line[: len(line.rstrip())].strip()
     column = at - start + fixed.find(text)
     shown = fixed[:column] + '"' + fixed[column:] if edits else ""
-    collector.add(Diagnostic(
-        "P012", "the string is not closed on its line", Span(source, start, max(stop, start + 1)), help=shown or 'close it with `"`',
-        edits=edits, note="a string is one line; write a line break in it as \\n",
-    ))  # fmt: skip
+    collector.add(
+        Diagnostic(
+            "P012",
+            "the string is not closed on its line",
+            Span(source, start, max(stop, start + 1)),
+            help=shown or 'close it with `"`',
+            edits=edits,
+            note="a string is one line; write a line break in it as \\n",
+        )
+    )
 
 
 def too_deep(source: Source, at: int, limit: int, collector: Collector) -> None:
-    collector.add(Diagnostic(
-        "P092", f"brackets are nested more than {limit} deep", Span(source, at, at + 1), help="name inner parts with `let` or a block",
-    ))  # fmt: skip
+    collector.add(
+        Diagnostic(
+            "P092",
+            f"brackets are nested more than {limit} deep",
+            Span(source, at, at + 1),
+            help="name inner parts with `let` or a block",
+        )
+    )
 
 
 def unopened(source: Source, at: int, collector: Collector) -> None:
@@ -134,10 +206,17 @@ def unopened(source: Source, at: int, collector: Collector) -> None:
     span = Span(source, at, at + 1)
     line_start = source.text.rfind("\n", 0, at) + 1
     alone = source.text[line_start:at].strip() == ""
-    collector.add(Diagnostic(
-        "P021", f"`{source.text[at]}` closes nothing", span, label="no bracket is open here",
-        help="delete it, or open it earlier" if not alone else "delete this line, or look for a bracket closed too early above",
-    ))  # fmt: skip
+    collector.add(
+        Diagnostic(
+            "P021",
+            f"`{source.text[at]}` closes nothing",
+            span,
+            label="no bracket is open here",
+            help="delete it, or open it earlier"
+            if not alone
+            else "delete this line, or look for a bracket closed too early above",
+        )
+    )
 
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
@@ -147,11 +226,28 @@ def mismatched(source: Source, opened: int, closed: int, collector: Collector) -
     """Report a closing bracket of another kind than the innermost open one."""
     want, got = _CLOSING[source.text[opened]], source.text[closed]
     line, column = source.position(opened)
-    collector.add(Diagnostic(
-        "P020", f"`{source.text[opened]}` opened at {line}:{column} is closed by `{got}`", Span(source, closed, closed + 1),
-        label=f"expected `{want}`", others=(Label(Span(source, opened, opened + 1), "opened here"),),
-        help=f"close it with `{want}` before `{got}`, or remove one of the two",
-    ))  # fmt: skip
+    if got == "}":  # the bracket was forgotten lines ago; a person looks at where it opens
+        end_line, end_column = source.position(closed)
+        collector.add(
+            Diagnostic(
+                "P020",
+                f"`{source.text[opened]}` opened at {line}:{column} is never closed",
+                Span(source, opened, opened + 1),
+                notes=(("why", f"`}}` at {end_line}:{end_column} ends the block around it"),),
+                help=f"close it with `{want}`",
+            )
+        )
+        return
+    collector.add(
+        Diagnostic(
+            "P020",
+            f"`{source.text[opened]}` opened at {line}:{column} is closed by `{got}`",
+            Span(source, closed, closed + 1),
+            label=f"expected `{want}`",
+            others=(Label(Span(source, opened, opened + 1), "opened here"),),
+            help=f"close it with `{want}` before `{got}`, or remove one of the two",
+        )
+    )
 
 
 def unclosed(source: Source, stack: list[int], collector: Collector) -> None:
@@ -183,14 +279,19 @@ def unclosed(source: Source, stack: list[int], collector: Collector) -> None:
         help_text = f"close {subject} before {why.split(' starts')[0]}"
     else:
         help_text = f"close it with `{closing}`"
-    collector.add(Diagnostic(
-        "P020", f"`{text[opened]}` opened at {line}:{column} is never closed", Span(source, opened, opened + 1),
-        notes=(("why", why),) if why else (), help=help_text,
-    ))  # fmt: skip
+    collector.add(
+        Diagnostic(
+            "P020",
+            f"`{text[opened]}` opened at {line}:{column} is never closed",
+            Span(source, opened, opened + 1),
+            notes=(("why", why),) if why else (),
+            help=help_text,
+        )
+    )
 
 
 def _owner(text: str, brace: int) -> str:
-    """The name of what a brace belongs to: `forward`, a block's or a function's name; empty if it is another bracket."""
+    """The name of what a brace belongs to: `forward`, the name of a block or function; empty for another bracket."""
     if text[brace] != "{":
         return ""
     line = text[text.rfind("\n", 0, brace) + 1 : brace].strip()

@@ -1,4 +1,4 @@
-"""LALR parsing: tables of `grammar.lark`, a lexer that tries only what the state accepts, recovery at statement ends."""
+"""LALR parsing: tables of `grammar.lark`, a lexer that tries only what a state accepts, recovery at statement ends."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from specc.source import Source, Span
 from specc.syntax import ast, mistakes
 from specc.syntax.build import Builder
 from specc.syntax.layout import Layout, scan
+from specc.syntax.place import Place
 from specc.syntax.tables import Rule, Tables, load
 
 MAX_DEPTH = 256  # of an expression
@@ -18,7 +19,10 @@ MAX_ERRORS = 100  # of one file; beyond, the rest is not looked at
 
 _BLANK = re.compile(r"[ \t\ufeff]*").match
 _TOKEN = re.compile(r'[A-Za-z_]\w*|\d[\w.]*|"(?:\\.|[^"\\\n])*"|\|>|->|\.\.\.|\*\*|//|[-+*/<>=!~]=|\S')
-_OPENING = frozenset({"LPAR", "LSQB", "LBRACE"})
+_OPENING = {"LPAR": "(", "LSQB": "[", "LBRACE": "{"}
+_ARGUMENTS = re.compile(r'"(?:\\.|[^"\\\n])*"|[(){}\[\],]')
+_NEWLINES = re.compile(r"[\n; \t]*").match
+_CLOSING = frozenset({"RPAR", "RSQB", "RBRACE"})
 _STRUCTURE = re.compile(r'"(?:\\.|[^"\\\n])*"|[(){}\[\]\n;]')
 
 
@@ -49,10 +53,14 @@ def parse(source: Source, collector: Collector) -> ast.File | None:
         file = _Parser(source, layout, collector).run()
     except _TooDeep as deep:
         start = int(deep.args[0])
-        collector.add(Diagnostic(
-            "P092", f"an expression is nested more than {MAX_DEPTH} deep", Span(source, start, start + 1).head(),
-            help="name inner parts with `let` or a local",
-        ))  # fmt: skip
+        collector.add(
+            Diagnostic(
+                "P092",
+                f"an expression is nested more than {MAX_DEPTH} deep",
+                Span(source, start, start + 1).head(),
+                help="name inner parts with `let` or a local",
+            )
+        )
         return None
     return file if len(collector.errors) == before else None
 
@@ -63,7 +71,9 @@ class _Parser:
         self.layout = layout
         self.collector = collector
         self.tables: Tables = load()
-        self.builder = Builder(source, layout)
+        self.builder = Builder(source, layout, collector)
+        nodes = {rule.action for rule in self.tables.rules if rule.action and not rule.is_single}
+        self.actions = {name: self.builder.action(name) for name in nodes}
         self.stack = _Stack([self.tables.start])
         self.end = 0  # where the last token ended
 
@@ -93,7 +103,7 @@ class _Parser:
                 if kind not in actions[state]:
                     return size
             else:
-                for kind, match, keep in candidates(state, text[at]):
+                for kind, match, keep in candidates(state, text[at]):  # noqa: B007
                     found = match(text, at)
                     if found:
                         end = found.end()
@@ -132,14 +142,14 @@ class _Parser:
         kids = self.children(rule, bottom)
         value: Any = kids
         if rule.action is not None:
-            if rule.expand_single and len(kids) == 1:
+            if rule.is_single or (rule.expand_single and len(kids) == 1):
                 value = kids[0]
             else:
                 if rule.action in Builder.NESTING:
                     depth += 1
                     if depth > MAX_DEPTH:
                         raise _TooDeep(start)
-                value = getattr(self.builder, rule.action)(Span(self.source, start, max(start, self.end)), kids)
+                value = self.actions[rule.action](Span(self.source, start, max(start, self.end)), kids)
         stack.cut(bottom)
         state = self.tables.gotos[states[-1]][rule.origin]
         states.append(state)
@@ -167,31 +177,46 @@ class _Parser:
         states, fresh = self.stack.states, self.tables.fresh
         return next(at for at in range(len(states) - 1, -1, -1) if states[at] in fresh)
 
-    def place(self, at: int) -> mistakes.Place:
+    def place(self, at: int) -> Place:
         """What a message may say about a token that does not fit."""
         entry = self.container()
-        states = self.stack.states
-        return mistakes.Place(
+        stack = self.stack
+        first = entry == len(stack.states) - 1
+        brackets = self.open_brackets(0)
+        return Place(
             source=self.source,
             text=self.layout.text,
             at=at,
             end=self.token_end(at),
-            before=self.end,
-            start=max(self.stack.starts[entry], 0) if entry == len(states) - 1 else self.stack.starts[entry + 1],
-            within=frozenset(self.tables.gotos[states[entry]]),
-            symbol=self.tables.symbols[states[-1]],
-            legal=frozenset(self.tables.actions[states[-1]]),
+            before=len(self.layout.text[:at].rstrip("\n; \t")),
+            start=at if first else stack.starts[entry + 1],
+            within=frozenset(self.tables.gotos[stack.states[entry]]),
+            innermost=brackets[-1] if brackets else "",
         )
+
+    def open_brackets(self, entry: int) -> list[str]:
+        """The brackets opened and not closed from a stack entry on."""
+        brackets: list[str] = []
+        for state in self.stack.states[entry:]:
+            symbol = self.tables.symbols[state]
+            if symbol in _OPENING:
+                brackets.append(_OPENING[symbol])
+            elif symbol in _CLOSING and brackets:
+                brackets.pop()
+        return brackets
 
     def token_end(self, at: int) -> int:
         found = _TOKEN.match(self.layout.text, at)
         return found.end() if found else min(at + 1, len(self.layout.text))
 
     def recover(self, failed: int, resume: int | None) -> int:
-        """Forget the statement with the error; the offset at which the next one starts."""
+        """Forget the argument or statement with the error; the offset at which the next one starts."""
+        if resume is None:
+            after = self.next_argument(failed)
+            if after is not None:
+                return after
         entry = self.container()
-        symbols = self.tables.symbols
-        depth = sum(symbols[state] in _OPENING for state in self.stack.states[entry + 1 :])
+        depth = len(self.open_brackets(entry + 1))
         stuck = entry == len(self.stack.states) - 1
         self.stack.cut(entry + 1)
         text = self.layout.text
@@ -204,5 +229,27 @@ class _Parser:
                     return found.end() if stuck and found.start() == failed else found.start()
                 depth -= 1
             elif char in "\n;" and depth == 0 and (resume is None or found.start() >= resume):
-                return found.end()
+                return _NEWLINES(text, found.end()).end()  # type: ignore[union-attr]
         return len(text)
+
+    def next_argument(self, failed: int) -> int | None:
+        """Inside `( )`: forget the argument or parameter alone. None if the list would not parse without it."""
+        states, symbols = self.stack.states, self.tables.symbols
+        if self.open_brackets(0)[-1:] != ["("]:
+            return None
+        entry, depth = len(states) - 1, 0
+        while symbols[states[entry]] not in ("LPAR", "COMMA") or depth:
+            depth += (symbols[states[entry]] in _CLOSING) - (symbols[states[entry]] in _OPENING)
+            entry -= 1
+        for found in _ARGUMENTS.finditer(self.layout.text, failed):
+            char = found.group()
+            if char in "([{":
+                depth += 1
+            elif char in ")]}" and depth:
+                depth -= 1
+            elif char in ",)" and depth == 0:
+                if char == ")" and "RPAR" not in self.tables.actions[states[entry]]:
+                    return None
+                self.stack.cut(entry + 1)
+                return found.end() if char == "," else found.start()
+        return None

@@ -1,8 +1,11 @@
 """LALR tables of `grammar.lark`: built by Lark, stored as JSON, read without importing Lark.
 
-Lark compiles the grammar (0.15 s and an import); what a parse needs of the result are plain numbers and patterns, so they are kept
-as JSON: reading them is fast and, unlike Lark's own cache, executes nothing. Looked for next to the grammar (written when a wheel is
-built), then in the user's own cache folder, else built. A file that is damaged or not the user's own is never used.
+Lark compiles the grammar (0.15 s and an import); what a parse needs of the result are plain numbers and
+patterns, so they
+are kept as JSON: reading them is fast and, unlike Lark's own cache, executes nothing. Looked for next to the grammar
+(written when a wheel is built), then in the user's own cache folder, else built. A file that is damaged or not
+the user's
+own is never used.
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ Candidates = tuple[tuple[str, Match, bool], ...]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A production. `keep` says how the values of its symbols become children: position, and whether that child is a list to splice.
+    """A production. `keep` says how the values of its symbols become children: position, and whether to splice
+    that child.
 
-    A position of -1 is an optional symbol that was left out (None).
+    A spliced child is a list. A position of -1 is an optional symbol that was left out (None).
     """
 
     origin: str
@@ -40,6 +44,11 @@ class Rule:
     action: str | None  # name of the node; None: the children themselves, spliced into the parent
     expand_single: bool  # a single child takes the place of the node
     keep: tuple[tuple[int, bool], ...]
+
+    @property
+    def is_single(self) -> bool:
+        """Always gives its only child, never a node."""
+        return self.expand_single and len(self.keep) == 1 and not self.keep[0][1]
 
     @property
     def is_unit(self) -> bool:
@@ -63,7 +72,8 @@ class Tables:
     _candidates: dict[tuple[int, str], Candidates] = field(default_factory=dict)
 
     def candidates(self, state: int, char: str) -> Candidates:
-        """The terminals that are legal in a state and can start with `char`. Patterns are compiled when first needed."""
+        """The terminals that are legal in a state and can start with `char`. A pattern is compiled when first
+        needed."""
         row = self.actions[state]
         key = (id(row), char)  # equal rows are one object, and live as long as the tables
         found = self._candidates.get(key)
@@ -184,7 +194,7 @@ def _rule(rule: Any) -> list[Any]:
 
 
 def first_characters(pattern: str) -> set[str]:
-    """The characters that a terminal's pattern can start with, for patterns made of literals, classes and alternatives."""
+    """The characters that a terminal can start with, for patterns made of literals, classes and alternatives."""
     found: set[str] = set()
     for branch in _alternatives(pattern):
         while branch.startswith(("(?!", "(?=")):

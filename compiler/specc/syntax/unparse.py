@@ -1,4 +1,4 @@
-"""Expressions back to text, in the style of the std files: what messages and labels call a size (`3*dim`, `dim / heads`)."""
+"""Expressions back to text, in the style of the std files: what messages call a size (`3*dim`, `dim / heads`)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from specc.syntax import ast
 
 # Loosest to tightest, as in LANGUAGE 9.
 _TERNARY, _PIPE, _OR, _AND, _NOT, _COMPARE, _SUM, _TERM, _NEG, _POWER, _POSTFIX = range(11)
-_BINDING = {"or": _OR, "and": _AND, "+": _SUM, "-": _SUM, "*": _TERM, "/": _TERM, "//": _TERM, "%": _TERM, "@": _TERM, "**": _POWER}
+_BINDING = {
+    "or": _OR,
+    "and": _AND,
+    "+": _SUM,
+    "-": _SUM,
+    "*": _TERM,
+    "/": _TERM,
+    "//": _TERM,
+    "%": _TERM,
+    "@": _TERM,
+    "**": _POWER,
+}
 
 
 def unparse(expr: ast.Expr | ast.Group) -> str:
-    """Canonical text of an expression: minimal parentheses, one spacing. Parses back to the same tree, `Paren` nodes aside."""
+    """Canonical text: minimal parentheses, one spacing. Parses back to the same tree, `Paren` nodes aside."""
     return _expr(expr)[0]
 
 
