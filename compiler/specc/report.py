@@ -41,8 +41,8 @@ def ordered(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
     kept = [d for d in diagnostics if not suppressed(d)]
     files: dict[str, int] = {}
     for d in kept:
-        files.setdefault(d.span.source.name if d.span else "", len(files))
-    return sorted(kept, key=lambda d: (files[d.span.source.name], d.span.start) if d.span else (files[""], 0))
+        files.setdefault(d.span.source.display if d.span else "", len(files))
+    return sorted(kept, key=lambda d: (files[d.span.source.display], d.span.start) if d.span else (files[""], 0))
 
 
 def suppressed(diagnostic: Diagnostic) -> bool:
@@ -74,7 +74,7 @@ def concise(diagnostics: Iterable[Diagnostic]) -> str:
     """One line each: `file:line:col: error[S201]: message`."""
     lines = []
     for d in ordered(diagnostics):
-        where = f"{escape(d.span.source.name)}:{d.span.line}:{d.span.column}: " if d.span else ""
+        where = f"{escape(d.span.source.display)}:{d.span.line}:{d.span.column}: " if d.span else ""
         lines.append(f"{where}{d.severity}[{d.code}]: {escape(d.message)}\n")
     return "".join(lines)
 
@@ -136,7 +136,7 @@ class _Message:
         out = [self.paint(f"{d.severity}[{d.code}]", d.severity) + self.paint(f": {escape(d.message)}", "bold")]
         if d.span:
             path = f"   ({escape(d.path)})" if d.path else ""
-            where = f"{escape(d.span.source.name)}:{d.span.line}:{d.span.column}"
+            where = f"{escape(d.span.source.display)}:{d.span.line}:{d.span.column}"
             out.append(" " * self.gutter + self.paint("--> ", "line") + where + path)
             out += self.source_lines()
         elif d.path:
@@ -248,16 +248,16 @@ def _as_data(d: Diagnostic) -> dict[str, Any]:
         "code": d.code,
         "severity": d.severity,
         "message": d.message,
-        "file": d.span.source.name if d.span else None,
+        "file": d.span.source.display if d.span else None,
         "range": _range(d.span) if d.span else None,
         "label": d.label,
-        "related": [{"file": o.span.source.name, "range": _range(o.span), "text": o.text} for o in d.others],
+        "related": [{"file": o.span.source.display, "range": _range(o.span), "text": o.text} for o in d.others],
         "path": d.path,
         "sizes": [{"name": s.name, "value": s.value, "origin": s.origin} for s in d.sizes],
         "notes": [{"kind": kind, "text": text} for kind, text in d.notes],
         "help": d.help,
         "note": d.note,
-        "fixes": [{"file": e.span.source.name, "range": _range(e.span), "text": e.text} for e in d.edits],
+        "fixes": [{"file": e.span.source.display, "range": _range(e.span), "text": e.text} for e in d.edits],
     }
 
 
@@ -279,7 +279,7 @@ def github(diagnostics: Iterable[Diagnostic]) -> str:
         if d.span:
             end = d.span.head()
             line, column = d.span.source.position(end.end)
-            place = f"file={_property(d.span.source.name)},line={d.span.line},col={d.span.column},"
+            place = f"file={_property(d.span.source.display)},line={d.span.line},col={d.span.column},"
             place += f"endLine={line},endColumn={column},"
         text = d.message + (f"\nhelp: {d.help}" if d.help else "")
         data = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
@@ -315,7 +315,7 @@ def sarif(diagnostics: Iterable[Diagnostic]) -> str:
         if d.edits:
             changes = [
                 {
-                    "artifactLocation": {"uri": e.span.source.name},
+                    "artifactLocation": {"uri": e.span.source.display},
                     "replacements": [{"deletedRegion": _region(e.span), "insertedContent": {"text": e.text}}],
                 }
                 for e in d.edits
@@ -337,7 +337,7 @@ def sarif(diagnostics: Iterable[Diagnostic]) -> str:
 
 
 def _location(span: Span) -> dict[str, Any]:
-    return {"artifactLocation": {"uri": span.source.name}, "region": _region(span)}
+    return {"artifactLocation": {"uri": span.source.display}, "region": _region(span)}
 
 
 def _region(span: Span) -> dict[str, int]:

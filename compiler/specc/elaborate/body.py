@@ -1,0 +1,338 @@
+"""Bodies of `forward` and `fn` become graphs: every value gets its type here, each body once per way it is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from specc.diagnostics import Label
+from specc.dims import Facts
+from specc.elaborate.blocks import Instance
+from specc.elaborate.calls import CallChecker
+from specc.elaborate.evaluate import Evaluator, Scope
+from specc.elaborate.files import FileScope
+from specc.elaborate.references import POISON, ListRef, PartRef
+from specc.elaborate.signatures import is_tensor, tensor_type
+from specc.elaborate.values import Binding, Fail, FnDecl, FnValue, Poisoned
+from specc.ir.graph import Absent, Argument, Graph, Iteration, Loop, Value, When
+from specc.op import Op
+from specc.source import Span
+from specc.syntax import ast
+from specc.types import TensorType
+
+if TYPE_CHECKING:
+    from specc.elaborate.elaborator import Elaborator
+
+MAX_STATEMENTS = 500_000
+Static = tuple[tuple[str, Any], ...]
+
+
+class Bodies:
+    """All graphs of an elaboration."""
+
+    def __init__(self, elab: Elaborator) -> None:
+        self.elab = elab
+        self.fn_graphs: dict[tuple[Any, ...], Graph | None] = {}
+        self.broken: set[tuple[Any, ...]] = set()
+        self.active: list[tuple[Any, ...]] = []
+        self.statements = 0
+
+    def method(self, instance: Instance, method: ast.Method, present: frozenset[str], rank: int) -> Graph:
+        """The graph of a block's method; raises `Poisoned` where its body was found wrong."""
+        key = (method.name.id, present, (rank,))
+        known = instance.module.graphs.get(key)
+        if known is not None:
+            return known
+        busy = (id(instance), *key)
+        graph = self._checked(busy, instance.decl.file, instance, method, present, rank, instance.scope, ())
+        instance.module.graphs[key] = graph
+        return graph
+
+    def function(self, decl: FnDecl, present: frozenset[str], rank: int, static: Static, scope: Scope) -> Graph:
+        """The graph of a file-level `fn`, for these compile-time arguments."""
+        key = (id(decl), present, rank, static)
+        graph = self.fn_graphs.get(key)
+        if graph is None:
+            graph = self._checked(key, decl.file, None, decl.node, present, rank, scope, static)
+            self.fn_graphs[key] = graph
+        return graph
+
+    def _checked(
+        self,
+        key: tuple[Any, ...],
+        file: FileScope,
+        instance: Instance | None,
+        method: ast.Method,
+        present: frozenset[str],
+        rank: int,
+        scope: Scope,
+        static: Static,
+    ) -> Graph:
+        if key in self.broken:
+            raise Poisoned
+        checker = BodyChecker(self.elab, instance, method, scope.child())
+        if key in self.active:
+            raise checker.fail("E150", f"`{method.name.id}` calls itself", method.name.span, note="there is no recursion")
+        self.active.append(key)
+        before = len(self.elab.collector.errors)
+        try:
+            graph = checker.run(present, rank, static)
+        except Fail as fail:
+            self.elab.collector.add(fail.diagnostic)
+            self.broken.add(key)
+            raise Poisoned from None
+        except Poisoned:
+            self.broken.add(key)
+            raise
+        finally:
+            self.active.pop()
+        if len(self.elab.collector.errors) > before:
+            self.broken.add(key)
+            raise Poisoned
+        return graph
+
+    def bound_op(self, evaluator: Evaluator, value: FnValue, span: Span) -> Op:
+        """The operator of a function value with its arguments bound, for use as an element of a list of parts."""
+        assert value.op is not None
+        return CallChecker.attributes_of(evaluator, value.op, dict(value.args), span)
+
+    def count(self, evaluator: Evaluator, span: Span) -> None:
+        self.statements += 1
+        if self.statements > MAX_STATEMENTS:
+            raise evaluator.fail("E195", f"more than {MAX_STATEMENTS:,} statements after unrolling", span)
+
+
+class BodyChecker(CallChecker):
+    """Checks one body."""
+
+    def __init__(self, elab: Elaborator, instance: Instance | None, method: ast.Method, scope: Scope) -> None:
+        super().__init__(elab, scope)
+        self.instance, self.method = instance, method
+        self.returned: list[tuple[Value, Span]] | None = None
+
+    # ---- signature -----------------------------------------------------------------------------------------------
+
+    def run(self, present: frozenset[str], rank: int, static: Static) -> Graph:
+        method = self.method
+        self.facts = self.instance.facts if self.instance is not None else Facts.EMPTY
+        inputs: list[Argument] = []
+        dims: dict[str, None] = {}
+        for param in method.params:
+            name = param.name.id
+            if not is_tensor(param.type):
+                value = dict(static).get(name)
+                self.scope.names[name] = Binding(value, param.span, f"argument ({param.span.where})", labelled=True)
+                continue
+            argument = self._argument(param, name not in present and param.type.optional, rank)
+            inputs.append(argument)
+            if argument.value is None:
+                self.locals[name] = Absent(name)
+            else:
+                self.locals[name] = argument.value
+                for dim in argument.type.shape:
+                    if dim.is_symbol():
+                        dims.setdefault(dim.symbols[0])
+        self.bound = frozenset(dims)
+        for argument in inputs:
+            if argument.value is not None:
+                for dim in argument.type.shape:
+                    self.check_bound(dim, argument.span)
+        declared = [(r.name.id if r.name else None, tensor_type(self, r.type, rank), r.type.span) for r in method.results]
+        for _, type_, span in declared:
+            for dim in type_.shape:
+                self.check_bound(dim, span)
+        self.run_block(method.body)
+        if self.returned is None:
+            raise self.fail("S150", f"`{method.name.id}` returns nothing", method.name.span, help="return x")
+        results = self._results(declared)
+        return Graph(
+            module=self.instance.module if self.instance else None,
+            method=method.name.id,
+            inputs=tuple(inputs),
+            results=tuple(results),
+            nodes=tuple(self.nodes),
+            dims=tuple(dims),
+            facts=self.facts,
+            doc=method.doc,
+            span=method.name.span,
+        )
+
+    def _argument(self, param: ast.Param, absent: bool, rank: int) -> Argument:
+        name, span = param.name.id, param.span
+        if isinstance(param.type, ast.ListType):
+            raise self.fail("B650", "lists of tensors as arguments are not supported yet", param.span)
+        if param.default is not None and not isinstance(param.default, ast.NoneLit):
+            raise self.fail("E125", "the default of a tensor argument is `none`", param.default.span)
+        type_ = tensor_type(self, param.type, rank)
+        return Argument(name, type_, param.type.optional, None if absent else Value(name, type_, span), span)
+
+    def _results(self, declared: list[tuple[str | None, TensorType, Span]]) -> list[tuple[str | None, Value]]:
+        assert self.returned is not None
+        if len(self.returned) != len(declared):
+            count = f"{len(self.returned)} value{'s' if len(self.returned) != 1 else ''}"
+            raise self.fail(
+                "S150", f"`{self.method.name.id}` declares {len(declared)} results and returns {count}", self.returned[0][1]
+            )
+        results = []
+        for (name, type_, type_span), (value, span) in zip(declared, self.returned, strict=True):
+            self.check_type(value.type, type_, span, type_span, what="the result")
+            results.append((name, value))
+        return results
+
+    # ---- statements ----------------------------------------------------------------------------------------------
+
+    def run_block(self, body: ast.Body) -> None:
+        for statement in body.statements:
+            if self.returned is not None:
+                raise self.fail("E100", "this is never reached: the body has returned", statement.span.head())
+            self.elab.bodies.count(self, statement.span)
+            try:
+                getattr(self, f"_do_{type(statement).__name__}")(statement)
+            except Fail as fail:
+                self.elab.collector.add(fail.diagnostic)
+                self._poison(statement)
+            except Poisoned:
+                self._poison(statement)
+
+    def _poison(self, statement: ast.Stmt) -> None:
+        """What a broken statement would have bound is unknown from here on."""
+        targets: tuple[ast.Ident, ...] = ()
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, (ast.AugAssign, ast.TypedAssign)):
+            targets = (statement.target,)
+        elif isinstance(statement, (ast.Return, ast.If, ast.For, ast.When)):
+            raise Poisoned
+        for target in targets:
+            self.locals[target.id] = POISON
+
+    def _bind(self, target: ast.Ident, value: Any, expr: ast.Expr | None = None) -> None:
+        name = target.id
+        if name == "_":
+            return
+        if isinstance(value, (Value, ListRef, PartRef, Absent, tuple)) or value is POISON:
+            self.name_value(value, name)
+            self.locals[name] = value
+        else:
+            label = self.label(expr) if expr is not None else None
+            self.locals[name] = Binding(value, target.span, f"{name} ({target.span.where})", labelled=False, label=label)
+
+    def _do_Assign(self, statement: ast.Assign) -> None:
+        value = self.value(statement.value)
+        if len(statement.targets) == 1:
+            if isinstance(value, tuple) and value and all(isinstance(v, Value) for v in value) and self.is_results(value):
+                raise self.fail(
+                    "S151", f"one name for {len(value)} results", statement.targets[0].span, help="name them all: `a, b = ..`; `_` discards"
+                )
+            self._bind(statement.targets[0], value, statement.value)
+            return
+        if isinstance(value, Value):
+            value = self.unpack(value, len(statement.targets), statement.value.span)
+        if not isinstance(value, tuple):
+            raise self.fail("S151", f"{len(statement.targets)} names for one value", statement.targets[0].span)
+        if len(value) != len(statement.targets):
+            span = statement.targets[0].span.to(statement.targets[-1].span)
+            raise self.fail("S151", f"{len(statement.targets)} names for {len(value)} values", span)
+        for target, one in zip(statement.targets, value, strict=True):
+            self._bind(target, one)
+
+    def _do_TypedAssign(self, statement: ast.TypedAssign) -> None:
+        value = self.value(statement.value)
+        rank = sum(1 for name in self.bound if name.startswith("..."))
+        if not is_tensor(statement.type):
+            self._bind(statement.target, value, statement.value)
+            return
+        tensor = self.tensor(value, statement.value)
+        self.check_type(tensor.type, tensor_type(self, statement.type, rank), statement.value.span, statement.type.span, what="the value")
+        self._bind(statement.target, tensor, statement.value)
+
+    def _do_AugAssign(self, statement: ast.AugAssign) -> None:
+        name = statement.target
+        old = ast.Name(name.span, name.id)
+        before = self.value(old)
+        expr = ast.Binary(statement.span, statement.op, name.span, old, statement.value)
+        after = self.value(expr)
+        if isinstance(before, Value) and isinstance(after, Value):
+            if before.type.rank != after.type.rank or not all(
+                self.facts.equal(a, b) for a, b in zip(before.type.shape, after.type.shape, strict=True)
+            ):
+                raise self.fail(
+                    "S203", f"`{statement.op}=` changes the shape of `{name.id}`", statement.span,
+                    f"{after.type}", others=(Label(name.span, str(before.type)),), help=f"{name.id} = {name.id} {statement.op} ..",
+                )  # fmt: skip
+        self._bind(name, after, expr)
+
+    def _do_Return(self, statement: ast.Return) -> None:
+        values: list[tuple[Value, Span]] = []
+        for expr in statement.values:
+            value = self.value(expr)
+            if isinstance(value, tuple) and len(statement.values) == 1 and all(isinstance(v, Value) for v in value):
+                values.extend((v, expr.span) for v in value)
+            else:
+                values.append((self.tensor(value, expr), expr.span))
+        self.returned = values
+
+    def _do_If(self, statement: ast.If) -> None:
+        if self.condition(statement.cond):
+            self.run_block(statement.then)
+        elif isinstance(statement.other, ast.If):
+            self._do_If(statement.other)
+        elif statement.other is not None:
+            self.run_block(statement.other)
+
+    def _do_For(self, statement: ast.For) -> None:
+        items = self.loop_items(statement.iterable)
+        outer, iterations = self.nodes, []
+        try:
+            for item in items:
+                self.nodes = []
+                binds = []
+                for name, value in self.unpacked(statement.names, item, statement.iterable.span):
+                    if name.id != "_":
+                        if isinstance(value, (Value, PartRef, ListRef, tuple, Absent)):
+                            self.locals[name.id] = value
+                        else:
+                            self.locals[name.id] = Binding(value, name.span, f"{name.id} ({name.span.where})", labelled=False)
+                        binds.append((name.id, value.path if isinstance(value, PartRef) else None))
+                self.run_block(statement.body)
+                if self.returned is not None:
+                    raise self.fail("E100", "`return` inside a loop", statement.span.head(), help="return after the loop")
+                iterations.append(Iteration(tuple(self.nodes), tuple(binds)))
+        finally:
+            self.nodes = outer
+        if iterations:
+            names = tuple(n.id for n in statement.names)
+            self.nodes.append(Loop(names, self.text_of(statement.iterable), None, tuple(iterations), statement.span))
+
+    def _do_When(self, statement: ast.When) -> None:
+        mode = statement.mode.id
+        if mode not in ("train", "infer"):
+            raise self.fail("E100", f"`when {mode}`: the modes are train and infer", statement.mode.span)
+        outer_nodes, outer_locals, outer_reads, outer_mode = self.nodes, dict(self.locals), dict(self.reads), self.mode
+        self.nodes, self.mode, self.aux = [], mode, []
+        try:
+            self.run_block(statement.body)
+            if self.returned is not None:
+                raise self.fail("E100", f"`return` inside `when {mode}`", statement.span.head())
+            region, inner = self.nodes, self.locals
+        finally:
+            self.nodes, self.locals, self.reads, self.mode = outer_nodes, outer_locals, outer_reads, outer_mode
+        rebinds = []
+        for name, before in outer_locals.items():
+            end = inner.get(name)
+            if isinstance(before, Value) and isinstance(end, Value) and end is not before:
+                self.check_type(end.type, before.type, statement.span, before.span, what=f"`{name}` after `when {mode}`")
+                after = Value(name, before.type, statement.span)
+                rebinds.append((before, end, after))
+                self.locals[name] = after
+        self.nodes.append(When(mode, tuple(region), tuple(rebinds), tuple(self.aux), statement.span))
+
+    def _do_Aux(self, statement: ast.Aux) -> None:
+        if self.mode != "train":
+            raise self.fail("E100", "`aux` belongs in `when train { }`", statement.span)
+        value = self.tensor(self.value(statement.value), statement.value)
+        if value.type.rank:
+            raise self.fail("S202", f"an aux value is a scalar, found {value.type}", statement.value.span)
+        self.aux.append((statement.name.id, value))
+
+    def _do_Emit(self, statement: ast.Emit) -> None:
+        raise self.fail("E100", "`emit` belongs in `scan`", statement.span)

@@ -1,0 +1,380 @@
+"""Calls of parts, methods and functions in bodies: lookup, binding, unification with the signature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specc.diagnostics import Label
+from specc.dims import Refuted
+from specc.elaborate.applications import Applications
+from specc.elaborate.blocks import Instance
+from specc.elaborate.builtins import COMPILE_TIME
+from specc.elaborate.evaluate import Scope
+from specc.elaborate.names import available, closest
+from specc.elaborate.references import POISON, ListRef, MethodRef, PartRef
+from specc.elaborate.signatures import Unifier, describe_axis, has_ellipsis, is_tensor
+from specc.elaborate.values import Binding, BlockValue, FnDecl, FnValue, Poisoned, coerced, describe, fits, show, type_text
+from specc.ir.graph import (
+    Absent, Argument, Call, Function, Graph, Input, Iteration, Loop, PartGroup, PartList, Path, Submodule, Value, dotted,
+)  # fmt: skip
+from specc.op import operators
+from specc.source import Span
+from specc.syntax import ast
+from specc.syntax.unparse import unparse
+
+Labels = dict[str, "str | None"]
+
+
+class CallChecker(Applications):
+    """The part of a body's checker that resolves and types calls."""
+
+    # ---- lookup of what is called --------------------------------------------------------------------------------
+
+    def callee(self, func: ast.Expr) -> Any:
+        """A PartRef, ListRef, MethodRef, FnValue, or the name of a built-in function (LANGUAGE 3, third row)."""
+        if not isinstance(func, ast.Name):
+            value = self.value(func)
+            if isinstance(value, (PartRef, ListRef, MethodRef, FnValue)):
+                return value
+            raise self.fail("E109", f"`{unparse(func)}` cannot be called", func.span)
+        name = func.id
+        local = self.locals.get(name)
+        if local is POISON:
+            raise Poisoned
+        if isinstance(local, (PartRef, ListRef, MethodRef)):
+            return local
+        if isinstance(local, Binding) and isinstance(local.value, FnValue):
+            return local.value
+        member = self.member(name, func.span, called=True)
+        if member is not None:
+            return member
+        binding = self.scope.find(name)
+        if binding is not None and isinstance(binding.value, FnValue):
+            return binding.value
+        if binding is not None and isinstance(binding.value, BlockValue):
+            raise self.created(name, func.span)
+        found = self.file.find(name)
+        if found is not None:
+            value = self.declared(*found)
+            if isinstance(value, FnValue):
+                return value
+            if isinstance(value, BlockValue):
+                raise self.created(name, func.span)
+        if name in self.file.broken:
+            raise Poisoned
+        op = operators().get(name)
+        if (op is not None and not op.syntax) or name in COMPILE_TIME:
+            return name
+        if local is not None or binding is not None:
+            what = local if local is not None else binding.value if binding is not None else None
+            kind = f"a tensor, {what.type}" if isinstance(what, Value) else describe(getattr(what, "value", what))
+            raise self.fail("E109", f"`{name}` is {kind}, not a part or function", func.span)
+        raise self.unknown_call(func)
+
+    def created(self, name: str, span: Span) -> Any:
+        return self.fail(
+            "E131", f"{name} is a block: parts are created in declarations, not in bodies", span, help=f"part: {name}(..)   above, then  part(x)"
+        )
+
+    def unknown_call(self, func: ast.Name) -> Any:
+        parts = list(self.instance.members) if self.instance else []
+        builtin = [n for n, op in operators().items() if not op.syntax] + list(COMPILE_TIME)
+        guess = closest(func.id, [*parts, *self.file.visible()]) or closest(func.id, builtin)
+        home = self.elab.std_home(func.id)
+        help = f"from {home} import {func.id}, then a part of it" if home else f"did you mean `{guess}`?" if guess else ""
+        return self.fail("E103", f"unknown function or part `{func.id}`", func.span, help=help, available=available(parts))
+
+    # ---- calls ---------------------------------------------------------------------------------------------------
+
+    def _Call(self, expr: ast.Call) -> Any:
+        target = self.callee(expr.func)
+        if isinstance(target, str):
+            return self.builtin(expr, target)
+        if isinstance(target, FnValue):
+            return self.function_value(expr, target)
+        if isinstance(target, MethodRef):
+            args = self.bind_arguments(expr, target.method)
+            return self.call_method(target.path, target.instance, target.method, args, expr.span, {})
+        return self.call_part(expr, target)
+
+    def call_part(self, expr: ast.Call, target: PartRef | ListRef) -> Any:
+        if isinstance(target, ListRef):
+            raise self.fail("E109", "a slice of a list of parts is not callable", expr.func.span, help="for part in .. { x = part(x) }")
+        member = target.member
+        if isinstance(member, PartGroup):
+            names = ", ".join(member.members)
+            raise self.fail("E108", f"`{unparse(expr.func)}` is a group: read its members", expr.func.span, available=names)
+        if isinstance(member, PartList):
+            return self.fold(expr, target, member)
+        if isinstance(member, Submodule):
+            instance, method = self.forward_of(member, expr.func.span)
+            args = self.bind_arguments(expr, method)
+            labels: Labels = {name: label for name, _, label in member.args}
+            return self.call_method(target.path, instance, method, args, expr.span, labels, member)
+        raise self.fail("E109", f"`{unparse(expr.func)}` is a parameter, not a part", expr.func.span)
+
+    def forward_of(self, member: Submodule, span: Span) -> tuple[Instance, ast.Method]:
+        instance = self.elab.instance_of(member.module)
+        method = instance.methods.get("forward")
+        if method is None:
+            raise self.fail("E160", f"{member.module.name} has no `forward`", span, why=f"declared at {member.module.span.where}")
+        return instance, method
+
+    def bind_arguments(self, expr: ast.Call, method: ast.Method) -> dict[str, tuple[Any, ast.Expr]]:
+        """Arguments of a method by parameter name: (value, expression)."""
+        params = {p.name.id: p for p in method.params}
+        order = list(params)
+        args: dict[str, tuple[Any, ast.Expr]] = {}
+        position, what = 0, method.name.id if method.name.id != "forward" else unparse(expr.func)
+        for arg in expr.args:
+            if isinstance(arg, ast.StarArg):
+                raise self.fail("E120", "`*` passes hyper-parameters, in declarations only", arg.span)
+            if arg.name is None:
+                if position >= len(order):
+                    raise self.fail("E122", f"{what} takes {len(order)} arguments", arg.span, why=f"declared at {method.name.span.where}")
+                name = order[position]
+                position += 1
+            else:
+                name = arg.name.id
+                if name not in params:
+                    guess = closest(name, order)
+                    help = f"did you mean `{guess}`?" if guess else ""
+                    raise self.fail("E120", f"{what} has no argument `{name}`", arg.name.span, help=help, available=available(order))
+            if name in args:
+                raise self.fail("E121", f"{what}: `{name}` is given twice", arg.span)
+            args[name] = (self.value(arg.value), arg.value)
+        for name, param in params.items():
+            if name not in args and param.default is None and not param.type.optional:
+                raise self.fail("E124", f"{what}: missing `{name}`", expr.span, why=f"declared at {param.span.where}")
+        return args
+
+    def call_method(
+        self,
+        path: Path,
+        instance: Instance | None,
+        method: ast.Method,
+        args: dict[str, tuple[Any, ast.Expr]],
+        span: Span,
+        labels: Labels,
+        member: Submodule | None = None,
+        decl: FnDecl | None = None,
+    ) -> Any:
+        """Type a call: find the callee's graph for these arguments and unify its signature with them."""
+        tensors: dict[str, tuple[Value, ast.Expr]] = {}
+        absent: dict[str, Absent] = {}
+        static: list[tuple[str, Any]] = []
+        rank = 0
+        for param in method.params:
+            name = param.name.id
+            value, at = args.get(name, (None, None))
+            if not is_tensor(param.type):
+                static.append((name, self._static(param, value, at, name in args, decl)))
+            elif value is None or isinstance(value, Absent):
+                if not param.type.optional:
+                    assert at is not None
+                    raise self.fail(
+                        "S141", f"`{name}` needs a value, `{unparse(at)}` is optional and absent here", at.span, why=f"declared at {param.span.where}"
+                    )
+                absent[name] = value if isinstance(value, Absent) else Absent()
+            else:
+                assert at is not None
+                tensor = self.tensor(value, at)
+                tensors[name] = (tensor, at)
+                if has_ellipsis(param.type) and isinstance(param.type, ast.TensorTypeExpr):
+                    rank = max(rank, tensor.type.rank - len(param.type.dims) + 1)
+        present = frozenset(p.name.id for p in method.params if p.type.optional and p.name.id in tensors)
+        what = member.module.name if member is not None else method.name.id
+        with self.elab.inside(f"{dotted(path)}: {what}" if path else what):
+            if instance is not None:
+                graph = self.elab.bodies.method(instance, method, present, rank)
+            else:
+                assert decl is not None
+                scope = Scope(decl.file, dims=self.elab.file_dims(decl.file))
+                graph = self.elab.bodies.function(decl, present, rank, tuple(static), scope)
+        return self._unify(path, graph, tensors, absent, span, labels, member, what)
+
+    def _static(self, param: ast.Param, value: Any, at: ast.Expr | None, given: bool, decl: FnDecl | None) -> Any:
+        """A compile-time argument of a `fn`."""
+        if not given and param.default is not None and decl is not None:
+            scope = Scope(decl.file, dims=self.elab.file_dims(decl.file))
+            value = type(self).__mro__[-2](self.elab, scope).value(param.default)  # type: ignore[call-arg]
+        if isinstance(value, Binding):
+            value = value.value
+        if not fits(value, param.type):
+            span = at.span if at is not None else param.span
+            raise self.fail("E125", f"`{param.name.id}` cannot be {show(value)}", span, expected=type_text(param.type), found=show(value))
+        return coerced(value, param.type)
+
+    def _unify(
+        self,
+        path: Path,
+        graph: Graph,
+        tensors: dict[str, tuple[Value, ast.Expr]],
+        absent: dict[str, Absent],
+        span: Span,
+        labels: Labels,
+        member: Submodule | None,
+        what: str,
+    ) -> Any:
+        unifier = Unifier({})
+        for argument in graph.inputs:
+            if argument.name in tensors:
+                self._same_rank(argument, *tensors[argument.name], what)
+                unifier.bind(argument.type, tensors[argument.name][0].type)
+        inputs: list[Input] = []
+        for argument in graph.inputs:
+            if argument.name in tensors:
+                value, at = tensors[argument.name]
+                self._check_argument(argument, value, at, unifier, what, labels, member)
+                inputs.append(value)
+            else:
+                inputs.append(absent.get(argument.name, Absent()))
+        self._check_facts(graph, unifier, span, what)
+        outputs = tuple(
+            Value(None, result.type.with_shape(tuple(unifier.resolve(d, labels) for d in result.type.shape)), span)
+            for _, result in self._declared_results(graph)
+        )
+        self.nodes.append(Call(graph, path, tuple(inputs), outputs, span))
+        return outputs[0] if len(outputs) == 1 else self.results(outputs)
+
+    def _declared_results(self, graph: Graph) -> tuple[tuple[str | None, Value], ...]:
+        return graph.results
+
+    def _same_rank(self, argument: Argument, value: Value, at: ast.Expr, what: str) -> None:
+        if value.type.rank != argument.type.rank:
+            raise self.fail(
+                "S202",
+                f"{what} takes `{argument.name}` with {argument.type.rank} axes, found {value.type.rank}",
+                at.span,
+                f"{value.type}",
+                expected=f"{argument.type}   ({argument.span.where})",
+                found=f"{value.type}",
+            )
+        if value.type.dtype is not argument.type.dtype:
+            raise self.fail(
+                "S301",
+                f"{what} takes `{argument.name}` as {argument.type.dtype.spec_name}, found {value.type.dtype.spec_name}",
+                at.span,
+                f"{value.type}",
+                expected=f"{argument.type}   ({argument.span.where})",
+                found=f"{value.type}",
+                help=f"cast({unparse(at)}, ..)" if value.type.dtype.is_int != argument.type.dtype.is_int else "",
+            )
+
+    def _check_argument(
+        self, argument: Argument, value: Value, at: ast.Expr, unifier: Unifier, what: str, labels: Labels, member: Submodule | None
+    ) -> None:
+        for i, (want, have) in enumerate(zip(argument.type.shape, value.type.shape, strict=True)):
+            expected = unifier.resolve(want, {})
+            proof = self.facts.equal(expected, have)
+            if proof:
+                continue
+            axis = describe_axis(i, value.type.rank)
+            rows = (*self.size_rows(value.type), *self.hyper_rows(argument, i, member))
+            others = (Label(member.span.head(), f"{what} is made here"),) if member is not None else ()
+            if expected.value is not None and have.value is not None:
+                raise self.fail(
+                    "S201", f"{what} expects its {axis} to be {expected}, found {have}", at.span, f"argument is {value.type}",
+                    others=others, sizes=rows, expected=str(self.expected_type(argument, unifier)), found=str(value.type),
+                )  # fmt: skip
+            raise self.unequal(
+                f"{what} expects its {axis} to be {expected}, found {have}", at.span, f"argument is {value.type}", expected, have, proof,
+                others=others, sizes=rows,
+            )  # fmt: skip
+
+    def _check_facts(self, graph: Graph, unifier: Unifier, span: Span, what: str) -> None:
+        """What a callee assumes of its dims must be provable here (S223)."""
+        for name in graph.dims:
+            bound = unifier.env.get(name)
+            if bound is not None and bound.value is None and not bound.is_symbol() and not self.facts.at_least(bound, 1):
+                raise self.fail("S223", f"{what} needs {name} >= 1, here it is {bound}", span, help=f"promise it on the model:  dim {bound} >= 1")
+        if graph.facts is self.facts:
+            return
+        for fact in graph.facts.rename({k: v.plain() for k, v in unifier.env.items()}).statements():
+            proof = self.facts.holds(fact)
+            if not proof:
+                example = str(proof) if isinstance(proof, Refuted) else ""
+                raise self.fail(
+                    "S223", f"{what} needs {fact}", span, why=f"stated at {graph.span.where}", counter_example=example, help=f"promise it on the model:  dim {fact}"
+                )
+
+    # ---- lists and functions -------------------------------------------------------------------------------------
+
+    def fold(self, expr: ast.Call, target: PartRef, parts: PartList) -> Any:
+        """`layers(x, mask)`: x goes through each element, the other arguments to all of them."""
+        if not expr.args:
+            raise self.fail("E124", f"`{unparse(expr.func)}`: missing its first argument", expr.span)
+        first = expr.args[0]
+        if isinstance(first, ast.StarArg) or first.name is not None:
+            raise self.fail("E121", "the first argument of a list is positional", first.span)
+        x: Any = self.value(first.value)
+        if not parts.items:
+            return x
+        carried: ast.Expr = first.value
+        outer, iterations = self.nodes, []
+        name = singular(target.path)
+        rest = self._evaluated(expr.args[1:])
+        try:
+            for i, item in enumerate(parts.items):
+                self.nodes = []
+                element = PartRef((*target.path, i), item, target.owner)
+                x = self._element(expr, element, x, carried, rest)
+                carried = ast.Name(expr.span, name)
+                if not isinstance(x, Value):
+                    raise self.fail("S150", f"element {i} of `{unparse(expr.func)}` has several results", expr.span)
+                iterations.append(Iteration(tuple(self.nodes), ((name, element.path),)))
+        finally:
+            self.nodes = outer
+        self.nodes.append(Loop((name,), None, target.path, tuple(iterations), expr.span))
+        return x
+
+    def _evaluated(self, args: tuple[ast.Arg | ast.StarArg, ...]) -> tuple[tuple[ast.Ident | None, Any, ast.Expr], ...]:
+        values = []
+        for arg in args:
+            if isinstance(arg, ast.StarArg):
+                raise self.fail("E120", "`*` passes hyper-parameters, in declarations only", arg.span)
+            values.append((arg.name, self.value(arg.value), arg.value))
+        return tuple(values)
+
+    def _element(
+        self, expr: ast.Call, element: PartRef, x: Any, carried: ast.Expr, rest: tuple[tuple[ast.Ident | None, Any, ast.Expr], ...]
+    ) -> Any:
+        """One element of a fold."""
+        member = element.member
+        if isinstance(member, Function):
+            if rest:
+                raise self.fail("E122", f"`{member.name}` in a list takes one argument", rest[0][2].span)
+            return self.element_function(member, x, carried)
+        given = [(None, x, carried), *rest]
+        args = tuple(ast.Arg(e.span, n, Evaluated(e.span, v, e)) for n, v, e in given)
+        return self.call_part(ast.Call(expr.span, expr.func, args), element)
+
+    def function_value(self, expr: ast.Call, function: FnValue) -> Any:
+        """A call of a `fn`-typed hyper-parameter or a file-level `fn`."""
+        if function.op is not None:
+            bound = tuple(ast.Arg(expr.span, ast.Ident(expr.span, k), Evaluated(expr.span, v, None)) for k, v in function.args)
+            labels = dict(function.labels)
+            return self.builtin(ast.Call(expr.span, ast.Name(expr.func.span, function.name), (*expr.args, *bound)), function.name, labels)
+        assert function.fn is not None
+        args = self.bind_arguments(expr, function.fn.node)
+        for key, value in function.args:
+            args.setdefault(key, (value, expr))
+        return self.call_method((), None, function.fn.node, args, expr.span, {}, decl=function.fn)
+
+
+class Evaluated(ast.Expr):
+    """An expression whose value is known: a function's bound argument, or what a fold carries."""
+
+    def __init__(self, span: Span, value: Any, original: ast.Expr | None) -> None:
+        super().__init__(span)
+        self.value, self.original = value, original
+
+
+def singular(path: Path) -> str:
+    """A name for one element of a list: `layers` -> `layer`, `h` -> `block`."""
+    last = next((str(s) for s in reversed(path) if isinstance(s, str)), "block")
+    if last.endswith("ies"):
+        return last[:-3] + "y"
+    if last.endswith("s") and len(last) > 2 and not last.endswith("ss"):
+        return last[:-1]
+    return "block" if len(last) <= 2 else "layer"

@@ -1,0 +1,229 @@
+"""From a file to one checked model: which model, which preset, its arguments, its entries (LANGUAGE 12, 14)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+from specc.diagnostics import Diagnostic
+from specc.elaborate.blocks import Instance
+from specc.elaborate.elaborator import Elaborator
+from specc.elaborate.evaluate import Evaluator, Scope
+from specc.elaborate.files import FileScope
+from specc.elaborate.names import available, closest
+from specc.elaborate.signatures import is_tensor
+from specc.elaborate.values import Binding, BlockDecl, Fail, FnValue, Poisoned, coerced, fits, show
+from specc.ir.graph import Entry, Graph, Model
+from specc.ir.initial import missing_initializers, unused_rules
+from specc.op import operators
+from specc.source import Span
+from specc.syntax import ast
+
+MAX_OPTIONAL = 6
+
+
+@dataclass(frozen=True)
+class Given:
+    """A hyper-parameter given from outside: an expression, or a ready value (from config.json)."""
+
+    expr: ast.Expr | None
+    value: Any
+    origin: str
+    text: str = ""  # the raw text of --set, for strings without quotes
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is to be built. `sets` win over the preset, the preset over `config`, that over defaults."""
+
+    model: str | None = None
+    preset: str | None = None
+    sets: Mapping[str, Given] = field(default_factory=dict)
+    config: Mapping[str, Given] = field(default_factory=dict)
+    name: str | None = None
+
+
+def choose_model(file: FileScope, options: Options) -> BlockDecl:
+    """The model to build: the only one, the preset's, or the one named."""
+    models = {d.name: d for d in file.models()}
+    if options.model is not None:
+        if options.model not in models:
+            guess = closest(options.model, models)
+            raise _fail("E010", f"{file.source.name} has no model `{options.model}`", help=f"did you mean `{guess}`?" if guess else "", available=available(models))
+        return models[options.model]
+    if options.preset is not None:
+        return models[preset_chain(file, options.preset)[0]]
+    if not models:
+        raise _fail("E007", f"{file.source.name} declares no model", help="a model is a block that can be built:  model Name { .. }", available=available(d.name for d in file.blocks()))
+    if len(models) > 1:
+        raise _fail("E007", f"{file.source.name} declares {len(models)} models", help="name one:  --model NAME", available=available(models))
+    return next(iter(models.values()))
+
+
+def presets(file: FileScope) -> dict[str, ast.Preset]:
+    """Presets by name, in order."""
+    return {item.name.value: item for item in file.tree.items if isinstance(item, ast.Preset)}
+
+
+def preset_chain(file: FileScope, name: str) -> tuple[str, list[ast.Preset]]:
+    """(model, presets from base to derived)."""
+    known = presets(file)
+    chain: list[ast.Preset] = []
+    at: Span | None = None
+    while True:
+        if name not in known:
+            guess = closest(name, known)
+            help = f'did you mean "{guess}"?' if guess else ""
+            raise _fail("E008", f'no preset "{name}" in {file.source.name}', at, help=help, available=available(known) or "none")
+        preset = known[name]
+        if preset in chain:
+            raise _fail("E150", f'preset "{name}" derives from itself', preset.name.span)
+        chain.insert(0, preset)
+        if isinstance(preset.base, ast.Ident):
+            model = preset.base.id
+            if model not in {d.name for d in file.models()}:
+                guess = closest(model, [d.name for d in file.models()])
+                raise _fail("E010", f"no model `{model}` in {file.source.name}", preset.base.span, help=f"did you mean `{guess}`?" if guess else "")
+            return model, chain
+        name, at = preset.base.value, preset.base.span
+
+
+def _fail(code: str, message: str, span: Span | None = None, *, help: str = "", **notes: str) -> Fail:
+    return Fail(Diagnostic(code, message, span, help=help, notes=tuple(notes.items())))
+
+
+def bind_model(elab: Elaborator, decl: BlockDecl, options: Options) -> dict[str, Binding]:
+    """Hyper-parameters of the model: every argument is evaluated in the scope of the parameters before it (late binding)."""
+    given: dict[str, Given] = dict(options.config)
+    caller = Evaluator(elab, Scope(decl.file))
+    if options.preset is not None:
+        _, chain = preset_chain(decl.file, options.preset)
+        for preset in chain:
+            given.update(_preset_args(elab, decl, preset, caller))
+    given.update(options.sets)
+    params = {p.name.id: p for p in decl.node.params}
+    for name, value in given.items():
+        if name not in params:
+            guess = closest(name, params)
+            help = f"did you mean `{guess}`?" if guess else ""
+            code = "E009" if name in options.sets else "E120"
+            span = value.expr.span if value.expr is not None and code == "E120" else None
+            elab.collector.add(
+                Diagnostic(code, f"{decl.name} has no hyper-parameter `{name}`", span, path=value.origin if span is None else "", help=help, notes=(("available", available(params) or "none"),))
+            )
+    scope = Scope(decl.file)
+    for name, param in params.items():
+        with elab.collecting():
+            if name in given:
+                binding = _given(elab, decl, param, given[name], scope)
+            else:
+                binding = elab.blocks.default(decl, param, scope, caller, param.span)
+            scope.names[name] = elab.blocks.typed(decl, param, binding, caller)
+    elab.collector.stop_on_errors()
+    return scope.names
+
+
+def _preset_args(elab: Elaborator, decl: BlockDecl, preset: ast.Preset, caller: Evaluator) -> dict[str, Given]:
+    params = [p.name.id for p in decl.node.params]
+    given: dict[str, Given] = {}
+    for position, arg in enumerate(preset.args):
+        with elab.collecting():
+            if isinstance(arg, ast.StarArg):
+                raise caller.fail("E100", "`*` has nothing to pass on in a preset", arg.span)
+            if arg.name is not None:
+                name = arg.name.id
+                if name not in params:
+                    raise elab.blocks.unknown(decl, arg.name, caller)
+            elif position >= len(params):
+                raise caller.fail("E122", f"{decl.name} takes {len(params)} arguments", arg.span)
+            else:
+                name = params[position]
+            if name in given:
+                raise caller.fail("E121", f"{decl.name}: `{name}` is given twice", arg.span)
+            given[name] = Given(arg.value, None, f'preset "{preset.name.value}" ({arg.span.where})')
+    return given
+
+
+def _given(elab: Elaborator, decl: BlockDecl, param: ast.Param, given: Given, scope: Scope) -> Binding:
+    if given.expr is None:
+        value = given.value
+        if isinstance(value, str) and isinstance(param.type, ast.NamedType) and param.type.name == "fn":
+            value = FnValue(value, operators()[value], None)
+        return Binding(value, param.span, given.origin)
+    evaluator = Evaluator(elab, scope)
+    try:
+        value = evaluator.value(given.expr)
+    except Fail:
+        if fits(given.text, param.type):  # --set pool=mean
+            value = given.text
+        else:
+            raise
+    if given.text and not fits(value, param.type):
+        raise _fail(
+            "E009", f"--set {param.name.id}: {show(value)} is not of its type", expected=f"{param.type.span.text}   ({param.span.where})", found=show(value)
+        )
+    return Binding(coerced(value, param.type), given.expr.span, given.origin)
+
+
+def elaborate(elab: Elaborator, file: FileScope, options: Options) -> Model:
+    """The checked model; raises `Rejected` with every finding if there is an error."""
+    with elab.collecting():
+        return _elaborate(elab, file, options)
+    elab.collector.stop_on_errors()
+    raise AssertionError("a poisoned model without a finding")
+
+
+def _elaborate(elab: Elaborator, file: FileScope, options: Options) -> Model:
+    decl = choose_model(file, options)
+    if not decl.node.is_model:
+        raise _fail("E007", f"{decl.name} is a block, not a model", decl.node.name.span)
+    elab.context = f'preset "{options.preset}"' if options.preset else ""
+    with elab.inside(decl.name):
+        bindings = bind_model(elab, decl, options)
+        instance = elab.blocks.instance(decl, bindings, decl.node.name.span, None)
+        elab.blocks.check_counts(instance)
+        entries = _entries(elab, instance)
+    if "forward" not in instance.methods:
+        raise _fail("E160", f"model {decl.name} has no `forward`", decl.node.name.span, help="forward(x: Tensor[B, dim]) -> Tensor[B, dim] = ..")
+    elab.collector.stop_on_errors()
+    _check_initializers(elab, instance)
+    elab.collector.stop_on_errors()
+    name = options.name or options.preset or decl.file.source.name.rsplit("/", 1)[-1].removesuffix(".spec")
+    return Model(name, file.source.name, options.preset, instance.module, entries, instance.facts)
+
+
+def _entries(elab: Elaborator, instance: Instance) -> dict[str, Entry]:
+    """`forward` and the public `fn`s, each checked for every combination of its optional inputs."""
+    entries: dict[str, Entry] = {}
+    for name, method in instance.methods.items():
+        if name.startswith("_"):
+            continue
+        optional = [p.name.id for p in method.params if p.type.optional]
+        if len(optional) > MAX_OPTIONAL:
+            raise Evaluator(elab, instance.scope).fail("E196", f"{name} has {len(optional)} optional inputs (limit {MAX_OPTIONAL})", method.name.span)
+        bad = next((p for p in method.params if not is_tensor(p.type)), None)
+        if bad is not None:
+            raise Evaluator(elab, instance.scope).fail("E125", f"an entry's inputs are tensors, `{bad.name.id}` is not", bad.span)
+        graphs: dict[frozenset[str], Graph] = {}
+        for size in range(len(optional), -1, -1):
+            for chosen in combinations(optional, size):
+                try:
+                    graphs[frozenset(chosen)] = elab.bodies.method(instance, method, frozenset(chosen), 2)
+                except Fail as fail:
+                    elab.collector.add(fail.diagnostic)
+                except Poisoned:
+                    pass
+        if graphs:
+            entries[name] = Entry(name, graphs)
+    return entries
+
+
+def _check_initializers(elab: Elaborator, instance: Instance) -> None:
+    for path, parameter in missing_initializers(instance.module):
+        elab.collector.add(
+            Diagnostic("E140", f"`{path}` has no initialiser", parameter.span.head(), path=elab.where(), help=f"param {parameter.name}: .. = zeros(),  or a rule in `init`")
+        )
+    for rule in unused_rules(instance.module):
+        elab.collector.add(Diagnostic("E251", "this init rule matches no parameter", rule.span, severity="warning"))

@@ -1,0 +1,49 @@
+"""Did-you-mean: the closest existing name, or a known alias from the field's other vocabularies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# What people bring from torch and from config.json files -> what specs call it.
+_ALIASES = {
+    "n_head": "heads", "n_heads": "heads", "num_heads": "heads", "num_attention_heads": "heads", "nhead": "heads",
+    "n_layer": "layers", "n_layers": "layers", "num_layers": "layers", "num_hidden_layers": "layers", "depth": "layers",
+    "n_embd": "dim", "d_model": "dim", "hidden_size": "dim", "embed_dim": "dim", "model_dim": "dim",
+    "n_inner": "hidden", "d_ff": "hidden", "ffn_dim": "hidden", "intermediate_size": "hidden", "dim_feedforward": "hidden",
+    "vocab_size": "vocab", "n_positions": "context", "max_position_embeddings": "context", "block_size": "context",
+    "p": "dropout", "resid_pdrop": "dropout", "hidden_dropout_prob": "dropout", "layer_norm_epsilon": "eps", "rms_norm_eps": "eps",
+    "num_key_value_heads": "kv_heads", "n_kv_heads": "kv_heads", "activation": "act", "hidden_act": "act",
+    "dim": "axis", "cat": "concat", "masked_fill": "where", "view": "reshape", "scaled_dot_product_attention": "sdpa",
+    "gelu_new": "gelu_tanh", "swish": "silu", "matmul": "@", "num_classes": "classes",
+}  # fmt: skip
+
+
+def distance(a: str, b: str, limit: int = 2) -> int:
+    """Levenshtein distance, or limit + 1 as soon as it must exceed the limit."""
+    if abs(len(a) - len(b)) > limit:
+        return limit + 1
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        previous, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
+        if min(row) > limit:
+            return limit + 1
+    return row[-1]
+
+
+def closest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate a person most likely meant, or None."""
+    known = list(dict.fromkeys(candidates))
+    alias = _ALIASES.get(name)
+    if alias in known:
+        return alias
+    limit = 1 if len(name) <= 3 else 2
+    ranked = sorted((distance(name.lower(), c.lower(), limit), i) for i, c in enumerate(known))
+    return known[ranked[0][1]] if ranked and ranked[0][0] <= limit else None
+
+
+def available(candidates: Iterable[str], most: int = 12) -> str:
+    """At most `most` names for an `available:` line."""
+    names = list(dict.fromkeys(candidates))
+    return ", ".join(names[:most]) + (", .." if len(names) > most else "")

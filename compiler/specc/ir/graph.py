@@ -1,0 +1,394 @@
+"""The typed IR: a tree of modules, and per module one graph for each way its methods are called.
+
+Hierarchical on purpose (DECISIONS 1): emitted Python, the Netron picture and cost formulas read the hierarchy; only the executed
+ONNX is flattened. Everything here is frozen and shared: equal (block, arguments) are one `Module`, so a 48-layer model has one
+graph per distinct block.
+
+Values are single-assignment. A `Loop` groups the nodes of an unrolled compile-time loop: its meaning is the concatenation of its
+iterations, whose nodes refer to each other's values directly; the grouping lets backends print a loop and draw a block once.
+
+*Labels* keep how the spec wrote a number: text over the hyper-parameters and lets of the module that owns the line, in Python's
+expression syntax (exact int division already `//`). A label is None where the number depends on something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from specc.dims import Dim, Facts
+from specc.op import Op
+from specc.source import Span
+from specc.types import Scalar, TensorType
+
+Path = tuple[str | int, ...]
+"""Segments of a state_dict name, relative to the module whose text names it: ("h", 0, "attn")."""
+
+
+def dotted(path: Path) -> str:
+    return ".".join(str(segment) for segment in path)
+
+
+# ---- values and nodes --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """One tensor. `name` is the spec's local name, None for an unnamed intermediate."""
+
+    name: str | None
+    type: TensorType
+    span: Span
+
+
+@dataclass(frozen=True)
+class Absent:
+    """An optional argument that is not given in this graph; `label` is the local name it was passed as, if any."""
+
+    label: str | None = None
+
+
+Input = Value | Scalar | Absent
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A parameter or buffer of this module (or of a part of it)."""
+
+    path: Path
+    output: Value
+    span: Span
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        return ()
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return (self.output,)
+
+
+@dataclass(frozen=True, eq=False)
+class Apply:
+    """One operator. `labels`: attribute name -> how the spec wrote it."""
+
+    op: Op
+    inputs: tuple[Input, ...]
+    outputs: tuple[Value, ...]
+    span: Span
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A call of a part's method (`path` names the part), of this module's own method (`path` is ()), or of a file-level `fn`
+    (`graph.module` is None). `inputs` are in the order of `graph.inputs`, Absent where the graph has no value."""
+
+    graph: Graph
+    path: Path
+    inputs: tuple[Input, ...]
+    outputs: tuple[Value, ...]
+    span: Span
+
+
+@dataclass(frozen=True, eq=False)
+class Iteration:
+    """`binds`: loop variable -> the part it stands for, as a path of this module, or None if it is no part."""
+
+    nodes: tuple[Node, ...]
+    binds: tuple[tuple[str, Path | None], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """An unrolled `for`, or the fold of a list of parts.
+
+    `fold` is the list's path when a list was called (`layers(x, mask)`), None for a `for` statement; `names` and `iterable` are the
+    loop's header as the spec wrote it (label syntax), for a fold a made-up singular.
+    """
+
+    names: tuple[str, ...]
+    iterable: str | None
+    fold: Path | None
+    iterations: tuple[Iteration, ...]
+    span: Span
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        return ()
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return ()
+
+
+@dataclass(frozen=True, eq=False)
+class When:
+    """A `when train` (or `when infer`) region. `rebinds`: (value before, value at the end of the region, value after).
+
+    Outside the mode, *after* is *before*. `aux`: training-only scalars by name.
+    """
+
+    mode: str
+    nodes: tuple[Node, ...]
+    rebinds: tuple[tuple[Value, Value, Value], ...]
+    aux: tuple[tuple[str, Value], ...]
+    span: Span
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        return tuple(before for before, _, _ in self.rebinds)
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return tuple(after for _, _, after in self.rebinds)
+
+
+Node = Read | Apply | Call | Loop | When
+
+
+@dataclass(frozen=True, eq=False)
+class Argument:
+    """A declared tensor argument of a method. `value` is None in a graph where the optional argument is absent."""
+
+    name: str
+    type: TensorType
+    optional: bool
+    value: Value | None
+    span: Span
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """One method of one module, for one set of present optional arguments and one rank of `...`.
+
+    `dims` are the symbols of its signature in order; `facts` what may be assumed of them. `results` are (name, value), the name
+    None if the signature gives none.
+    """
+
+    module: Module | None
+    method: str
+    inputs: tuple[Argument, ...]
+    results: tuple[tuple[str | None, Value], ...]
+    nodes: tuple[Node, ...]
+    dims: tuple[str, ...]
+    facts: Facts
+    doc: str
+    span: Span
+
+    @property
+    def present(self) -> frozenset[str]:
+        """The optional arguments that are given."""
+        return frozenset(a.name for a in self.inputs if a.optional and a.value is not None)
+
+
+# ---- modules -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A hyper-parameter or `let` of a module: its value here, and for a let (or a derived default) how it was written."""
+
+    name: str
+    value: Any  # int float bool str None, tuple of those, DType; a fn or block value appears as its text
+    label: str | None
+    is_let: bool
+    kind: str  # int | float | bool | str | list | fn | block | dtype, with "?" if optional
+    origin: str  # "default of GPT2 (gpt2.spec:36)", 'preset "mine" (mine.spec:4)', "--set heads=7", ...
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """`normal(0.02)`: name and arguments as numbers; `labels` as in Apply."""
+
+    name: str
+    args: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.args.items())})"
+
+
+@dataclass(frozen=True, eq=False)
+class Parameter:
+    """A `param` or `buffer`; the type is static."""
+
+    name: str
+    type: TensorType
+    init: Initializer | None  # the declared one; None if only an `init` section gives it
+    buffer: bool
+    span: Span
+
+
+@dataclass(frozen=True, eq=False)
+class Submodule:
+    """A part. `args`: hyper-parameter -> (value, label in the enclosing module's scope)."""
+
+    module: Module
+    args: tuple[tuple[str, Any, str | None], ...]
+    span: Span
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A named function as an element of a list of parts: `relu`, `dropout(p = 0.1)`, or a user `fn` (then `graph` per call)."""
+
+    name: str
+    op: Op | None
+    labels: Mapping[str, str]
+    span: Span
+
+
+@dataclass(frozen=True, eq=False)
+class PartList:
+    """`names`/`iterable`: the header of the comprehension it was written as, else None."""
+
+    items: tuple[Member, ...]
+    names: tuple[str, ...] | None
+    iterable: str | None
+    span: Span
+
+
+@dataclass(frozen=True, eq=False)
+class PartGroup:
+    """A namespace of parts and parameters."""
+
+    members: Mapping[str, Member]
+    span: Span
+
+
+Member = Parameter | Submodule | Function | PartList | PartGroup
+
+
+@dataclass(frozen=True)
+class Tie:
+    """`left` is an alias of `right`; both relative to the module that states it."""
+
+    left: Path
+    right: Path
+    span: Span
+
+
+@dataclass(frozen=True)
+class InitRule:
+    """`block`.`parameter` of every instance of that block below here, or a `pattern` of paths relative to the module."""
+
+    block: str | None
+    parameter: str | None
+    pattern: str | None
+    init: Initializer
+    span: Span
+
+
+GraphKey = tuple[str, frozenset[str], tuple[int, ...]]
+"""(method, present optional arguments, ranks): see `Module.graphs`."""
+
+
+@dataclass(eq=False)
+class Module:
+    """One distinct (block, arguments). Filled by the elaborator, frozen in use; `graphs` grows as its methods are called."""
+
+    name: str
+    file: str
+    hypers: tuple[Hyper, ...]
+    members: Mapping[str, Member]
+    ties: tuple[Tie, ...]
+    inits: tuple[InitRule, ...]
+    torch_class: str | None  # "torch.nn.Linear" for a leaf of std
+    doc: str
+    span: Span
+    graphs: dict[GraphKey, Graph] = field(default_factory=dict)
+
+    def method(self, name: str) -> list[Graph]:
+        """All graphs of a method, in the order of their making."""
+        return [graph for key, graph in self.graphs.items() if key[0] == name]
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A separately buildable method of a model. `graphs`: present optional inputs -> graph, every combination."""
+
+    name: str
+    graphs: Mapping[frozenset[str], Graph]
+
+    @property
+    def full(self) -> Graph:
+        """The graph with every optional input present."""
+        return self.graphs[max(self.graphs, key=len)]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A checked model, ready for the backends. `name` is the build's name: the preset, else the file's stem."""
+
+    name: str
+    file: str
+    preset: str | None
+    module: Module
+    entries: Mapping[str, Entry]
+    facts: Facts  # the model's promises about its dims
+
+
+# ---- walking ---------------------------------------------------------------------------------------------------------
+
+
+def walk_members(module: Module, prefix: Path = ()) -> Iterator[tuple[Path, Member, Module]]:
+    """Every member below a module with its full path, in declaration order; parts before what they contain."""
+
+    def visit(path: Path, member: Member, owner: Module) -> Iterator[tuple[Path, Member, Module]]:
+        yield path, member, owner
+        if isinstance(member, Submodule):
+            yield from walk_members(member.module, path)
+        elif isinstance(member, PartList):
+            for i, item in enumerate(member.items):
+                yield from visit((*path, i), item, owner)
+        elif isinstance(member, PartGroup):
+            for name, item in member.members.items():
+                yield from visit((*path, name), item, owner)
+
+    for name, member in module.members.items():
+        yield from visit((*prefix, name), member, module)
+
+
+def parameters(module: Module) -> dict[str, Parameter]:
+    """State_dict name -> parameter or buffer, ties included, in torch's order of registration."""
+    return {dotted(path): member for path, member, _ in walk_members(module) if isinstance(member, Parameter)}
+
+
+def aliases(module: Module) -> dict[str, str]:
+    """Tied name -> the name it stands for (fully resolved), over the whole tree."""
+    direct: dict[str, str] = {}
+    stack: list[tuple[Path, Module]] = [((), module)]
+    stack += [(path, member.module) for path, member, _ in walk_members(module) if isinstance(member, Submodule)]
+    for prefix, owner in stack:
+        for tie in owner.ties:
+            direct[dotted((*prefix, *tie.left))] = dotted((*prefix, *tie.right))
+    return {left: _follow(direct, right) for left, right in direct.items()}
+
+
+def _follow(direct: Mapping[str, str], name: str) -> str:
+    seen = set()
+    while name in direct and name not in seen:
+        seen.add(name)
+        name = direct[name]
+    return name
+
+
+def element_count(type_: TensorType) -> int:
+    """Elements of a static type."""
+    count = 1
+    for dim in type_.shape:
+        assert dim.value is not None, f"{type_} is not static"
+        count *= dim.value
+    return count
+
+
+def parameter_count(module: Module) -> int:
+    """Trainable elements, tied ones counted once: what `sum(p.numel() for p in m.parameters())` gives."""
+    tied = aliases(module)
+    return sum(element_count(p.type) for name, p in parameters(module).items() if not p.buffer and name not in tied)
+
+
+def size_symbols(graph: Graph) -> tuple[Dim, ...]:
+    return tuple(Dim.symbol(name) for name in graph.dims)

@@ -1,0 +1,322 @@
+"""The operator contract: one class states an operator's signature, shape rule, torch lowering, ONNX lowering and cost.
+
+The class body is the signature. Annotations, in order, are the parameters of the function in a spec::
+
+    class GroupNorm(Op):
+        \"\"\"...
+
+        example: group_norm(x: Tensor[B, 8, T], groups = 2, w: Tensor[8], b: Tensor[8]) -> Tensor[B, 8, T]
+        \"\"\"
+
+        name = "group_norm"
+        x: ClassVar[Tensor]             # an operand: a tensor value, not stored in the operator
+        groups: int                     # an attribute: a compile-time value, stored
+        w: ClassVar[Tensor]
+        b: ClassVar[Tensor | None]      # an optional operand
+        eps: float = 1e-5
+
+Operands: `Tensor`, `Tensor | None`, `Tensor | Number` (a compile-time number or a size will do), `list[Tensor]` (variadic; then
+the only operand). Attributes: `int float bool str`, `int | None`, `float | None`, `Literal[...]`, `Dim` (a size), `Dims`, `Axis`
+(an int; a spec may also say `over = D`), `Axes` (one, several, or None for all), `Ints` (an int or a list), `DType`, `Pattern`
+(`[..] -> [..]`). An operator without attributes beyond these is a plain value: equal attributes make equal operators.
+
+Importing the operators costs a check its start-up time, so there is no `@dataclass` here: `dataclass_transform` tells type
+checkers what `__init_subclass__` does at a tenth of the price.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Literal, Protocol, dataclass_transform
+
+from specc.dims import Dim, Facts, Proof
+from specc.types import DType, Operand, Scalar, TensorType
+
+
+class Tensor:
+    """Annotation of an operand."""
+
+
+class Number:
+    """Annotation of an operand that may be a number: `Tensor | Number`."""
+
+
+Axis = int
+Axes = tuple[int, ...] | None
+Ints = tuple[int, ...]
+Dims = tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """`[B, T, 3*heads*head_dim] -> [3, B, heads, T, head_dim]`: per side, per axis, the factors of its product."""
+
+    left: tuple[tuple[Dim, ...], ...]
+    right: tuple[tuple[Dim, ...], ...]
+
+
+class OpError(Exception):
+    """A shape rule's refusal. The elaborator adds places and names, and makes it a `Diagnostic`.
+
+    `operand` is the index of the operand (or the name of the attribute) that the message is about.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        operand: int | str | None = None,
+        expected: str = "",
+        found: str = "",
+        help: str = "",
+        proof: Proof | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code, self.message, self.operand = code, message, operand
+        self.expected, self.found, self.help, self.proof = expected, found, help, proof
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Floating-point operations of one evaluation as a formula over the runtime dims; a multiply-add counts as two."""
+
+    flops: Dim
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """One parameter of an operator's signature."""
+
+    name: str
+    kind: str  # operand | optional | number | list, or an attribute's annotation: int, float, Axis, Dims, Literal[...] ...
+    required: bool
+    default: Any = None
+
+    @property
+    def is_operand(self) -> bool:
+        return self.kind in ("operand", "optional", "number", "list")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The strings a `Literal` attribute admits."""
+        return tuple(re.findall(r'"([^"]*)"', self.kind)) if self.kind.startswith("Literal") else ()
+
+
+_OPERAND_KINDS = {
+    "ClassVar[Tensor]": "operand",
+    "ClassVar[Tensor | None]": "optional",
+    "ClassVar[Tensor | Number]": "number",
+    "ClassVar[list[Tensor]]": "list",
+}
+
+
+class TorchText(Protocol):
+    """What a torch lowering may ask of the emitter. Operands reach it as Python expressions that are safe to use anywhere."""
+
+    operands: Sequence[Operand]
+    results: Sequence[TensorType]
+
+    def attr(self, name: str) -> str:
+        """The attribute as Python: `self.dropout` where the spec used a hyper-parameter, else the literal."""
+
+    def dim(self, dim: Dim) -> str:
+        """A size as Python: a local like `T`, `self.heads`, or an int."""
+
+    def dims(self, dims: Sequence[Dim]) -> str:
+        """Sizes joined by commas (no parentheses)."""
+
+    def dtype(self, dtype: DType) -> str:
+        """`torch.float32`, or for the compute dtype the dtype of a floating tensor in scope (`x.dtype`)."""
+
+    def device(self) -> str:
+        """`x.device` of a tensor in scope."""
+
+    def bind(self, hint: str, expression: str) -> str:
+        """Assign `expression` to a local variable before this statement; returns its name."""
+
+    def helper(self, name: str, source: str) -> str:
+        """Put a module-level function (complete source, `def name(...)`) into the emitted file once; returns its name."""
+
+
+class Handle(Protocol):
+    """A value of the ONNX graph under construction."""
+
+    name: str
+    type: TensorType  # the IR type: of operands always exact; of values inside one lowering the emitter may not know the shape
+
+
+class Emitter(Protocol):
+    """What an ONNX lowering may ask of the emitter."""
+
+    opset: int
+
+    def __call__(self, op_type: str, *inputs: Handle | None, type: TensorType | None = None, domain: str = "", **attributes: Any) -> Handle:
+        """Add a node with one output. `type` is the output's type if it is neither the operator's result nor the first input's."""
+
+    def many(self, op_type: str, count: int, *inputs: Handle | None, types: Sequence[TensorType] = (), domain: str = "", **attributes: Any) -> tuple[Handle, ...]:
+        """Add a node with several outputs."""
+
+    def const(self, value: Any, dtype: DType) -> Handle:
+        """A small constant (number, nested list or numpy array) as an initializer; equal ones are shared."""
+
+    def scalar(self, value: Scalar | int | float | bool, like: Handle) -> Handle:
+        """A number in the dtype of `like`; also a runtime size used as a number."""
+
+    def dim(self, dim: Dim) -> Handle:
+        """A size as int64[1]: a constant, or computed from the inputs' shapes (once per graph)."""
+
+    def shape(self, dims: Sequence[Dim]) -> Handle:
+        """Sizes as int64[n]."""
+
+    def reshape(self, x: Handle, dims: Sequence[Dim]) -> Handle:
+        """The cheapest reshape: nothing if the sizes are equal; 0 and -1 instead of computed shapes where they can say it."""
+
+    def transpose(self, x: Handle, perm: Sequence[int]) -> Handle:
+        """Transpose, or nothing for the identity."""
+
+    def cast(self, x: Handle, dtype: DType) -> Handle:
+        """Cast, or nothing if it is that dtype already."""
+
+    def unsqueeze(self, x: Handle, axes: Sequence[int]) -> Handle: ...
+
+    def squeeze(self, x: Handle, axes: Sequence[int]) -> Handle: ...
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Op:
+    """Base of all operators; see the module's text."""
+
+    name: ClassVar[str]
+    syntax: ClassVar[bool] = False  # made by syntax (`+`, indexing, unpacking), not callable by name
+    random: ClassVar[bool] = False  # only in `when train` and train sections
+    train_only: ClassVar[bool] = False  # the identity outside training (dropout): vanishes from ONNX
+    params: ClassVar[tuple[ParamSpec, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        inherited = [p for p in cls.params if p.name not in cls.__dict__.get("__annotations__", {})]
+        own = []
+        for name, kind in cls.__dict__.get("__annotations__", {}).items():
+            if name in ("name", "syntax", "random", "train_only", "params"):
+                continue
+            if kind in _OPERAND_KINDS:
+                own.append(ParamSpec(name, _OPERAND_KINDS[kind], kind not in ("ClassVar[Tensor | None]",)))
+            elif not kind.startswith("ClassVar"):
+                default = cls.__dict__.get(name, _MISSING)
+                own.append(ParamSpec(name, kind, default is _MISSING, None if default is _MISSING else default))
+        cls.params = (*inherited, *own)
+        if "name" in cls.__dict__:
+            _REGISTRY[cls.name] = cls
+
+    def __init__(self, **attributes: Any) -> None:
+        for param in self.params:
+            if param.is_operand:
+                continue
+            if param.name in attributes:
+                object.__setattr__(self, param.name, attributes.pop(param.name))
+            elif param.required:
+                raise TypeError(f"{self.name}: missing attribute {param.name}")
+            else:
+                object.__setattr__(self, param.name, param.default)
+        if attributes:
+            raise TypeError(f"{self.name}: no attribute {', '.join(attributes)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attribute name -> value, in the order of the signature."""
+        return {p.name: getattr(self, p.name) for p in self.params if not p.is_operand}
+
+    def replace(self, **attributes: Any) -> Op:
+        return type(self)(**{**self.attributes, **attributes})
+
+    def substitute(self, env: Mapping[str, Dim | int]) -> Op:
+        """The operator with symbols in its size attributes replaced."""
+        changed = {k: _substitute(v, env) for k, v in self.attributes.items()}
+        return self if changed == self.attributes else type(self)(**changed)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and isinstance(other, Op) and self.attributes == other.attributes
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self.attributes.values()))
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.attributes.items())})"
+
+    # ---- what each operator states -------------------------------------------------------------------------------
+
+    def infer(self, facts: Facts, *operands: Any) -> TensorType | tuple[TensorType, ...]:
+        """Result type(s) from operand types (`TensorType`, `Scalar`, or None if absent); raises `OpError`.
+
+        Type the parameters in the operator as what its signature admits: `x: TensorType, b: TensorType | None`.
+        """
+        raise NotImplementedError(self.name)
+
+    def torch(self, t: TorchText, *operands: Any) -> str:
+        """A Python expression (for several results: one that unpacks). Operands are expressions, None if absent."""
+        raise NotImplementedError(self.name)
+
+    def onnx(self, emit: Emitter, *operands: Any) -> Handle | tuple[Handle, ...]:
+        """Emit nodes; operands are `Handle`, `Scalar`, or None if absent. Returns the result(s)."""
+        raise NotImplementedError(self.name)
+
+    def cost(self, results: Sequence[TensorType], *operands: Any) -> Cost:
+        """FLOPs; by default one per element of the first result."""
+        return Cost(numel(results[0]))
+
+    def module(self, t: TorchText) -> str | None:
+        """The `nn` module for use as an element of `nn.Sequential` (`nn.GELU()`), or None if there is none."""
+        return None
+
+
+_MISSING: Any = object()
+_REGISTRY: dict[str, type[Op]] = {}
+
+
+def _substitute(value: Any, env: Mapping[str, Dim | int]) -> Any:
+    if isinstance(value, Dim):
+        changed = value.substitute(env)
+        return value if changed == value else changed
+    if isinstance(value, tuple):
+        return tuple(_substitute(v, env) for v in value)
+    if isinstance(value, Pattern):
+        return Pattern(_substitute(value.left, env), _substitute(value.right, env))
+    return value
+
+
+@cache
+def operators() -> Mapping[str, type[Op]]:
+    """Name -> operator, for every class in `specc.ops`: discovered by importing its modules in name order, never listed."""
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    package = import_module("specc.ops")
+    for module in sorted(m.name for m in iter_modules(package.__path__)):
+        import_module(f"specc.ops.{module}")
+    return dict(sorted(_REGISTRY.items()))
+
+
+def numel(type_: TensorType) -> Dim:
+    """The number of elements, as a formula."""
+    count = Dim.const(1)
+    for dim in type_.shape:
+        count = count * dim
+    return count
+
+
+def axis_index(axis: int, rank: int, *, operand: int = 0) -> int:
+    """The axis counted from 0; E105 if the tensor has no such axis."""
+    if not -rank <= axis < rank:
+        raise OpError("E105", f"axis {axis} does not exist: the tensor has {rank} axes", operand="axis")
+    return axis % rank
+
+
+Lowering = Callable[..., Any]
+Style = Literal["half", "interleaved"]
