@@ -12,15 +12,21 @@ from specc.types import DType, TensorType
 
 _LSTM = '''
 def lstm(x, h, c, w_ih, w_hh, *biases):
-    """One LSTM layer along axis 1 of x [B, T, n] from the states h, c [B, m]: outputs [B, T, m], last h, last c."""
+    """One LSTM layer over x [B, T, n]: outputs [B, T, m], last h and c [B, m]."""
     weights = (w_ih, w_hh, *biases)
-    ys, h, c = torch.lstm(x, (h[None], c[None]), weights, bool(biases), 1, 0.0, False, False, True)
+    states = h[None], c[None]
+    layers, dropout, train, both_ways, batch_first = 1, 0.0, False, False, True
+    options = bool(biases), layers, dropout, train, both_ways, batch_first
+    ys, h, c = torch.lstm(x, states, weights, *options)
     return ys, h[0], c[0]
 '''
 _GRU = '''
 def gru(x, h, w_ih, w_hh, *biases):
-    """One GRU layer along axis 1 of x [B, T, n] from the state h [B, m]: outputs [B, T, m], last h."""
-    ys, h = torch.gru(x, h[None], (w_ih, w_hh, *biases), bool(biases), 1, 0.0, False, False, True)
+    """One GRU layer over x [B, T, n]: outputs [B, T, m], last h [B, m]."""
+    weights = (w_ih, w_hh, *biases)
+    layers, dropout, train, both_ways, batch_first = 1, 0.0, False, False, True
+    options = bool(biases), layers, dropout, train, both_ways, batch_first
+    ys, h = torch.gru(x, h[None], weights, *options)
     return ys, h[0]
 '''
 

@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 _FREQS = '''
 def rope_freqs(head_dim: int, theta: float) -> torch.Tensor:
     """Rotary frequencies theta**(-2i/head_dim), computed in double precision."""
-    return (theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)).float()
+    steps = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    return (theta**-steps).float()
 '''
 _LINEAR_FREQS = '''
 def linear_rope_freqs(head_dim: int, theta: float, factor: float) -> torch.Tensor:
-    """Rotary frequencies for a context `factor` times as long: positions are divided by it."""
-    return (theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim) / factor).float()
+    """Rotary frequencies of a context `factor` times as long, in double precision."""
+    steps = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    return (theta**-steps / factor).float()
 '''
 _LLAMA3_FREQS = '''
 def llama3_rope_freqs(
     head_dim: int, theta: float, factor: float, low: float, high: float, context: int
 ) -> torch.Tensor:
-    """Llama 3's rotary frequencies: those that turn less than `low` times over the original context are divided by
-    `factor`, those that turn more than `high` times are kept, the ones between are blended."""
+    """Llama 3's rotary frequencies: those that turn less than `low` times over the
+    original context are divided by `factor`, those that turn more than `high` times
+    are kept, the ones between are blended."""
     freqs = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     turns = context * freqs / (2 * torch.pi)
     kept = ((turns - low) / (high - low)).clamp(0, 1)
@@ -104,19 +107,22 @@ class RopeFreqs(Op):
 
 _ROTARY_HALF = '''
 def rotary(x: torch.Tensor, pos: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
-    """Rotate channel pairs (i, i + d/2) of x [B, H, T, d] by pos*freqs, in float32. pos: [T] or [B, T]."""
-    angles = pos[..., None, :, None] * freqs
+    """Rotate channel pairs (i, i + d/2) of x [B, H, T, d] by pos*freqs, in float32."""
+    angles = pos[..., None, :, None] * freqs  # pos is [T] or [B, T]
     cos, sin = angles.cos(), angles.sin()
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 '''
 _ROTARY_INTERLEAVED = '''
-def rotary_interleaved(x: torch.Tensor, pos: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
-    """Rotate channel pairs (2i, 2i + 1) of x [B, H, T, d] by pos*freqs, in float32. pos: [T] or [B, T]."""
-    angles = pos[..., None, :, None] * freqs
+def rotary_interleaved(
+    x: torch.Tensor, pos: torch.Tensor, freqs: torch.Tensor
+) -> torch.Tensor:
+    """Rotate channel pairs (2i, 2i + 1) of x [B, H, T, d] by pos*freqs, in float32."""
+    angles = pos[..., None, :, None] * freqs  # pos is [T] or [B, T]
     cos, sin = angles.cos(), angles.sin()
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
+    pairs = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return pairs.flatten(-2).to(x.dtype)
 '''
 
 
@@ -225,7 +231,7 @@ class Rotary(Op):
 
 _ALIBI_SLOPES = '''
 def alibi_slopes(heads: int) -> torch.Tensor:
-    """ALiBi's slopes: 2**(-8i/n) for a power of two n; further heads take every second slope of the series for 2n."""
+    """ALiBi's slopes: 2**(-8i/n) for n heads, further ones from the series of 2n."""
     n = 1 << (heads.bit_length() - 1)
     slopes = [2.0 ** (-8 * (i + 1) / n) for i in range(n)]
     slopes += [2.0 ** (-4 * (i + 1) / n) for i in range(0, 2 * (heads - n), 2)]
