@@ -228,7 +228,8 @@ def _is_none(place: Place) -> Finding | None:
         start = place.before - 2
     else:
         return None
-    if re.match(r"\w+[ \t]+is\b", place.statement):
+    operand = re.search(r"(\S+)[ \t]*\Z", place.text[max(place.start, start - 200) : start])
+    if not operand or re.match(r"(?:\w+[ \t]+)?is\b", place.statement):
         return None  # not in an expression
     match = re.compile(r"is([ \t]+not)?\b([ \t]+(?:none|None)\b)?").match(place.text, start)
     if not match:
@@ -239,7 +240,7 @@ def _is_none(place: Place) -> Finding | None:
         "P008",
         f"write `{instead}{tail}`",
         place.span(*match.span()),
-        help=f"{place.statement[: start - place.start].split()[-1]} {instead}{tail}",
+        help=f"{operand[1]} {instead}{tail}",
         edits=(place.edit(*match.span(), instead + tail),),
     )
 

@@ -9,6 +9,8 @@ from specc.diagnostics import Diagnostic, Edit
 from specc.syntax import ast
 from specc.syntax.place import Finding, Place
 
+_RANGE = re.compile(r"(\w+|\))?[ \t]*(\.\.=?)[ \t]*(\w+)?")
+_OPEN_FLOAT = re.compile(r"(?<![\w.])\d[\d_]*\.(?![\d.])(?:[eE][-+]?\d+)?")
 LITERALS = {"True": "true", "False": "false", "None": "none"}
 
 
@@ -52,7 +54,7 @@ def _float(place: Place) -> Finding | None:
     """P013: `.5` and `5.`"""
     text = place.text
     match = re.compile(r"\.(\d[\d_]*(?:[eE][-+]?\d+)?)(?![\w.])").match(text, place.at)
-    if match and not re.search(r"[\w)\].]\Z", text[: place.at]):
+    if match and not re.match(r"[\w)\].]", text[max(place.at - 1, 0)]):
         return place.finding(
             "P013",
             "a float has digits on both sides of the point",
@@ -61,9 +63,7 @@ def _float(place: Place) -> Finding | None:
             edits=(place.edit(place.at, place.at, "0"),),
         )
     line_start = text.rfind("\n", 0, place.at) + 1
-    match = re.compile(r"(?<![\w.])\d[\d_]*\.(?![\d.])(?:[eE][-+]?\d+)?").search(
-        text, max(line_start, place.before - 24)
-    )
+    match = _OPEN_FLOAT.search(text, max(line_start, place.before - 24), place.end + 24)
     if match and match.start() <= place.at <= match.end() + 1:
         point = text.index(".", match.start()) + 1
         fixed = text[match.start() : point] + "0" + text[point : match.end()]
@@ -111,12 +111,10 @@ def _string_prefix(place: Place) -> Finding | None:
 
 def _dots(place: Place) -> Finding | None:
     """P016: `0..12`"""
-    match = re.compile(r"([\w]+|\))?[ \t]*(\.\.=?)[ \t]*([A-Za-z_0-9]+)?").search(
-        place.text, max(place.before - 40, place.start)
-    )
-    while match and match.end(2) < place.at:
-        match = re.compile(r"([\w]+|\))?[ \t]*(\.\.=?)[ \t]*([A-Za-z_0-9]+)?").search(place.text, match.end(2))
-    if not match or match.start(2) > place.at or place.text[match.start(2) : match.start(2) + 3] == "...":
+    start, end = max(place.before - 40, place.start), place.end + 40
+    near = [match for match in _RANGE.finditer(place.text, start, end) if match.start(2) <= place.at <= match.end(2)]
+    match = near[0] if near else None
+    if not match or place.text[match.start(2) : match.start(2) + 3] == "...":
         return None
     low, dots, high = match.groups()
     edits: tuple[Edit, ...] = ()

@@ -15,6 +15,7 @@ from specc.syntax import habits
 from specc.syntax.place import Finding, Place
 
 _OPERAND_END = re.compile(r'[\w"\])]\Z')
+_BLANK = re.compile(r"[\n; \t]*")
 _OPERAND = re.compile(r'[A-Za-z_0-9"(\[]')
 _RESERVED = frozenset("and or not if else for in return true false none".split())
 _EXPECTED = {
@@ -73,7 +74,7 @@ def _line_start_operator(place: Place) -> Finding | None:
     above = place.source.position(place.before)[0]
     after = place.end + (place.text[place.end : place.end + 1] == " ")
     join = "" if token == "." else " "
-    edits = (place.edit(place.before, place.before, join + token), place.edit(place.at, after, ""))
+    edits: tuple[Edit, ...] = (place.edit(place.before, place.before, join + token), place.edit(place.at, after, ""))
     help_text = f"end line {above} with `{token}`, or put the expression in parentheses; only `|>` may start a line"
     if token == ".":
         help_text = f"put the call on line {above}"
@@ -182,11 +183,7 @@ def _brace_below(place: Place) -> Finding | None:
     """P000: the `{` of a block on a line of its own."""
     if place.token != "\n" and not (place.token == "{" and place.at == place.start):
         return None
-    at = (
-        place.at
-        if place.token == "{"
-        else place.at + len(place.text[place.at :]) - len(place.text[place.at :].lstrip("\n; \t"))
-    )
+    at = _BLANK.match(place.text, place.at).end()  # type: ignore[union-attr]
     if place.text[at : at + 1] != "{" or not place.first_on_line_at(at):
         return None
     edit = place.edit(place.before, at + 1, " {")
@@ -263,7 +260,11 @@ def _missing_comma(place: Place) -> Finding | None:
     """P022: two values beside each other in brackets."""
     if place.innermost not in ("(", "[") or not _OPERAND.match(place.token) or place.before == place.at:
         return None
-    if not _OPERAND_END.search(place.text[: place.before]) or place.previous in _RESERVED or place.token in _RESERVED:
+    if (
+        not _OPERAND_END.search(place.text[max(place.before - 1, 0) : place.before])
+        or place.previous in _RESERVED
+        or place.token in _RESERVED
+    ):
         return None
     fixed = place.line_text(place.at, place.edit(place.before, place.before, ","))
     fixed = re.sub(r"^\w+: (?=\w+\()", "", fixed)
@@ -304,7 +305,7 @@ def _two_statements(place: Place) -> Finding | None:
     """P000: a statement goes on where it should have ended."""
     if place.innermost in ("(", "[") or place.at == place.start or not re.match(r"[A-Za-z_]", place.token):
         return None
-    if not _OPERAND_END.search(place.text[: place.before]) and place.previous != "}":
+    if not _OPERAND_END.search(place.text[max(place.before - 1, 0) : place.before]) and place.previous != "}":
         return None
     return place.finding(
         "P000",
