@@ -126,7 +126,7 @@ class AvgPool2d(_AveragePooling):
     Source: torch.nn.functional.avg_pool2d, ONNX AveragePool.
 
     example: avg_pool2d(x: Tensor[B, 4, Y, X], [3, 1], stride = 1, padding = [1, 0]) -> Tensor[B, 4, Y, X]
-    example: avg_pool2d(x: Tensor[B, 4, Y, X], 2) -> Tensor[B, 4, Y//2, X//2]
+    example: avg_pool2d(x: Tensor[B, 4, 2*Y, 4*X], 2) -> Tensor[B, 4, Y, 2*X]
     """
 
     name = "avg_pool2d"
