@@ -1,0 +1,308 @@
+"""Scaled dot-product attention (LANGUAGE 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from specc.dims import Dim, Facts, Unknown
+from specc.op import Cost, Emitter, Handle, Op, OpError, Tensor, TorchText, numel
+from specc.ops import expect
+from specc.ops.precision import in_f32
+from specc.types import DType, Operand, Scalar, TensorType
+
+LOWEST = -3.4028234663852886e38
+"""The lowest finite f32: what a hidden score becomes, so that a row without a visible key stays finite."""
+
+
+class ScaledDotProductAttention(Op):
+    """softmax(q k^T * scale + bias, over the visible keys) v (Vaswani et al., 2017).
+
+    q [B, H, T, d], k [B, G, S, d], v [B, G, S, e] -> [B, H, T, e]; query head h reads key head h // (H/G) (Ainslie et al., 2023).
+    `scale` is d**-0.5 unless given. `softcap` limits the scaled scores: softcap * tanh(scores/softcap). `bias` ([H, T, S] or
+    [1 | B, H, T, S]) is added. `mask` is Bool, true = may attend: [B, S] for keys, [B, T, S], or [B, 1 | H, T, S]. `causal`: query
+    i sees key j if j <= i + S - T. `window = w`: and j > i + S - T - w. Dropout is of the weights, in training.
+    Rows without a visible key are finite and unspecified.
+
+    example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 4, S, 8], v: Tensor[B, 4, S, 6]) -> Tensor[B, 4, T, 6]
+    example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], causal = true) -> Tensor[B, 4, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, S, 8], v: Tensor[B, 2, S, 8], mask: Bool[B, S]) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], mask: Bool[B, T], causal = true) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 1, S, 8], v: Tensor[B, 1, S, 8], mask: Bool[B, T, S], scale = 0.5) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], causal = true, window = 2) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], mask: Bool[B, T], causal = true, softcap = 2.0) -> Tensor[B, 4, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, S, 8], v: Tensor[B, 2, S, 8], mask: Bool[B, S], bias: Tensor[2, T, S]) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], bias: Tensor[1, 2, T, T], causal = true, dropout = 0.1) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T + 3, 8], v: Tensor[B, 2, T + 3, 8], causal = true, softcap = 2.0, dropout = 0.1) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, S, 8], v: Tensor[B, 2, S, 8], mask: Bool[B, T]) -> error S241
+    example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 3, S, 8], v: Tensor[B, 3, S, 8]) -> error S240
+    """
+
+    name = "sdpa"
+    q: ClassVar[Tensor]
+    k: ClassVar[Tensor]
+    v: ClassVar[Tensor]
+    mask: ClassVar[Tensor | None]
+    bias: ClassVar[Tensor | None]
+    causal: bool = False
+    window: int | None = None
+    scale: float | None = None
+    softcap: float | None = None
+    dropout: float = 0.0
+
+    # ---- shapes ----------------------------------------------------------------------------------------------------
+
+    def infer(
+        self, facts: Facts, q: TensorType, k: TensorType, v: TensorType, mask: TensorType | None, bias: TensorType | None
+    ) -> TensorType:
+        for i, (name, operand) in enumerate((("q", q), ("k", k), ("v", v))):
+            expect.floating(operand, operand=i, what=name)
+            expect.same_dtype(operand, q.dtype, operand=i, what=name)
+            expect.rank(operand, _AXES[name], operand=i, what=name)
+        expect.size(facts, k.shape[0], q.shape[0], operand=1, what="the batch of k")
+        expect.size(facts, v.shape[0], q.shape[0], operand=2, what="the batch of v")
+        expect.size(facts, k.shape[3], q.shape[3], operand=1, what="the head size of k")
+        expect.size(facts, v.shape[2], k.shape[2], operand=2, what="the length of v")
+        expect.size(facts, v.shape[1], k.shape[1], operand=2, what="the number of heads of v", code="S240")
+        self._check_heads(facts, q.shape[1], k.shape[1])
+        expect.setting(self.window is None or self.window >= 1, "window", f"sdpa: `window` must be at least 1, found {self.window}")
+        expect.setting(0 <= self.dropout < 1, "dropout", f"sdpa: `dropout` must be in 0 .. 1, found {self.dropout}")
+        expect.setting(self.softcap is None or self.softcap > 0, "softcap", f"sdpa: `softcap` must be positive, found {self.softcap}")
+        if mask is not None:
+            self._check_mask(facts, q, k, mask)
+        if bias is not None:
+            self._check_bias(facts, q, k, bias)
+        return q.with_shape((*q.shape[:3], v.shape[3]))
+
+    def _check_heads(self, facts: Facts, heads: Dim, groups: Dim) -> None:
+        if facts.equal(heads, groups) or (groups.value and facts.divides(groups.value, heads)):
+            return
+        raise OpError(
+            "S240",
+            f"{heads} query heads cannot share {groups} key/value heads",
+            operand=1,
+            expected=f"a number that divides {heads.label or heads}",
+            found=groups.label or str(groups),
+        )
+
+    def _check_mask(self, facts: Facts, q: TensorType, k: TensorType, mask: TensorType) -> None:
+        if mask.dtype is not DType.BOOL:
+            raise OpError("S301", f"mask must be Bool, true = may attend; found {mask}", operand=3, expected="Bool", found=str(mask), help="mask != 0")
+        batch, heads, queries, keys = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
+        expected = {2: (batch, keys), 3: (batch, queries, keys), 4: (batch, heads, queries, keys)}.get(mask.rank)
+        if expected is None:
+            raise OpError("S202", f"mask must have 2, 3 or 4 axes, found {mask}", operand=3, expected="Bool[B, S]", found=str(mask))
+        _covers(facts, mask, expected, may_be_one=(0, 1) if mask.rank == 4 else (), operand=3, what="mask")
+
+    def _check_bias(self, facts: Facts, q: TensorType, k: TensorType, bias: TensorType) -> None:
+        expect.same_dtype(bias, q.dtype, operand=4, what="bias")
+        full = (*q.shape[:3], k.shape[2])
+        if bias.rank not in (3, 4):
+            raise OpError("S202", f"bias must have 3 or 4 axes, found {bias}", operand=4, expected="[H, T, S]", found=str(bias))
+        _covers(facts, bias, full[-bias.rank :], may_be_one=(0,) if bias.rank == 4 else (), operand=4, what="bias")
+
+    # ---- torch -----------------------------------------------------------------------------------------------------
+
+    def torch(self, t: TorchText, q: str, k: str, v: str, mask: str | None, bias: str | None) -> str:
+        if self.softcap is not None:
+            return self._torch_explicit(t, q, k, v, mask, bias)
+        query, key = _tensor(t.operands[0]), _tensor(t.operands[1])
+        only_causal = self.causal and mask is None and bias is None and self.window is None and _square(query, key)
+        arguments = [q, k, v]
+        if only_causal:
+            arguments.append("is_causal=True")
+        else:
+            visible = self._torch_visible(t, q, mask)
+            attended = bias if visible is None else visible
+            if bias is not None and visible is not None:
+                attended = t.bind("scores_bias", f"{bias}.masked_fill(~({visible}), torch.finfo({q}.dtype).min)")
+            elif visible is not None and visible != mask:
+                attended = t.bind("visible", visible)
+            if attended is not None:
+                arguments.append(f"attn_mask={attended}")
+        if t.attr("dropout") != "0.0":
+            arguments.append(f"dropout_p={t.attr('dropout')} if self.training else 0.0")
+        if self.scale is not None:
+            arguments.append(f"scale={t.attr('scale')}")
+        if query.shape[1] != key.shape[1]:
+            arguments.append("enable_gqa=True")
+        return f"F.scaled_dot_product_attention({', '.join(arguments)})"
+
+    def _torch_explicit(self, t: TorchText, q: str, k: str, v: str, mask: str | None, bias: str | None) -> str:
+        query, key = _tensor(t.operands[0]), _tensor(t.operands[1])
+        if query.shape[1] != key.shape[1]:
+            share = t.dim(query.shape[1] // key.shape[1])
+            k = t.bind("keys", f"{k}.repeat_interleave({share}, dim=1)")
+            v = t.bind("values", f"{v}.repeat_interleave({share}, dim=1)")
+        scale = t.attr("scale") if self.scale is not None else f"{t.dim(query.shape[3])} ** -0.5"
+        cap = t.attr("softcap")
+        scores = t.bind("scores", f"{q} @ {k}.transpose(-2, -1) * {scale}")
+        scores = t.bind("scores", f"{cap} * torch.tanh({scores} / {cap})")
+        if bias is not None:
+            scores = t.bind("scores", f"{scores} + {bias}")
+        visible = self._torch_visible(t, q, mask)
+        if visible is not None:
+            scores = t.bind("scores", f"{scores}.masked_fill(~({visible}), torch.finfo({scores}.dtype).min)")
+        weights = t.bind("weights", f"{scores}.softmax(-1, dtype=torch.float32).type_as({q})")
+        if t.attr("dropout") != "0.0":
+            weights = t.bind("weights", f"F.dropout({weights}, {t.attr('dropout')}, self.training)")
+        return f"{weights} @ {v}"
+
+    def _torch_visible(self, t: TorchText, q: str, mask: str | None) -> str | None:
+        """Which key each query sees, as a Bool expression that broadcasts to [B, H, T, S]; None if all."""
+        parts = []
+        if mask is not None:
+            rank = _tensor(t.operands[3]).rank
+            parts.append(mask + {2: "[:, None, None, :]", 3: "[:, None]", 4: ""}[rank])
+        if self.causal or self.window is not None:
+            query, key = _tensor(t.operands[0]), _tensor(t.operands[1])
+            queries, keys = query.shape[2], key.shape[2]
+            band = f"torch.ones({t.dims((queries, keys))}, dtype=torch.bool, device={q}.device)"
+            shift = keys - queries
+            if self.causal:
+                band += ".tril()" if shift == 0 else f".tril({t.dim(shift)})"
+            if self.window is not None:
+                first = f"1 - {t.attr('window')}"
+                band += f".triu({first})" if shift == 0 else f".triu({t.dim(shift)} + {first})"
+            parts.append(band)
+        return " & ".join(parts) if parts else None
+
+    # ---- ONNX ------------------------------------------------------------------------------------------------------
+
+    def onnx(
+        self, emit: Emitter, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None
+    ) -> Handle:
+        if emit.opset < 23:
+            return self._onnx_explicit(emit, q, k, v, mask, bias)
+        # The kernel's own causal mask aligns query 0 with key 0, which is right where there are as many keys as queries.
+        native = self.causal and self.window is None and _square(q.type, k.type)
+        visible = self._onnx_visible(emit, q.type.shape[2], k.type.shape[2], mask, band=not native)
+        if bias is not None:
+            attended: Handle | None = bias if bias.type.rank == 4 else emit.unsqueeze(bias, (0,))
+            if visible is not None:
+                attended = emit("Where", visible, attended, emit.scalar(LOWEST, bias))
+        else:
+            # onnxruntime wants the mask's last two axes whole: [B, 1, 1, S] is refused.
+            attended = None if visible is None else self._onnx_whole(emit, q, k, visible, mask, band=not native)
+        return emit(
+            "Attention",
+            q,
+            k,
+            v,
+            attended,
+            is_causal=int(native) or None,
+            scale=None if self.scale is None else float(self.scale),
+            softcap=None if self.softcap is None else float(self.softcap),
+            type=_result(q, v),
+        )
+
+    def _onnx_whole(
+        self, emit: Emitter, q: Handle, k: Handle, visible: Handle, mask: Handle | None, band: bool
+    ) -> Handle:
+        if mask is None or mask.type.rank > 2 or (band and self._has_band):
+            return visible
+        shape = (q.type.shape[0], Dim.const(1), q.type.shape[2], k.type.shape[2])
+        return emit("Expand", visible, emit.shape(shape), type=TensorType(DType.BOOL, shape))
+
+    @property
+    def _has_band(self) -> bool:
+        return self.causal or self.window is not None
+
+    def _onnx_visible(self, emit: Emitter, queries: Dim, keys: Dim, mask: Handle | None, band: bool) -> Handle | None:
+        """Which key each query sees, in a shape that broadcasts to [B, H, T, S]; None if all (but the kernel's own causal mask)."""
+        parts = []
+        if mask is not None:
+            parts.append(emit.unsqueeze(mask, {2: (1, 2), 3: (1,), 4: ()}[mask.type.rank]))
+        if band and self._has_band:
+            type_ = TensorType(DType.BOOL, (queries, keys))
+            visible = emit("Expand", emit.const(True, DType.BOOL), emit.shape((queries, keys)), type=type_)
+            shift = keys - queries
+            if self.causal:
+                visible = emit("Trilu", visible, _diagonal(emit, shift), upper=0)
+            if self.window is not None:
+                visible = emit("Trilu", visible, _diagonal(emit, shift - self.window + 1), upper=1)
+            parts.append(visible)
+        if len(parts) == 2:
+            return emit("And", *parts)
+        return parts[0] if parts else None
+
+    def _onnx_explicit(
+        self, emit: Emitter, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None
+    ) -> Handle:
+        batch, heads, queries, width = q.type.shape
+        groups, keys = k.type.shape[1:3]
+        shared = heads != groups
+        if shared:  # the query heads that share keys become rows of one product
+            q = emit.reshape(q, (batch, groups, heads // groups * queries, width))
+        scores = emit("MatMul", self._onnx_scaled(emit, q), emit.transpose(k, (0, 1, 3, 2)), type=q.type.with_shape((*q.type.shape[:3], keys)))
+        if shared:
+            scores = emit.reshape(scores, (batch, heads, queries, keys))
+        if self.softcap is not None:
+            cap = emit.scalar(self.softcap, scores)
+            scores = emit("Mul", emit("Tanh", emit("Div", scores, cap)), cap)
+        if bias is not None:
+            scores = emit("Add", scores, bias)
+        visible = self._onnx_visible(emit, queries, keys, mask, band=True)
+        full = q.type.with_shape((batch, heads, queries, keys))
+        if visible is not None:
+            scores = emit("Where", visible, scores, emit.scalar(LOWEST, scores), type=full)
+        weights = in_f32(emit, scores, lambda wide: emit("Softmax", wide, axis=-1))
+        if not shared:
+            return emit("MatMul", weights, v, type=_result(q, v))
+        weights = emit.reshape(weights, (batch, groups, heads // groups * queries, keys))
+        mixed = emit("MatMul", weights, v, type=q.type.with_shape((*q.type.shape[:3], v.type.shape[3])))
+        return emit.reshape(mixed, (batch, heads, queries, v.type.shape[3]))
+
+    def _onnx_scaled(self, emit: Emitter, q: Handle) -> Handle:
+        width = q.type.shape[3]
+        if self.scale is not None:
+            return emit("Mul", q, emit.scalar(float(self.scale), q))
+        if width.value is not None:
+            return emit("Mul", q, emit.scalar(width.value**-0.5, q))
+        return emit("Div", q, emit("Sqrt", emit.scalar(Scalar(width), q)), type=q.type)
+
+    def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
+        q, k, v = (_tensor(o) for o in operands[:3])
+        scores = numel(q.with_shape((*q.shape[:3], k.shape[2])))
+        return Cost(scores * (q.shape[3] * 2 + v.shape[3] * 2 + 5))
+
+
+_AXES = {"q": ("B", "H", "T", "d"), "k": ("B", "G", "S", "d"), "v": ("B", "G", "S", "e")}
+
+
+def _covers(
+    facts: Facts, type_: TensorType, expected: Sequence[Dim], *, may_be_one: Sequence[int], operand: int, what: str
+) -> None:
+    """S241 unless every size is the expected one, or a unit where that is allowed."""
+    for axis, (found, size) in enumerate(zip(type_.shape, expected, strict=True)):
+        if found.unit and axis in may_be_one:
+            continue
+        proof = facts.equal(found, size)
+        if not proof:
+            last = axis == type_.rank - 1
+            why = f"the {what} covers {found} keys, there are {size}" if last else f"axis {axis} of the {what} must be {size}, found {found}"
+            raise OpError(
+                "S221" if isinstance(proof, Unknown) else "S241",
+                why,
+                operand=operand,
+                expected=str(type_.with_shape(tuple(expected))),
+                found=str(type_),
+                proof=proof,
+            )
+
+
+def _tensor(operand: Operand) -> TensorType:
+    assert isinstance(operand, TensorType)
+    return operand
+
+
+def _square(q: TensorType, k: TensorType) -> bool:
+    return q.shape[2] == k.shape[2]
+
+
+def _result(q: Handle, v: Handle) -> TensorType:
+    return q.type.with_shape((*q.type.shape[:3], v.type.shape[3]))
+
+
+def _diagonal(emit: Emitter, dim: Dim) -> Handle:
+    return emit.scalar(Scalar(dim), emit.const(0, DType.I64))

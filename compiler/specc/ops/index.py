@@ -1,0 +1,220 @@
+"""Indexing with compile-time ints and sizes, and unpacking along the first axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from specc.dims import Dim, Facts, Proof, Refuted
+from specc.op import Cost, Emitter, Handle, Op, OpError, Tensor, TorchText
+from specc.types import DType, Operand, TensorType
+
+Slice = tuple[Dim | None, Dim | None, int]
+"""start, stop, step; None is the end of the axis on that side."""
+Item = Dim | Slice | str | None
+"""A position (its axis disappears), a slice, `"..."` for all axes in between, or None for a new unit axis."""
+Items = tuple[Item, ...]
+
+ALL: Slice = (None, None, 1)
+_END = 2**63 - 1
+
+
+class Index(Op):
+    """x[..]: positions, slices, new unit axes. A negative position or bound counts from the end.
+
+    Slices must lie within the axis: unlike Python's they are never cut short.
+
+    example: (x: Tensor[B, T, 8])[:, 0] -> Tensor[B, 8]
+    example: (x: Tensor[B, T, 8])[..., -1] -> Tensor[B, T]
+    example: (x: Tensor[B, T, 8])[:, none] -> Tensor[B, 1, T, 8]
+    example: (x: Tensor[B, T, 8])[:, 1:] -> Tensor[B, T - 1, 8]
+    example: (x: Tensor[B, T, 8])[..., 1:8:3] -> Tensor[B, T, 3]
+    example: (x: Tensor[B, T, 8])[:, T - 1, none, -3:-1] -> Tensor[B, 1, 2]
+    example: (x: Tensor[9, 8])[:4, 2] -> Tensor[4]
+    example: (x: Int[B, T])[none, :, :-1] -> Int[1, B, T - 1]
+    example: (x: Tensor[B, T, 8])[:, :, 8] -> error E105
+    example: (x: Tensor[B, T, 8])[:, 2] -> error E105
+    example: (x: Tensor[B, T, 8])[:, :, :9] -> error E105
+    example: (x: Tensor[B, T, 8])[:, 2:] -> error S222
+    example: (x: Tensor[B])[0, 0] -> error S202
+    """
+
+    name = "[]"
+    syntax = True
+    x: ClassVar[Tensor]
+    items: Items
+
+    def infer(self, facts: Facts, x: TensorType) -> TensorType:
+        shape: list[Dim] = []
+        axis = 0
+        for item in self.spread(x.rank, x):
+            if item is None:
+                shape.append(Dim.UNIT)
+                continue
+            size = x.shape[axis]
+            if isinstance(item, Dim):
+                _check_position(facts, item, size, axis)
+            elif item == ALL:
+                shape.append(size)
+            else:
+                assert isinstance(item, tuple)
+                shape.append(_sliced(facts, item, size, axis))
+            axis += 1
+        return x.with_shape(tuple(shape))
+
+    def spread(self, rank: int, x: TensorType | None = None) -> list[Dim | Slice | None]:
+        """The items with `...`, and what is left out at the end, written as whole slices; S202 if there are too many."""
+        taken = sum(item is not None and item != "..." for item in self.items)
+        if taken > rank:
+            raise OpError("S202", f"{taken} indices for {rank} axes", operand=0, found=str(x) if x else "")
+        fill: list[Dim | Slice | None] = [ALL] * (rank - taken)
+        result: list[Dim | Slice | None] = []
+        spread = False
+        for item in self.items:
+            if isinstance(item, str):
+                result += fill
+                spread = True
+            else:
+                result.append(item)
+        return result if spread else result + fill
+
+    def torch(self, t: TorchText, x: str) -> str:
+        return f"{x}[{', '.join(self._torch_item(t, item) for item in self.items)}]"
+
+    def _torch_item(self, t: TorchText, item: Item) -> str:
+        if item is None:
+            return "None"
+        if isinstance(item, str):
+            return "..."
+        if isinstance(item, Dim):
+            return t.dim(item)
+        start, stop, step = item
+        text = ":".join("" if bound is None else t.dim(bound) for bound in (start, stop))
+        return text if step == 1 else f"{text}:{step}"
+
+    def onnx(self, emit: Emitter, x: Handle) -> Handle:
+        items = self.spread(x.type.rank)
+        axes = [item for item in items if item is not None]
+        slices = [(axis, item) for axis, item in enumerate(axes) if isinstance(item, tuple) and item != ALL]
+        if slices:
+            x = _onnx_slice(emit, x, slices)
+        rank = len(axes)
+        for axis in reversed([axis for axis, item in enumerate(axes) if isinstance(item, Dim)]):
+            at = axes[axis]
+            assert isinstance(at, Dim)
+            position = emit.const(at.value, DType.I64) if at.value is not None else emit.squeeze(emit.dim(at), (0,))
+            shape = x.type.shape
+            x = emit("Gather", x, position, axis=axis, type=x.type.with_shape((*shape[:axis], *shape[axis + 1 :])))
+            rank -= 1
+        kept = [item for item in items if not isinstance(item, Dim)]
+        return emit.unsqueeze(x, [i for i, item in enumerate(kept) if item is None])
+
+    def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
+        return Cost(Dim.const(0))
+
+
+def _onnx_slice(emit: Emitter, x: Handle, slices: Sequence[tuple[int, Slice]]) -> Handle:
+    starts = [start if start is not None else Dim.const(0) for _, (start, _, _) in slices]
+    stops = [stop if stop is not None else Dim.const(_END) for _, (_, stop, _) in slices]
+    steps = [step for _, (_, _, step) in slices]
+    shape = list(x.type.shape)
+    for axis, (start, stop, step) in slices:
+        shape[axis] = _length(_from_start(start, shape[axis], Dim.const(0)), _from_start(stop, shape[axis], shape[axis]), step)
+    return emit(
+        "Slice",
+        x,
+        emit.shape(starts),
+        emit.shape(stops),
+        emit.const([axis for axis, _ in slices], DType.I64),
+        emit.const(steps, DType.I64) if any(step != 1 for step in steps) else None,
+        type=x.type.with_shape(tuple(shape)),
+    )
+
+
+def _from_start(bound: Dim | None, size: Dim, default: Dim) -> Dim:
+    """A bound counted from the start; only a number can be negative."""
+    if bound is None:
+        return default
+    return size + bound if bound.value is not None and bound.value < 0 else bound
+
+
+def _length(start: Dim, stop: Dim, step: int) -> Dim:
+    return stop - start if step == 1 else (stop - start + (step - 1)) // step
+
+
+def _check_position(facts: Facts, at: Dim, size: Dim, axis: int) -> None:
+    index = _from_start(at, size, at)
+    for proof in (facts.at_least(index, 0), facts.at_least(size - 1 - index, 0)):
+        if not proof:
+            raise _outside(proof, f"index {at.label or at}", size, axis)
+
+
+def _sliced(facts: Facts, item: Slice, size: Dim, axis: int) -> Dim:
+    """The size of a slice, which must lie within the axis: E105, S222."""
+    start, stop, step = item
+    if step < 1:
+        raise OpError("E125", f"a slice's step must be at least 1, found {step}", operand=0, help="flip(x, axis) reverses")
+    first, last = _from_start(start, size, Dim.const(0)), _from_start(stop, size, size)
+    for bound, shown in ((first, start), (last, stop)):
+        if shown is None:
+            continue
+        for proof in (facts.at_least(bound, 0), facts.at_least(size - bound, 0)):
+            if not proof:
+                if size.value is not None and bound.value is not None:
+                    raise _outside(proof, f"slice bound {shown.label or shown}", size, axis)
+                raise _negative(proof, size - bound if bound == first else bound, axis)
+    length = last - first
+    proof = facts.at_least(length, 0)
+    if not proof:
+        raise _negative(proof, length, axis)
+    return _length(first, last, step)
+
+
+def _outside(proof: Proof, what: str, size: Dim, axis: int) -> OpError:
+    sure = "is outside" if isinstance(proof, Refuted) else "may be outside"
+    shown = size.label or str(size)
+    return OpError("E105", f"{what} {sure} axis {axis}, which has size {shown}", operand=0, found=shown, proof=proof)
+
+
+def _negative(proof: Proof, length: Dim, axis: int) -> OpError:
+    return OpError(
+        "S222",
+        f"the slice of axis {axis} may have a negative size: {length}",
+        operand=0,
+        found=str(length),
+        help="promise a lower bound with a `dim` line",
+        proof=proof,
+    )
+
+
+class Unpack(Op):
+    """The slices of a tensor along its first axis, whose size is static: `q, k, v = x`.
+
+    example: a, b, c = (x: Tensor[3, B, T]) -> Tensor[B, T], Tensor[B, T], Tensor[B, T]
+    example: a, b = (x: Tensor[B, 2]) -> error S150
+    """
+
+    name = "= unpack"
+    syntax = True
+    x: ClassVar[Tensor]
+
+    def infer(self, facts: Facts, x: TensorType) -> tuple[TensorType, ...]:
+        count = x.shape[0].value if x.rank else None
+        if count is None:
+            why = "a scalar cannot be unpacked" if not x.rank else f"the size of axis 0, {x.shape[0]}, is known at run time only"
+            raise OpError("S150", f"cannot unpack {x}: {why}", operand=0, found=str(x))
+        return (x.with_shape(x.shape[1:]),) * count
+
+    def torch(self, t: TorchText, x: str) -> str:
+        return f"{x}.unbind(0)"
+
+    def onnx(self, emit: Emitter, x: Handle) -> tuple[Handle, ...]:
+        count = x.type.shape[0].value
+        assert count is not None
+        type_ = x.type.with_shape(x.type.shape[1:])
+        if count == 1:
+            return (emit.squeeze(x, (0,)),)
+        return tuple(emit("Gather", x, emit.const(i, DType.I64), axis=0, type=type_) for i in range(count))
+
+    def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
+        return Cost(Dim.const(0))

@@ -1,0 +1,219 @@
+"""Normalisation. Statistics of f16 and bf16 are taken in f32 (LANGUAGE 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from specc.dims import Dim, Facts
+from specc.op import Axis, Cost, Emitter, Handle, Op, OpError, Tensor, TorchText, axis_index, numel
+from specc.ops import expect
+from specc.ops.precision import widened
+from specc.ops.reductions import reduced
+from specc.types import Operand, TensorType
+
+
+class Norm(Op):
+    """Keeps the type of its first operand; about eight operations an element."""
+
+    x: ClassVar[Tensor]
+
+    def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
+        return Cost(numel(results[0]) * 8)
+
+
+class LayerNorm(Norm):
+    """(x - mean) / sqrt(var + eps) * w + b over one axis (Ba et al., 2016); var is the mean of squares.
+
+    example: layer_norm(x: Tensor[B, T, 8], w: Tensor[8], b: Tensor[8]) -> Tensor[B, T, 8]
+    example: layer_norm(x: Tensor[B, T, 8], w: Tensor[8], eps = 0.01) -> Tensor[B, T, 8]
+    example: layer_norm(x: Tensor[B, 8, T], w: Tensor[8], b: Tensor[8], axis = 1) -> Tensor[B, 8, T]
+    example: layer_norm(x: Tensor[B, T, 8], w: Tensor[7], b: Tensor[7]) -> error S201
+    """
+
+    name = "layer_norm"
+    w: ClassVar[Tensor]
+    b: ClassVar[Tensor | None]
+    eps: float = 1e-5
+    axis: Axis = -1
+
+    def infer(self, facts: Facts, x: TensorType, w: TensorType, b: TensorType | None) -> TensorType:
+        expect.floating(x, operand=0, what="x")
+        axis = axis_index(self.axis, x.rank)
+        _per_channel(facts, x, axis, w=w, b=b)
+        return x
+
+    def torch(self, t: TorchText, x: str, w: str, b: str | None) -> str:
+        operand = t.operands[0]
+        assert isinstance(operand, TensorType)
+        axis = axis_index(self.axis, operand.rank)
+        if axis == operand.rank - 1:
+            return f"F.layer_norm({x}, {w}.shape, {w}, {b}, {t.attr('eps')})"
+        return f"F.layer_norm({x}.movedim({axis}, -1), {w}.shape, {w}, {b}, {t.attr('eps')}).movedim(-1, {axis})"
+
+    def onnx(self, emit: Emitter, x: Handle, w: Handle, b: Handle | None) -> Handle:
+        rank = x.type.rank
+        axis = axis_index(self.axis, rank)
+        there = [*(i for i in range(rank) if i != axis), axis]
+        back = sorted(range(rank), key=there.__getitem__)
+        y = emit("LayerNormalization", emit.transpose(x, there), w, b, axis=-1, epsilon=float(self.eps))
+        return emit.transpose(y, back)
+
+
+class RMSNorm(Norm):
+    """x / sqrt(mean(x**2) + eps) * (offset + w) over the last axis (Zhang and Sennrich, 2019).
+
+    example: rms_norm(x: Tensor[B, T, 8], w: Tensor[8]) -> Tensor[B, T, 8]
+    example: rms_norm(x: Tensor[B, T, 8], w: Tensor[8], eps = 0.01, offset = 1.0) -> Tensor[B, T, 8]
+    example: rms_norm(x: Int[B, 8], w: Tensor[8]) -> error S301
+    """
+
+    name = "rms_norm"
+    w: ClassVar[Tensor]
+    eps: float = 1e-6
+    offset: float = 0.0
+
+    def infer(self, facts: Facts, x: TensorType, w: TensorType) -> TensorType:
+        expect.floating(x, operand=0, what="x")
+        _per_channel(facts, x, axis_index(-1, x.rank), w=w)
+        return x
+
+    def torch(self, t: TorchText, x: str, w: str) -> str:
+        offset = t.attr("offset")
+        scale = w if offset == "0.0" else f"{offset} + {w}"
+        return f"F.rms_norm({x}, {w}.shape, {scale}, {t.attr('eps')})"
+
+    def onnx(self, emit: Emitter, x: Handle, w: Handle) -> Handle:
+        scale = w if self.offset == 0 else emit("Add", w, emit.scalar(self.offset, w))
+        if emit.opset >= 23:
+            return emit("RMSNormalization", x, scale, axis=-1, epsilon=float(self.eps))
+        wide = widened(emit, x)
+        mean = reduced(emit, "ReduceMean", emit("Mul", wide, wide), (-1,), keepdim=True)
+        root = emit("Sqrt", emit("Add", mean, emit.scalar(self.eps, mean)))
+        return emit("Mul", emit.cast(emit("Div", wide, root), x.type.dtype), scale)
+
+
+class GroupNorm(Norm):
+    """(x - mean) / sqrt(var + eps) * w + b; statistics over each group of channels (axis 1) and all later axes (Wu and He, 2018).
+
+    example: group_norm(x: Tensor[B, 8, T], groups = 2, w: Tensor[8], b: Tensor[8]) -> Tensor[B, 8, T]
+    example: group_norm(x: Tensor[B, 6, Y, X], groups = 3, w: Tensor[6], b: Tensor[6], eps = 0.01) -> Tensor[B, 6, Y, X]
+    example: group_norm(x: Tensor[B, 8, T], groups = 3, w: Tensor[8], b: Tensor[8]) -> error S201
+    """
+
+    name = "group_norm"
+    groups: int
+    w: ClassVar[Tensor]
+    b: ClassVar[Tensor | None]
+    eps: float = 1e-5
+
+    def infer(self, facts: Facts, x: TensorType, w: TensorType, b: TensorType | None) -> TensorType:
+        _channels_first(x)
+        expect.setting(self.groups >= 1, "groups", f"group_norm: `groups` must be at least 1, found {self.groups}")
+        expect.multiple(facts, x.shape[1], self.groups, operand=0, what="axis 1 of x")
+        _per_channel(facts, x, 1, w=w, b=b)
+        return x
+
+    def torch(self, t: TorchText, x: str, w: str, b: str | None) -> str:
+        # F.group_norm is this call behind a check that refuses one value per group.
+        return f"torch.group_norm({x}, {t.attr('groups')}, {w}, {b}, {t.attr('eps')})"
+
+    def onnx(self, emit: Emitter, x: Handle, w: Handle, b: Handle | None) -> Handle:
+        # onnxruntime expands GroupNormalization into 29 nodes; an instance of this form is a group.
+        shape = x.type.shape
+        size = Dim.const(1)
+        for dim in shape[1:]:
+            size = size * dim
+        grouped = emit.reshape(x, (shape[0], Dim.const(self.groups), size // self.groups))
+        ones, zeros = ([value] * self.groups for value in (1.0, 0.0))
+        dtype = x.type.dtype
+        normal = emit("InstanceNormalization", grouped, emit.const(ones, dtype), emit.const(zeros, dtype), epsilon=float(self.eps))
+        after = range(1, x.type.rank - 1)
+        scaled = emit("Mul", emit.reshape(normal, shape), emit.unsqueeze(w, after))
+        return scaled if b is None else emit("Add", scaled, emit.unsqueeze(b, after))
+
+
+class InstanceNorm(Norm):
+    """(x - mean) / sqrt(var + eps) * w + b; statistics over all axes after the channels (axis 1) (Ulyanov et al., 2016).
+
+    example: instance_norm(x: Tensor[B, 8, T], w: Tensor[8], b: Tensor[8]) -> Tensor[B, 8, T]
+    example: instance_norm(x: Tensor[B, 3, Y, X], w: Tensor[3], b: Tensor[3], eps = 0.01) -> Tensor[B, 3, Y, X]
+    example: instance_norm(x: Tensor[B, 8], w: Tensor[8], b: Tensor[8]) -> error S202
+    """
+
+    name = "instance_norm"
+    w: ClassVar[Tensor]
+    b: ClassVar[Tensor]
+    eps: float = 1e-5
+
+    def infer(self, facts: Facts, x: TensorType, w: TensorType, b: TensorType) -> TensorType:
+        _channels_first(x, at_least=3)
+        _per_channel(facts, x, 1, w=w, b=b)
+        return x
+
+    def torch(self, t: TorchText, x: str, w: str, b: str) -> str:
+        # One group per channel. F.instance_norm is the same but refuses maps of one element, which have a value: b.
+        return f"torch.group_norm({x}, {w}.shape[0], {w}, {b}, {t.attr('eps')})"
+
+    def onnx(self, emit: Emitter, x: Handle, w: Handle, b: Handle) -> Handle:
+        return emit("InstanceNormalization", x, w, b, epsilon=float(self.eps))
+
+
+class BatchNorm(Norm):
+    """(x - mean) / sqrt(var + eps) * w + b with running statistics per channel (axis 1) (Ioffe and Szegedy, 2015).
+
+    In training the statistics are those of the batch; `mean` and `var` move towards them by `momentum` and `count` goes up.
+
+    example: batch_norm(x: Tensor[B, 8, T], w: Tensor[8], b: Tensor[8], mean: Tensor[8], var: Tensor[8], count: Int[]) -> Tensor[B, 8, T]
+    example: batch_norm(x: Tensor[B, 8], w: Tensor[8], b: Tensor[8], mean: Tensor[8], var: Tensor[7], count: Int[]) -> error S201
+    """
+
+    name = "batch_norm"
+    w: ClassVar[Tensor]
+    b: ClassVar[Tensor]
+    mean: ClassVar[Tensor]
+    var: ClassVar[Tensor]
+    count: ClassVar[Tensor]
+    eps: float = 1e-5
+    momentum: float = 0.1
+
+    def infer(
+        self, facts: Facts, x: TensorType, w: TensorType, b: TensorType, mean: TensorType, var: TensorType, count: TensorType
+    ) -> TensorType:
+        _channels_first(x)
+        _per_channel(facts, x, 1, w=w, b=b, mean=mean, var=var)
+        expect.indices(count, operand=5, what="count")
+        expect.rank(count, [], operand=5, what="count")
+        return x
+
+    def torch(self, t: TorchText, x: str, w: str, b: str, mean: str, var: str, count: str) -> str:
+        name = t.helper("batch_norm", _BATCH_NORM)
+        return f"{name}({x}, {w}, {b}, {mean}, {var}, {count}, self.training, {t.attr('momentum')}, {t.attr('eps')})"
+
+    def onnx(
+        self, emit: Emitter, x: Handle, w: Handle, b: Handle, mean: Handle, var: Handle, count: Handle
+    ) -> Handle:
+        return emit("BatchNormalization", x, w, b, mean, var, epsilon=float(self.eps))
+
+
+_BATCH_NORM = '''\
+def batch_norm(x, weight, bias, mean, var, count, training, momentum, eps):
+    """F.batch_norm that also counts the batches it has seen, as nn.BatchNorm2d does."""
+    if training:
+        count.add_(1)
+    return F.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
+'''
+
+
+def _channels_first(x: TensorType, at_least: int = 2) -> None:
+    expect.floating(x, operand=0, what="x")
+    if x.rank < at_least:
+        raise OpError("S202", f"x must have at least {at_least} axes, channels second; found {x}", operand=0, found=str(x))
+
+
+def _per_channel(facts: Facts, x: TensorType, axis: int, **weights: TensorType | None) -> None:
+    """Every weight has one number for each size of that axis of x, and x's dtype."""
+    for i, (name, weight) in enumerate(weights.items()):
+        if weight is not None:
+            expect.same_dtype(weight, x.dtype, operand=i + 1, what=name)
+            expect.shape(facts, weight, [x.shape[axis]], operand=i + 1, what=name)

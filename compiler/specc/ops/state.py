@@ -1,0 +1,79 @@
+"""State between decoding steps: the identity in a plain entry (LANGUAGE 13)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from specc.dims import Dim, Facts
+from specc.op import Cost, Emitter, Handle, Op, OpError, Tensor, TorchText
+from specc.types import Operand, TensorType
+
+
+def past(dim: Dim) -> Dim:
+    """The number of positions along `dim` that are already cached; 0 in a plain entry."""
+    return Dim.symbol(f"past({dim})")
+
+
+class Kept(Op):
+    """Gives back its operands."""
+
+    def infer(self, facts: Facts, *xs: TensorType) -> TensorType | tuple[TensorType, ...]:
+        return xs if len(xs) > 1 else xs[0]
+
+    def torch(self, t: TorchText, *xs: str) -> str:
+        return ", ".join(xs)
+
+    def onnx(self, emit: Emitter, *xs: Handle) -> Handle | tuple[Handle, ...]:
+        return xs if len(xs) > 1 else xs[0]
+
+    def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
+        return Cost(Dim.const(0))
+
+
+class Cached(Kept):
+    """The values of all earlier steps followed by these, along the axis of size `along`, which becomes past(along) + along.
+
+    In a plain entry past(along) is 0 and nothing happens.
+
+    example: cached(k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 6], along = T) -> Tensor[B, 2, past(T) + T, 8], Tensor[B, 2, past(T) + T, 6]
+    example: cached(k: Tensor[B, T, 8], along = T) -> Tensor[B, past(T) + T, 8]
+    example: cached(k: Tensor[B, S, 8], along = T) -> error S230
+    """
+
+    name = "cached"
+    xs: ClassVar[list[Tensor]]
+    along: Dim
+
+    def infer(self, facts: Facts, *xs: TensorType) -> TensorType | tuple[TensorType, ...]:
+        grown = tuple(self._grown(i, x) for i, x in enumerate(xs))
+        return grown if len(grown) > 1 else grown[0]
+
+    def _grown(self, index: int, x: TensorType) -> TensorType:
+        axes = [i for i, size in enumerate(x.shape) if size == self.along]
+        if len(axes) != 1:
+            have = "has no axis of that size" if not axes else f"has {self.along} {len(axes)} times"
+            raise OpError("S230", f"`along = {self.along}`: the tensor {have}", operand=index, found=str(x))
+        size = past(self.along) + self.along if self.along.is_symbol() else self.along
+        return x.with_shape((*x.shape[: axes[0]], size, *x.shape[axes[0] + 1 :]))
+
+
+class Once(Kept):
+    """Values that an incremental entry computes once a sequence, in an entry of their own.
+
+    example: once(k: Tensor[B, 2, N, 8], v: Tensor[B, 2, N, 6]) -> Tensor[B, 2, N, 8], Tensor[B, 2, N, 6]
+    example: once(k: Tensor[B, N, 8]) -> Tensor[B, N, 8]
+    """
+
+    name = "once"
+    xs: ClassVar[list[Tensor]]
+
+
+class Carried(Kept):
+    """A recurrent state: `x` is its value before the first step.
+
+    example: carried(x: Tensor[B, 8]) -> Tensor[B, 8]
+    """
+
+    name = "carried"
+    x: ClassVar[Tensor]
