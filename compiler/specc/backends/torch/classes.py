@@ -1,0 +1,109 @@
+"""Classes and functions before they have names: everything two modules must agree on to be one class."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from specc.backends.torch.fit import fit
+from specc.backends.torch.layout import WIDTH, lay_out, signature
+from specc.backends.torch.statements import Block, Statement, rename_in
+
+
+@dataclass(frozen=True)
+class Param:
+    name: str
+    annotation: str
+    default: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.annotation}" + (f" = {self.default}" if self.default else "")
+
+
+@dataclass(frozen=True)
+class FunctionDraft:
+    """A method, or (`is_method` false) a function of the file. `fixed`: locals that stay what they are."""
+
+    name: str
+    params: tuple[Param, ...]
+    returns: str
+    doc: str
+    remarks: tuple[str, ...]
+    body: tuple[Statement, ...]
+    fixed: frozenset[str] = frozenset()
+    is_method: bool = True
+
+    def lines(self, names: Mapping[str, str], indent: int) -> list[str]:
+        pad = " " * (indent + 4)
+        params = [*(["self"] if self.is_method else []), *map(str, self.params)]
+        body = rename_in(self.body, names)
+        fixed = self.fixed | _loop_variables(body)
+        body = fit(body, indent + 4, frozenset(p.name for p in self.params) | frozenset(names.values()), fixed)
+        lines = signature(names.get(self.name, self.name), params, self.returns, indent)
+        return [
+            *lines,
+            *docstring(self.doc, indent + 4),
+            *(f"{pad}# {r}" for r in self.remarks),
+            *lay_out(body, indent + 4),
+        ]
+
+
+@dataclass(frozen=True)
+class ClassDraft:
+    """`params` of the constructor are without defaults, unless the class is the model's."""
+
+    block: str
+    doc: str
+    params: tuple[Param, ...]
+    body: tuple[Statement, ...]
+    methods: tuple[FunctionDraft, ...]
+
+    def with_defaults(self, defaults: Mapping[str, str]) -> ClassDraft:
+        return replace(self, params=tuple(replace(p, default=defaults[p.name]) for p in self.params))
+
+    def lines(self, name: str, names: Mapping[str, str]) -> list[str]:
+        lines = [f"class {name}(nn.Module):", *docstring(self.doc, 4)]
+        if self.doc:
+            lines.append("")
+        if self.body or self.params:
+            lines += signature("__init__", ["self", *map(str, self.params)], "None", 4)
+            lines += [" " * 8 + "super().__init__()", *lay_out(rename_in(self.body, names), 8)]
+        for method in self.methods:
+            lines += [*([""] if lines[-1] != "" and len(lines) > 1 else []), *method.lines(names, 4)]
+        return lines
+
+
+def _loop_variables(statements: Sequence[Statement]) -> frozenset[str]:
+    found: set[str] = set()
+    for statement in statements:
+        if isinstance(statement, Block):
+            if statement.header.startswith("for "):
+                found.update(n.strip() for n in statement.header[4:].partition(" in ")[0].split(","))
+            found |= _loop_variables((*statement.body, *statement.orelse))
+    return frozenset(found)
+
+
+def docstring(doc: str, indent: int) -> list[str]:
+    """The documentation as a docstring, wrapped; nothing for none."""
+    text = doc.strip().replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    if not text:
+        return []
+    text += "." if text[-1].isalnum() or text[-1] == ")" else ""
+    text += " " if text.endswith('"') else ""
+    pad = " " * indent
+    paragraphs = [" ".join(p.split()) for p in text.split("\n\n")]
+    if len(paragraphs) == 1 and indent + len(paragraphs[0]) + 6 <= WIDTH:
+        return [f'{pad}"""{paragraphs[0]}"""']
+    lines: list[str] = []
+    for i, paragraph in enumerate(paragraphs):
+        lines += [""] * bool(i)
+        lines += textwrap.wrap(
+            paragraph,
+            WIDTH,
+            initial_indent=pad + ("" if i else '"""'),
+            subsequent_indent=pad,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return [*lines, f'{pad}"""']

@@ -1,0 +1,214 @@
+"""`__init__`: the expressions that create parts, lists of parts, groups and parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from specc.backends.torch.labels import Scope
+from specc.backends.torch.leaves import Leaf, is_default, leaf_of
+from specc.backends.torch.optext import InitText, torch_dtype
+from specc.backends.torch.printer import constant, literal, names_in, tidy
+from specc.backends.torch.statements import Line, Statement, assign
+from specc.backends.torch.weights import initial
+from specc.initializers import HELPERS
+from specc.ir.graph import Apply, Function, Member, Module, Parameter, PartGroup, PartList, Path, Submodule
+from specc.types import DType, TensorType
+
+Variables = Mapping[str, Any]
+_DICT_METHODS = frozenset({"clear", "pop", "keys", "items", "values", "update"})
+
+
+class Classes(Protocol):
+    """What construction must know of the other classes of the file."""
+
+    def class_of(self, module: Module) -> str: ...
+
+    def arguments_of(self, module: Module) -> Sequence[str]: ...
+
+    def scope_of(self, module: Module) -> Scope: ...
+
+    def sequential(self, parts: PartList) -> bool: ...
+
+    def helper(self, name: str, source: str) -> str: ...
+
+
+class Constructor:
+    """The members of one module as statements of `__init__`."""
+
+    def __init__(self, module: Module, scope: Scope, classes: Classes) -> None:
+        self.module, self.scope, self.classes = module, scope, classes
+
+    def statements(self) -> list[Statement]:
+        done: list[Statement] = []
+        for name, member in self.module.members.items():
+            done += self._member(f"self.{name}", "self", name, member)
+        return done
+
+    def _member(self, target: str, owner: str, name: str, member: Member) -> list[Statement]:
+        if isinstance(member, Parameter):
+            return self._parameter(target, owner, name, member)
+        expr = self._part(member, {})
+        if expr is not None:
+            return [assign(target, expr)]
+        if isinstance(member, PartGroup):
+            done: list[Statement] = [assign(target, "nn.Module()")]
+            for inner, item in member.members.items():
+                done += self._member(f"{target}.{inner}", target, inner, item)
+            return done
+        assert isinstance(member, PartList)
+        count = len(member.items)
+        done = [assign(target, f"nn.ModuleList([nn.Module() for _ in range({count})])")]
+        for i, item in enumerate(member.items):
+            assert isinstance(item, PartGroup), "only groups need statements"
+            for inner, part in item.members.items():
+                done += self._member(f"{target}[{i}].{inner}", f"{target}[{i}]", inner, part)
+        return done
+
+    # ---- parts ---------------------------------------------------------------------------------------------------
+
+    def _part(self, member: Member, variables: Variables) -> str | None:
+        """The part as an expression; None if it needs statements (a group that holds parameters)."""
+        if isinstance(member, Submodule):
+            return self._submodule(member, variables)
+        if isinstance(member, Function):
+            return self._function(member, variables)
+        if isinstance(member, PartList):
+            return self._list(member, variables)
+        if isinstance(member, PartGroup):
+            return self._group(member, variables)
+        return None
+
+    def _submodule(self, part: Submodule, variables: Variables) -> str:
+        leaf = leaf_of(part.module)
+        texts = self._texts(part, variables)
+        if leaf is not None:
+            return tidy(f"nn.{leaf.name}({', '.join(self._leaf_arguments(leaf, part.module, texts))})")
+        arguments: list[str] = []
+        by_keyword = False
+        for name in self.classes.arguments_of(part.module):
+            text = texts[name]
+            by_keyword = by_keyword or not names_in(text)
+            arguments.append(f"{name}={text}" if by_keyword else text)
+        return tidy(f"{self.classes.class_of(part.module)}({', '.join(arguments)})")
+
+    def _leaf_arguments(self, leaf: Leaf, module: Module, texts: Mapping[str, str]) -> list[str]:
+        values = {h.name: h.value for h in module.hypers}
+        arguments = []
+        for hyper, keyword, _ in leaf.arguments:
+            value = values[hyper]
+            if keyword and is_default(leaf, hyper, value):
+                continue
+            text = literal(value) if isinstance(value, bool) else texts[hyper]
+            arguments.append(f"{keyword}={text}" if keyword else text)
+        return arguments
+
+    def _texts(self, part: Submodule, variables: Variables) -> dict[str, str]:
+        """Each hyper-parameter of a part, as written here: by its label, by how its default derives from others, or as a literal."""
+        given = {name: (value, label) for name, value, label in part.args}
+        inner = self.classes.scope_of(part.module)
+        texts: dict[str, str] = {}
+        for name, hyper in inner.hypers.items():
+            value, label = given.get(name, (hyper.value, None))
+            text = self.scope.init(label, value, variables)
+            if text is None and hyper.label is not None and not hyper.is_let:
+                text = inner.over(hyper.label, hyper.value, texts)
+            texts[name] = text if text is not None else literal(hyper.value)
+        return texts
+
+    def _function(self, function: Function, variables: Variables) -> str:
+        """A named function in a list. Where calls do not go through the element, it only holds the place."""
+        text = None
+        if function.op is not None:
+            node = Apply(function.op, (), (), function.span, function.labels)
+            text = function.op.module(InitText(node, self.scope, self.classes.helper, variables))
+        return tidy(text or "nn.Identity()")
+
+    def _list(self, parts: PartList, variables: Variables) -> str | None:
+        sequential = self.classes.sequential(parts)
+        container = "nn.Sequential" if sequential else "nn.ModuleList"
+        comprehension = self._comprehension(parts, variables)
+        if comprehension is not None:
+            return tidy(f"{container}({'*' if sequential else ''}[{comprehension}])")
+        items = [self._part(item, variables) for item in parts.items]
+        if any(item is None for item in items):
+            return None
+        inner = ", ".join(item for item in items if item is not None)
+        return tidy(f"{container}({inner})" if sequential else f"{container}([{inner}])")
+
+    def _comprehension(self, parts: PartList, variables: Variables) -> str | None:
+        """`Layer(dim) for _ in range(layers)` if one text makes every element."""
+        if parts.names is None or not parts.items:
+            return None
+        values = self.scope.values(parts.iterable)
+        if values is None or len(values) != len(parts.items):
+            return None
+        texts = set()
+        for value, item in zip(values, parts.items, strict=True):
+            unpacked = (value,) if len(parts.names) == 1 else value
+            inner = {**variables, **dict(zip(parts.names, unpacked, strict=True))}
+            texts.add(self._part(item, inner))
+        if len(texts) != 1 or None in texts:
+            return None
+        (text,) = texts
+        iterable = self.scope.init(parts.iterable, values)
+        if text is None:
+            return None
+        used = names_in(text)
+        names = ", ".join(name if name in used else "_" for name in parts.names)
+        return (
+            f"{text} for {names} in {iterable or f'range({len(values)})'}"
+            if iterable or not used & set(parts.names)
+            else None
+        )
+
+    def _group(self, group: PartGroup, variables: Variables) -> str | None:
+        items = []
+        for name, member in group.members.items():
+            text = self._part(member, variables)
+            if text is None or name in _DICT_METHODS:
+                return None
+            items.append(f"{constant(name)}: {text}")
+        return tidy(f"nn.ModuleDict({{{', '.join(items)}}})")
+
+    # ---- parameters ----------------------------------------------------------------------------------------------
+
+    def _parameter(self, target: str, owner: str, name: str, parameter: Parameter) -> list[Statement]:
+        sizes = self._sizes(parameter.type)
+        dtype = parameter.type.dtype
+        option = "" if dtype is DType.COMPUTE else f"dtype={torch_dtype(dtype)}"
+        arguments = self._initial_arguments(parameter)
+        value, after = initial(parameter.init, arguments, sizes, option, target)
+        if parameter.buffer:
+            done: list[Statement] = [Line("", (), tidy(f"{owner}.register_buffer({constant(name)}, {value})"))]
+        else:
+            done = [assign(target, tidy(f"nn.Parameter({value})"))]
+        return done + [Line("", (), tidy(line)) for line in after]
+
+    def _sizes(self, type_: TensorType) -> list[str]:
+        return [self.scope.init(d.label, d.value) or str(d.value) for d in type_.shape]
+
+    def _initial_arguments(self, parameter: Parameter) -> dict[str, str]:
+        if parameter.init is None:
+            return {}
+        if parameter.init.name == "sinusoids":
+            self.classes.helper("sinusoids", HELPERS["sinusoids"])
+        labels = parameter.init.labels
+        return {k: self.scope.init(labels.get(k), v) or literal(v) for k, v in parameter.init.args.items()}
+
+
+def member_at(module: Module, path: Path) -> Member | None:
+    """The member a path names, through lists, groups and parts."""
+    found: Member | None = None
+    members: Mapping[str, Member] = module.members
+    for segment in path:
+        if isinstance(segment, int):
+            assert isinstance(found, PartList)
+            found = found.items[segment]
+        else:
+            found = members[segment]
+        if isinstance(found, Submodule):
+            members = found.module.members
+        elif isinstance(found, PartGroup):
+            members = found.members
+    return found

@@ -1,0 +1,180 @@
+"""The emitted file: classes in order, children before parents, each once; the functions they call; names for all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from specc.backends.torch.classes import ClassDraft, FunctionDraft, docstring
+from specc.backends.torch.labels import PYTHON_NAMES, Scope
+from specc.backends.torch.leaves import leaf_of
+from specc.backends.torch.modules import Function, ModuleBuilder
+from specc.backends.torch.printer import literal
+from specc.backends.torch.sequential import sequential_lists
+from specc.ir.graph import Graph, Model, Module, PartList, Submodule, walk_members
+
+
+class FileBuilder:
+    """Collects drafts while modules are built from the leaves up."""
+
+    def __init__(self, model: Model, version: str) -> None:
+        self.model, self.version = model, version
+        self.sequential_ids = sequential_lists(model)
+        self.helpers: dict[str, str] = {}
+        self.scopes: dict[Module, Scope] = {}
+        self.tokens: dict[Module, str] = {}
+        self.drafts: dict[str, ClassDraft] = {}  # token -> draft
+        self.members: dict[str, list[Module]] = {}  # token -> modules that it stands for
+        self.methods: dict[Graph, str] = {}
+        self.functions: dict[FunctionDraft, str] = {}
+
+    # ---- what builders ask ---------------------------------------------------------------------------------------
+
+    def class_of(self, module: Module) -> str:
+        return self.tokens[module]
+
+    def arguments_of(self, module: Module) -> Sequence[str]:
+        return [p.name for p in self.drafts[self.tokens[module]].params]
+
+    def scope_of(self, module: Module) -> Scope:
+        if module not in self.scopes:
+            self.scopes[module] = Scope(module)
+        return self.scopes[module]
+
+    def sequential(self, parts: PartList) -> bool:
+        return id(parts) in self.sequential_ids
+
+    def helper(self, name: str, source: str) -> str:
+        self.helpers.setdefault(name, source.strip("\n"))
+        return name
+
+    def method_of(self, graph: Graph) -> str:
+        if graph.module is None and graph not in self.methods:
+            self.methods[graph] = self._function(graph)
+        return self.methods.get(graph, graph.method)
+
+    def name_method(self, graph: Graph, name: str) -> None:
+        self.methods[graph] = name
+
+    def _function(self, graph: Graph) -> str:
+        draft = Function(self, Scope(None)).draft(graph.method, [graph], None, is_method=False)
+        if draft not in self.functions:
+            taken = set(self.functions.values())
+            number, name = 2, graph.method
+            while name in taken or name in self.helpers or name in PYTHON_NAMES:
+                name = f"{graph.method}{number}"
+                number += 1
+            self.functions[draft] = name
+        return self.functions[draft]
+
+    # ---- building ------------------------------------------------------------------------------------------------
+
+    def build(self) -> str:
+        top = self.model.module
+        for module in _children_first(top):
+            if leaf_of(module) is None or module is top:
+                entries = frozenset(self.model.entries) if module is top else frozenset()
+                builder = ModuleBuilder(module, self, entries, self.model.facts if module is top else None)
+                self.scopes[module] = builder.scope
+                self._add(module, builder.build())
+        values = {h.name: literal(h.value) for h in top.hypers}
+        token = self.tokens[top]
+        self.drafts[token] = self.drafts[token].with_defaults(
+            {p.name: values[p.name] for p in self.drafts[token].params}
+        )
+        return self._text()
+
+    def _add(self, module: Module, draft: ClassDraft) -> None:
+        token = next((t for t, known in self.drafts.items() if known == draft), None)
+        if token is None:
+            token = f"__Class{len(self.drafts)}__"
+            self.drafts[token] = draft
+        self.tokens[module] = token
+        self.members.setdefault(token, []).append(module)
+
+    # ---- names ---------------------------------------------------------------------------------------------------
+
+    def _class_names(self) -> dict[str, str]:
+        taken = {*self.helpers, *self.functions.values(), *PYTHON_NAMES}
+        by_block: dict[str, list[str]] = {}
+        for token, draft in self.drafts.items():
+            by_block.setdefault(draft.block, []).append(token)
+        names: dict[str, str] = {}
+        for block, tokens in by_block.items():
+            for token, wish in zip(tokens, self._variants(block, tokens), strict=True):
+                name, number = wish, 2
+                while name in taken or name in names.values():
+                    name = f"{wish}{number}"
+                    number += 1
+                names[token] = name
+        return names
+
+    def _variants(self, block: str, tokens: list[str]) -> list[str]:
+        """The block's name for the plainest class; the others say in what they differ: `CausalAttention`."""
+        if len(tokens) == 1:
+            return [block]
+        settings = [{h.name: h.value for h in self.members[t][0].hypers} for t in tokens]
+        differing = [n for n in settings[0] if len({repr(s.get(n)) for s in settings}) > 1]
+        switches = [n for n in differing if any(isinstance(s[n], (bool, str)) or s[n] is None for s in settings)]
+        base = min(range(len(tokens)), key=lambda i: (sum(bool(settings[i][n]) for n in switches), i))
+        wishes = []
+        for i, setting in enumerate(settings):
+            marks = [_mark(n, setting[n]) for n in switches if setting[n] != settings[base][n]]
+            mark = next((m for m in marks if m), "")
+            wishes.append(block if i == base or not mark else f"{mark}{block}")
+        return wishes
+
+    # ---- text ----------------------------------------------------------------------------------------------------
+
+    def _text(self) -> str:
+        names = self._class_names()
+        sections: list[list[str]] = [source.splitlines() for source in self.helpers.values()]
+        for draft, name in self.functions.items():
+            sections.append(draft.lines({**names, draft.name: name}, 0))
+        for token, draft_ in self.drafts.items():
+            sections.append(draft_.lines(names[token], names))
+        body = "\n\n\n".join("\n".join(_trimmed(lines)) for lines in sections)
+        return f"{self._header(body)}\n\n\n{body}\n"
+
+    def _header(self, body: str) -> str:
+        spec = self.model.file
+        preset = f', preset "{self.model.preset}"' if self.model.preset else ""
+        title = self.model.module.doc.strip() or f"{self.model.module.name}."
+        lines = docstring(f"{title}\n\nGenerated by specc {self.version} from {spec}{preset}.", 0)
+        lines += ["", *(["import math", ""] if re.search(r"\bmath\.", body) else []), "import torch"]
+        if re.search(r"\bF\.", body):
+            lines.append("import torch.nn.functional as F")
+        return "\n".join([*lines, "from torch import nn"])
+
+
+def _trimmed(lines: list[str]) -> list[str]:
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _mark(name: str, value: object) -> str:
+    """A word for how a class differs: `Causal`, `Gelu`, `WithoutBias`."""
+    words = "".join(part.capitalize() for part in name.split("_"))
+    if value is True:
+        return words
+    if value is False or value is None:
+        return f"No{words}"
+    text = "".join(part.capitalize() for part in re.findall(r"[A-Za-z0-9]+", str(value))[:2])
+    return text if isinstance(value, str) and text else ""
+
+
+def _children_first(top: Module) -> Iterator[Module]:
+    """Every distinct module below and with `top`, parts before what contains them."""
+    seen: set[Module] = set()
+
+    def visit(module: Module) -> Iterator[Module]:
+        if module in seen:
+            return
+        seen.add(module)
+        for _, member, owner in walk_members(module):
+            if owner is module and isinstance(member, Submodule):
+                yield from visit(member.module)
+        yield module
+
+    return visit(top)

@@ -1,0 +1,148 @@
+"""Long statements become several: a part of the expression gets a name, that of the value it grew from where that one is done with."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Iterator, Sequence
+
+from specc.backends.torch.layout import WIDTH, one_line
+from specc.backends.torch.printer import parse, show, tidy
+from specc.backends.torch.statements import Block, Line, Statement, all_names, assign, live_before
+
+_SPARE = ("y", "h", "z", "u", "v", "w")
+_MODULES = frozenset({"self", "torch", "F", "nn", "math"})
+
+
+def fit(
+    statements: Sequence[Statement], indent: int, taken: frozenset[str], fixed: frozenset[str]
+) -> tuple[Statement, ...]:
+    """The statements of a function with every expression short enough for its line, where naming a part of it can do that.
+
+    `taken`: names that must not be introduced; `fixed`: names that must not be re-bound (optional inputs, sizes,
+    loop variables).
+    """
+    return _Fitter(taken | frozenset(all_names(statements)), fixed).body(statements, indent, frozenset())
+
+
+class _Fitter:
+    def __init__(self, taken: frozenset[str], fixed: frozenset[str]) -> None:
+        self.taken, self.fixed = taken, fixed | _MODULES
+        self.made: set[str] = set()
+
+    def body(self, statements: Sequence[Statement], indent: int, live: frozenset[str]) -> tuple[Statement, ...]:
+        done: list[Statement] = []
+        for i, statement in enumerate(statements):
+            after = live_before(statements[i + 1 :], live)
+            if isinstance(statement, Block):
+                inside = after
+                if statement.header.startswith("for "):
+                    inside = after | live_before(statement.body, after)
+                body = self.body(statement.body, indent + 4, inside)
+                done.append(Block(statement.header, body, self.body(statement.orelse, indent + 4, after)))
+            elif isinstance(statement, Line) and statement.keyword:
+                done += self.line(statement, indent, after)
+            else:
+                done.append(statement)
+        return tuple(done)
+
+    def line(self, line: Line, indent: int, live: frozenset[str]) -> list[Line]:
+        done: list[Line] = []
+        while indent + len(one_line(line)) > WIDTH:
+            part = self._part(line, indent)
+            if part is None:
+                break
+            text = show(part)
+            name = self._name(part, line, live)
+            rest = tidy(show(_replaced(parse(line.expr), part, name), -1))
+            done.append(assign(name, text))
+            line = Line(line.keyword, line.targets, rest, line.comment)
+        return [*done, line]
+
+    def _part(self, line: Line, indent: int) -> ast.expr | None:
+        """The largest part that fits on a line of its own, preferably one that leaves a statement that fits."""
+        whole = len(one_line(line))
+        room = WIDTH - indent
+        fitting = [
+            p for p in _parts(parse(line.expr)) if len(show(p)) + len(self._root(p) or "y") + len(" = ") <= room
+        ]
+        enough = [p for p in fitting if whole - len(show(p)) + 1 <= room]
+        return max(enough or fitting, key=lambda p: len(show(p)), default=None)
+
+    def _name(self, part: ast.expr, line: Line, live: frozenset[str]) -> str:
+        root = self._root(part)
+        others = _reads(Line("", (), tidy(show(_replaced(parse(line.expr), part, "_"), -1))))
+        if root is not None and root not in live | others:
+            return root
+        free = [n for n in (*_SPARE, *(f"y{i}" for i in range(2, 100))) if n not in self.taken]
+        again = [n for n in self.made if n not in live | others]
+        name = (sorted(again) + free)[0]
+        self.made.add(name)
+        return name
+
+    def _root(self, node: ast.expr) -> str | None:
+        """The local that an expression grew from, if it may be re-bound."""
+        if isinstance(node, ast.Name):
+            return None if node.id in self.fixed else node.id
+        if isinstance(node, ast.Call):
+            base = self._root(node.func.value) if isinstance(node.func, ast.Attribute) else None
+            return base or (self._root(node.args[0]) if node.args else None)
+        if isinstance(node, ast.BinOp):
+            return self._root(node.left)
+        if isinstance(node, (ast.Attribute, ast.Subscript)):
+            return self._root(node.value)
+        return self._root(node.operand) if isinstance(node, ast.UnaryOp) else None
+
+
+def _reads(line: Line) -> frozenset[str]:
+    return live_before([line], frozenset())
+
+
+def _parts(node: ast.expr) -> Iterator[ast.expr]:
+    """Sub-expressions that can be named: calls and arithmetic, not inside comprehensions; not the expression itself."""
+    for child in _children(node):
+        if isinstance(child, (ast.Call, ast.BinOp)):
+            yield child
+        yield from _parts(child)
+
+
+def _children(node: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Attribute):
+            yield node.func.value
+        yield from node.args
+        yield from (k.value for k in node.keywords)
+    elif isinstance(node, ast.BinOp):
+        yield node.left
+        yield node.right
+    elif isinstance(node, (ast.Attribute, ast.Subscript)):
+        yield node.value
+    elif isinstance(node, ast.UnaryOp):
+        yield node.operand
+    elif isinstance(node, (ast.Tuple, ast.List)):
+        yield from node.elts
+    elif isinstance(node, ast.Compare):
+        yield node.left
+        yield from node.comparators
+
+
+def _replaced(node: ast.expr, part: ast.expr, name: str) -> ast.expr:
+    """The expression with one part replaced by a name."""
+
+    class Swap(ast.NodeTransformer):
+        def visit(self, child: ast.AST) -> ast.AST:
+            if child is part:
+                return ast.Name(name, ast.Load())
+            return self.generic_visit(copy.copy(child))
+
+        def generic_visit(self, child: ast.AST) -> ast.AST:
+            for field, value in ast.iter_fields(child):
+                if isinstance(value, list):
+                    setattr(child, field, [self.visit(v) if isinstance(v, ast.AST) else v for v in value])
+                elif isinstance(value, ast.AST):
+                    setattr(child, field, self.visit(value))
+            return child
+
+    swapped = Swap().visit(node)
+    assert isinstance(swapped, ast.expr)
+    return swapped

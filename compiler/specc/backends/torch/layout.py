@@ -1,0 +1,123 @@
+"""Statements laid out in lines of at most `WIDTH` characters, the way `ruff format` lays them out.
+
+What does not fit is taken apart at the outermost brackets: the contents on a line of their own, else one item per line with a
+trailing comma, which `ruff format` keeps as it is.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+
+from specc.backends.torch.printer import generator, parse, precedence, show
+from specc.backends.torch.statements import Block, Line, Remark, Statement
+
+WIDTH = 100
+_STEP = 4
+
+
+def lay_out(statements: Sequence[Statement], indent: int) -> list[str]:
+    """The lines of a body."""
+    lines: list[str] = []
+    for statement in statements:
+        if isinstance(statement, Remark):
+            lines.append(f"{' ' * indent}# {statement.text}" if statement.text else "")
+        elif isinstance(statement, Line):
+            lines += _line(statement, indent)
+        else:
+            lines += _block(statement, indent)
+    return lines
+
+
+def prefix_of(line: Line) -> str:
+    if line.keyword == "=":
+        return f"{', '.join(line.targets)} = "
+    return f"{line.keyword} " if line.keyword else ""
+
+
+def one_line(line: Line) -> str:
+    """The statement on one line, without indentation or comment."""
+    return prefix_of(line) + line.expr
+
+
+def _line(line: Line, indent: int) -> list[str]:
+    lines = break_up(prefix_of(line), parse(line.expr), "", indent, top=True)
+    if not line.comment:
+        return lines
+    if len(lines) == 1 and len(lines[0]) + len(line.comment) + 4 <= WIDTH:
+        return [f"{lines[0]}  # {line.comment}"]
+    return [f"{' ' * indent}# {line.comment}", *lines]
+
+
+def _block(block: Block, indent: int) -> list[str]:
+    pad = " " * indent
+    lines = [f"{pad}{block.header}:", *lay_out(block.body, indent + _STEP)]
+    orelse = block.orelse
+    while len(orelse) == 1 and isinstance(orelse[0], Block) and orelse[0].header.startswith("if "):
+        nested = orelse[0]
+        lines += [f"{pad}el{nested.header}:", *lay_out(nested.body, indent + _STEP)]
+        orelse = nested.orelse
+    if orelse:
+        lines += [f"{pad}else:", *lay_out(orelse, indent + _STEP)]
+    return lines
+
+
+def break_up(prefix: str, node: ast.expr, suffix: str, indent: int, *, top: bool = False) -> list[str]:
+    """`prefix node suffix`, on one line if it fits."""
+    pad = " " * indent
+    line = pad + prefix + show(node, -1 if top else 0) + suffix
+    if len(line) <= WIDTH:
+        return [line]
+    if isinstance(node, ast.Call):
+        items: list[tuple[str, ast.expr]] = [("", a) for a in node.args]
+        items += [(f"{k.arg}=" if k.arg else "**", k.value) for k in node.keywords]
+        return _bracketed(f"{prefix}{show(node.func, 14)}(", items, f"){suffix}", indent)
+    if isinstance(node, (ast.List, ast.Tuple)):
+        opening, closing = ("[", "]") if isinstance(node, ast.List) else ("(", ")")
+        return _bracketed(prefix + opening, [("", e) for e in node.elts], closing + suffix, indent)
+    if isinstance(node, ast.Dict):
+        pairs = [(f"{show(k)}: " if k else "**", v) for k, v in zip(node.keys, node.values, strict=True)]
+        return _bracketed(prefix + "{", pairs, "}" + suffix, indent)
+    if isinstance(node, ast.ListComp):
+        inner = break_up("", node.elt, "", indent + _STEP)
+        inner += [" " * (indent + _STEP) + generator(g) for g in node.generators]
+        return [f"{pad}{prefix}[", *inner, f"{pad}]{suffix}"]
+    if isinstance(node, ast.Starred):
+        return break_up(f"{prefix}*", node.value, suffix, indent)
+    return [f"{pad}{prefix}(", *_operands(node, indent + _STEP), f"{pad}){suffix}"]
+
+
+def _bracketed(opening: str, items: list[tuple[str, ast.expr]], closing: str, indent: int) -> list[str]:
+    pad, inner = " " * indent, " " * (indent + _STEP)
+    together = inner + ", ".join(prefix + show(item, 0) for prefix, item in items)
+    if len(together) <= WIDTH:
+        return [pad + opening, together, pad + closing]
+    lines = []
+    for prefix, item in items:
+        lines += break_up(prefix, item, ",", indent + _STEP)
+    return [pad + opening, *lines, pad + closing]
+
+
+def _operands(node: ast.expr, indent: int) -> list[str]:
+    """A long expression inside parentheses: whole if it fits, else split before its loosest operators."""
+    whole = " " * indent + show(node)
+    if len(whole) <= WIDTH or not isinstance(node, ast.BinOp):
+        return [whole]
+    level = precedence(node)
+    parts: list[tuple[str, ast.expr]] = []
+    left: ast.expr = node
+    while isinstance(left, ast.BinOp) and precedence(left) == level:
+        sign = show(ast.BinOp(ast.Name("a"), left.op, ast.Name("b")))[1:-1].strip()
+        parts.append((f"{sign} ", left.right))
+        left = left.left
+    lines = [" " * indent + show(left, level)]
+    return lines + [" " * indent + sign + show(right, level + 1) for sign, right in reversed(parts)]
+
+
+def signature(name: str, params: Sequence[str], returns: str, indent: int) -> list[str]:
+    """`def name(params) -> returns:`, one parameter per line if it is long."""
+    pad = " " * indent
+    line = f"{pad}def {name}({', '.join(params)}) -> {returns}:"
+    if len(line) <= WIDTH:
+        return [line]
+    return [f"{pad}def {name}(", *(f"{pad}    {p}," for p in params), f"{pad}) -> {returns}:"]

@@ -1,0 +1,414 @@
+"""One graph as the statements of a Python function: names for values, text for operators and calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from specc.backends.torch.labels import Scope, python_name
+from specc.backends.torch.optext import OpText, is_identity
+from specc.backends.torch.printer import literal, protected, tidy
+from specc.backends.torch.program import Item, LoopStep, Program, Step, WhenStep, build
+from specc.backends.torch.statements import Block, Line, Statement, assign
+from specc.dims import Dim
+from specc.ir.graph import Absent, Apply, Argument, Call, Graph, Input, Loop, Path, Value
+from specc.types import Scalar, TensorType, show_axes
+
+RESHAPING = frozenset(
+    "rearrange reshape flatten permute transpose expand pixel_shuffle pixel_unshuffle interpolate repeat_interleave".split()
+)
+_SPARE = ("x", "y", "h", "z", "u", "v", "w")
+
+
+class Surroundings(Protocol):
+    """What a method must know of its class and file."""
+
+    scope: Scope
+    optional: frozenset[str]
+
+    def is_sequential(self, path: Path) -> bool: ...
+
+    def list_length(self, path: Path) -> int | None: ...
+
+    def constant(self, value: Value) -> str | None: ...
+
+    def method_name(self, graph: Graph) -> str: ...
+
+    def helper(self, name: str, source: str) -> str: ...
+
+    def floating_source(self) -> str | None: ...
+
+
+@dataclass
+class Naming:
+    """Which local holds which value."""
+
+    of: dict[Value, str] = field(default_factory=dict)
+    holder: dict[str, Value] = field(default_factory=dict)
+
+    def copy(self) -> Naming:
+        return Naming(dict(self.of), dict(self.holder))
+
+
+class Method:
+    """The statements of one graph, everything on one line that can be; `dims` are the sizes that they read."""
+
+    def __init__(self, graph: Graph, around: Surroundings) -> None:
+        self.graph, self.around, self.scope = graph, around, around.scope
+        self.program: Program = build(
+            graph,
+            sequential=around.is_sequential,
+            identity=is_identity,
+            constant=lambda v: around.constant(v) is not None,
+            fixed=self._takes_optional,
+        )
+        self.plain = plain_sizes(graph)
+        self.size_names = {name: python_name(name) for name in graph.dims if name.isidentifier()}
+        self.dims: dict[str, None] = {}
+        self.reserved = {*self.size_names.values(), *(python_name(a.name) for a in graph.inputs if a.optional)}
+        self.reserved.update(name for item in _loops(self.program.items) for name in item.loop.names)
+        self.naming = Naming()
+        self.binds: list[tuple[str, Path]] = []
+        self.lines: list[list[Statement]] = [[]]
+        self.position = 0
+        for argument in graph.inputs:
+            if argument.value is not None:
+                self._hold(argument.value, python_name(argument.name))
+
+    def statements(self) -> tuple[Statement, ...]:
+        self._emit(self.program.items)
+        self.position = max(self.position, 1 << 59)
+        values = [self.text(value) for value in self.program.results]
+        if values:
+            self.lines[-1].append(Line("return", (), tidy(", ".join(values))))
+        return tuple(self.lines[0])
+
+    # ---- items ---------------------------------------------------------------------------------------------------
+
+    def _emit(self, items: Iterable[Item]) -> None:
+        for item in items:
+            if isinstance(item, Step):
+                self._step(item)
+            elif isinstance(item, LoopStep):
+                self._loop(item)
+            else:
+                self._when(item)
+
+    def _step(self, step: Step) -> None:
+        if len(step.outputs) == 1 and step.outputs[0] in self.program.inline:
+            return
+        self.position = step.position
+        expr = tidy(self._expression(step))
+        targets = tuple(self._bind(value, step) for value in step.outputs)
+        comment = self._comment(step.outputs) if self._reshapes(step) else ""
+        self.lines[-1].append(assign(targets, expr, comment))
+
+    def _reshapes(self, step: Step) -> bool:
+        """Whether the axes of the result are news: somewhere along the first operands they were taken apart."""
+        while isinstance(step.node, Apply):
+            if step.node.op.name in RESHAPING:
+                return True
+            first = step.inputs[0] if step.inputs else None
+            if not isinstance(first, Value) or first not in self.program.inline:
+                return False
+            step = self.program.producer[first]
+        return False
+
+    def _comment(self, outputs: Sequence[Value]) -> str:
+        shapes = {self.shape(v.type) for v in outputs}
+        return shapes.pop() if len(shapes) == 1 else ""
+
+    def _when(self, step: WhenStep) -> None:
+        header = "if self.training" if step.when.mode == "train" else "if not self.training"
+        names = [self.naming.of[before] for before, _, _ in step.rebinds]
+        self.lines.append([])
+        self._emit(step.items)
+        self.position = step.position
+        for name, (_, end, _) in zip(names, step.rebinds, strict=True):
+            text = self.text(end)
+            if text != name:
+                self.lines[-1].append(assign(name, text))
+        for name, value in step.aux:
+            self.lines[-1].append(assign(f'self.aux["{name}"]', self.text(value)))
+        body = tuple(self.lines.pop())
+        for name, (_, _, after) in zip(names, step.rebinds, strict=True):
+            self._hold(after, name)
+        if body:
+            self.lines[-1].append(Block(header, body))
+
+    def _loop(self, step: LoopStep) -> None:
+        before = self.naming.copy()
+        header = self._header(step)
+        if header is not None:
+            variables, text, copies = header
+            bodies = [self._iteration(items, variables[i]) for i, (_, items) in enumerate(step.iterations)]
+            if all(body == bodies[0] for body in bodies[1:]):
+                if bodies[0]:
+                    self.lines[-1] += [*copies, Block(text, bodies[0])]
+                return
+            self.naming = before
+        for _, items in step.iterations:
+            self.lines[-1] += self._iteration(items, ())
+
+    def _iteration(self, items: tuple[Item, ...], binds: tuple[tuple[str, Path], ...]) -> tuple[Statement, ...]:
+        self.lines.append([])
+        self.binds += binds
+        self._emit(items)
+        del self.binds[len(self.binds) - len(binds) :]
+        return tuple(self.lines.pop())
+
+    def _header(self, step: LoopStep) -> tuple[list[tuple[tuple[str, Path], ...]], str, list[Statement]] | None:
+        """Per iteration, what its loop variables stand for; the `for` line; and what must stand before it."""
+        columns: dict[str, list[Path]] = {}
+        for binds, _ in step.iterations:
+            for name, path in binds:
+                if path is not None:
+                    columns.setdefault(name, []).append(path)
+        count = len(step.iterations)
+        columns = {name: paths for name, paths in columns.items() if len(paths) == count}
+        lists = {name: self._list_text(paths) for name, paths in columns.items()}
+        if any(text is None for text in lists.values()):
+            return None
+        names = {name: self._loop_variable(name) for name in columns}
+        variables = [tuple((names[n], columns[n][i]) for n in columns) for i in range(count)]
+        if not columns:
+            text = f"for _ in range({count})"
+        elif len(columns) == 1:
+            (name,) = columns
+            text = f"for {names[name]} in {lists[name]}"
+        else:
+            text = f"for {', '.join(names.values())} in zip({', '.join(str(v) for v in lists.values())}, strict=True)"
+        return variables, text, self._carrier(step)
+
+    def _loop_variable(self, name: str) -> str:
+        taken = {*self.naming.holder, *(a.name for a in self.graph.inputs)}
+        name = python_name(name)
+        return f"{name}_" if name in taken else name
+
+    def _list_text(self, paths: list[Path]) -> str | None:
+        """The list whose elements the loop runs over: all of them, in order or reversed, or a slice."""
+        indices = [path[-1] for path in paths if path]
+        parent = paths[0][:-1]
+        if len(indices) < len(paths) or any(p[:-1] != parent or not isinstance(p[-1], int) for p in paths):
+            return None
+        first, count, length = indices[0], len(indices), self.around.list_length(parent)
+        assert isinstance(first, int)
+        text = self._path(parent)
+        if indices == list(range(first, first + count)):
+            if first == 0 and count == length:
+                return text
+            start, end = str(first) if first else "", "" if first + count == length else str(first + count)
+            return f"{text}[{start}:{end}]"
+        return f"reversed({text})" if length == count and indices == list(range(count - 1, -1, -1)) else None
+
+    def _carrier(self, step: LoopStep) -> list[Statement]:
+        """A fold re-binds what it begins with; if that is still needed afterwards, the fold works on another name."""
+        if step.start is None or step.start not in self.naming.of:
+            return []
+        first = _first_position(step.iterations[0][1])
+        name = self.naming.of[step.start]
+        if self.program.last_use.get(step.start, 0) <= first and name not in self.reserved:
+            return []
+        self.position = first
+        fresh = self._fresh(())
+        self.naming.of[step.start] = fresh
+        return [assign(fresh, name)]
+
+    # ---- names ---------------------------------------------------------------------------------------------------
+
+    def _hold(self, value: Value, name: str) -> None:
+        self.naming.of[value] = name
+        self.naming.holder[name] = value
+
+    def _free(self, name: str) -> bool:
+        holder = self.naming.holder.get(name)
+        return name not in self.reserved and (holder is None or self.program.last_use.get(holder, 0) <= self.position)
+
+    def _bind(self, value: Value, step: Step) -> str:
+        if value not in self.program.last_use:
+            return "_"
+        name = self._fresh(self._wishes(value, step))
+        self._hold(value, name)
+        return name
+
+    def _wishes(self, value: Value, step: Step) -> list[str]:
+        if value.name is not None:
+            return [python_name(value.name)]
+        wishes = []
+        if self._takes_optional(step) and isinstance(step.node, Apply):
+            wishes.append(step.node.op.name)
+        root = self._root(step)
+        if root is not None and root.type.dtype == value.type.dtype and root in self.naming.of:
+            wishes.append(self.naming.of[root])
+        return wishes
+
+    def _root(self, step: Step) -> Value | None:
+        """The local that an expression grew from, following first operands."""
+        while step.inputs and isinstance(step.inputs[0], Value):
+            value = step.inputs[0]
+            if value not in self.program.inline:
+                return value
+            step = self.program.producer[value]
+        return None
+
+    def _fresh(self, wishes: Sequence[str]) -> str:
+        for name in wishes:
+            if name.isidentifier() and self._free(name):
+                return name
+        for base in [w for w in wishes if w.isidentifier()][:1]:
+            number = 2
+            while not self._free(f"{base}{number}"):
+                number += 1
+            return f"{base}{number}"
+        spare = next((name for name in _SPARE if self._free(name)), None)
+        return spare or self._fresh(["y"])
+
+    # ---- expressions ---------------------------------------------------------------------------------------------
+
+    def text(self, value: Input) -> str:
+        """A value as a Python expression that is safe as an operand."""
+        if isinstance(value, Scalar):
+            return protected(self.number(value))
+        if isinstance(value, Absent):
+            return self._absent(value)
+        if value in self.naming.of:
+            return self.naming.of[value]
+        constant = self.around.constant(value)
+        if constant is not None:
+            return constant
+        if value in self.program.reads:
+            return self._path(self.program.reads[value])
+        return protected(self._expression(self.program.producer[value]))
+
+    def _absent(self, value: Absent) -> str:
+        known = any(a.name == value.label and a.value is None for a in self.graph.inputs)
+        return python_name(value.label) if value.label is not None and known else "None"
+
+    def number(self, scalar: Scalar) -> str:
+        if isinstance(scalar.value, Dim):
+            return self.dim(scalar.value if scalar.label is None else scalar.value.with_label(scalar.label))
+        return self.scope.forward(scalar.label, scalar.value) or literal(scalar.value)
+
+    def dim(self, dim: Dim) -> str:
+        """A size: an attribute, a local, or an int."""
+        size = dim.substitute(self.plain)
+        if size.value is not None:
+            return self.scope.forward(dim.label, size.value) or str(size.value)
+        found = self.scope.forward(dim.label, size, self.size_names) if dim.label else None
+        names = {name: self.size_names.get(name) or self._ellipsis_axis(name) for name in size.symbols}
+        for name in size.symbols:
+            if name in self.size_names:
+                self.dims[name] = None
+        return found or size.python(names)
+
+    def _ellipsis_axis(self, symbol: str) -> str:
+        for argument in self.graph.inputs:
+            if argument.value is not None and not argument.optional:
+                for axis, dim in enumerate(argument.type.shape):
+                    if dim.is_symbol() and dim.symbols == (symbol,):
+                        return f"{python_name(argument.name)}.shape[{axis}]"
+        return f"{self.text(self.program.results[0])}.shape[0]"
+
+    def _expression(self, step: Step) -> str:
+        node = step.node
+        if isinstance(node, Call):
+            return self._call(node, step.inputs)
+        if isinstance(node, Loop):
+            assert node.fold is not None
+            return f"{self._path(node.fold)}({self.text(step.inputs[0])})"
+        operands = [None if isinstance(i, Absent) else self.text(i) for i in step.inputs]
+        return node.op.torch(OpText(self, node), *operands)
+
+    def _call(self, node: Call, inputs: tuple[Input, ...]) -> str:
+        arguments: list[str] = []
+        skipped = False
+        for argument, value in zip(node.graph.inputs, inputs, strict=True):
+            text = self.text(value)
+            if text == "None" and isinstance(value, Absent):
+                skipped = True
+                continue
+            arguments.append(f"{python_name(argument.name)}={text}" if skipped else text)
+        name = self.around.method_name(node.graph)
+        if node.graph.module is None:
+            return f"{name}({', '.join(arguments)})"
+        callee = self._path(node.path) if node.path else "self"
+        callee += "" if name == "forward" and node.path else f".{name}"
+        return f"{callee}({', '.join(arguments)})"
+
+    def _path(self, path: Path) -> str:
+        text, rest = "self", path
+        for name, prefix in reversed(self.binds):
+            if path[: len(prefix)] == prefix:
+                text, rest = name, path[len(prefix) :]
+                break
+        for segment in rest:
+            text += f"[{segment}]" if isinstance(segment, int) else f".{segment}"
+        return text
+
+    def bind(self, hint: str, expression: str) -> str:
+        """A local that holds an expression, assigned before the statement under construction."""
+        expr = tidy(expression)
+        if expr.isidentifier():
+            return expr
+        taken = {*self.naming.holder, *self.reserved}
+        names = [hint, *(f"{hint}{i}" for i in range(2, 100)), *_SPARE]
+        name = next(n for n in names if n not in taken)
+        self.reserved.add(name)
+        self.lines[-1].append(assign(name, expr))
+        return name
+
+    # ---- facts about values --------------------------------------------------------------------------------------
+
+    def _takes_optional(self, step: Step) -> bool:
+        """Whether an operator's text depends on the presence of an optional input: then it gets a statement of its own."""
+        if not isinstance(step.node, Apply):
+            return False
+        kinds = [p.kind for p in step.node.op.params if p.is_operand]
+        for kind, value in zip(kinds, step.inputs, strict=False):
+            given = isinstance(value, Value) and value.name in self.around.optional
+            absent = isinstance(value, Absent) and value.label in self.around.optional
+            if kind == "optional" and (given or absent):
+                return True
+        return False
+
+    def shape(self, type_: TensorType) -> str:
+        """`[B, heads, T, head_dim]`."""
+        return f"[{', '.join(show_axes(tuple(d.substitute(self.plain) for d in type_.shape)))}]"
+
+    def tensor_in_scope(self, *, floating: bool) -> str:
+        """A tensor that holds for the whole method: an argument (never re-bound to another type), or a parameter."""
+        for argument in sorted(self.graph.inputs, key=lambda a: a.optional):
+            if argument.value is not None and (not floating or self._stays(argument)):
+                return python_name(argument.name)
+        return self.around.floating_source() or ""
+
+    def _stays(self, argument: Argument) -> bool:
+        values = [v for v in self.program.producer if v.name == argument.name]
+        return all(v.type.dtype.value == "Tensor" for v in values) and argument.type.dtype.value == "Tensor"
+
+
+def plain_sizes(graph: Graph) -> Mapping[str, Dim | int]:
+    """In the plain entry nothing is cached: past(T) is 0."""
+    names = {s for a in graph.inputs for d in a.type.shape for s in d.symbols} | set(graph.dims)
+    return {name: 0 for name in names | {f"past({d})" for d in graph.dims} if name.startswith("past(")}
+
+
+def _loops(items: Sequence[Item]) -> list[LoopStep]:
+    found: list[LoopStep] = []
+    for item in items:
+        if isinstance(item, LoopStep):
+            found.append(item)
+            for _, body in item.iterations:
+                found += _loops(body)
+        elif isinstance(item, WhenStep):
+            found += _loops(item.items)
+    return found
+
+
+def _first_position(items: Sequence[Item]) -> int:
+    for item in items:
+        if isinstance(item, LoopStep):
+            return _first_position(item.iterations[0][1])
+        return item.position
+    return 0

@@ -1,0 +1,313 @@
+"""One module of the IR becomes a class draft: its methods from their graphs, then the constructor that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from specc.backends.torch.classes import ClassDraft, FunctionDraft, Param
+from specc.backends.torch.construct import Constructor, member_at
+from specc.backends.torch.entry import checks, size_bindings
+from specc.backends.torch.labels import Scope, python_name
+from specc.backends.torch.merge import merge
+from specc.backends.torch.methods import Method
+from specc.backends.torch.optext import InitText, without_device
+from specc.backends.torch.printer import literal, tidy
+from specc.backends.torch.statements import Line, Remark, Statement, assign
+from specc.backends.torch.weights import InitSection
+from specc.dims import Facts
+from specc.ir.graph import (
+    Apply,
+    Graph,
+    Hyper,
+    Loop,
+    Module,
+    Node,
+    Parameter,
+    PartList,
+    Path,
+    Value,
+    When,
+    walk_members,
+)  # fmt: skip
+from specc.types import DType, Scalar
+
+TENSOR = "torch.Tensor"
+
+
+class File(Protocol):
+    """What a module must know of the file it goes to."""
+
+    def class_of(self, module: Module) -> str: ...
+
+    def arguments_of(self, module: Module) -> Sequence[str]: ...
+
+    def scope_of(self, module: Module) -> Scope: ...
+
+    def sequential(self, parts: PartList) -> bool: ...
+
+    def helper(self, name: str, source: str) -> str: ...
+
+    def method_of(self, graph: Graph) -> str: ...
+
+    def name_method(self, graph: Graph, name: str) -> None: ...
+
+
+class Function:
+    """A graph's surroundings outside any class: a file-level `fn`. A base for those inside one."""
+
+    def __init__(self, file: File, scope: Scope, module: Module | None = None) -> None:
+        self.file, self.scope, self.module = file, scope, module
+        self.optional: frozenset[str] = frozenset()
+
+    def is_sequential(self, path: Path) -> bool:
+        parts = self._list(path)
+        return parts is not None and self.file.sequential(parts)
+
+    def list_length(self, path: Path) -> int | None:
+        parts = self._list(path)
+        return len(parts.items) if parts is not None else None
+
+    def _list(self, path: Path) -> PartList | None:
+        found = member_at(self.module, path) if self.module is not None else None
+        return found if isinstance(found, PartList) else None
+
+    def constant(self, value: Value) -> str | None:
+        return None
+
+    def method_name(self, graph: Graph) -> str:
+        return self.file.method_of(graph)
+
+    def helper(self, name: str, source: str) -> str:
+        return self.file.helper(name, source)
+
+    def floating_source(self) -> str | None:
+        """A parameter in the compute dtype."""
+        if self.module is not None:
+            for path, member, _ in walk_members(self.module):
+                if isinstance(member, Parameter) and member.type.dtype is DType.COMPUTE:
+                    return "self" + "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in path)
+        return None
+
+    def draft(self, name: str, graphs: Sequence[Graph], facts: Facts | None, *, is_method: bool) -> FunctionDraft:
+        """One Python function for the variants of a method; `facts` are checked on entry."""
+        full = max(graphs, key=lambda g: len(g.present))
+        optional = [a.name for a in full.inputs if a.optional]
+        self.optional = frozenset(optional)
+        methods = {graph.present: Method(graph, self) for graph in graphs}
+        bodies = {present: method.statements() for present, method in methods.items()}
+        dims: dict[str, None] = {}
+        for method in methods.values():
+            dims.update(method.dims)
+        guards = checks(full, facts, self.scope, self.module) if facts is not None else []
+        for guard in guards:
+            dims.update(dict.fromkeys(guard.dims))
+        always = [a for a in full.inputs if not a.optional]
+        header, rest = size_bindings(full, always, dims)
+        header += [g.statement for g in guards if not set(g.dims) & set(rest)]
+        for present, body in bodies.items():
+            extra, _ = size_bindings(full, [a for a in full.inputs if a.name in present], rest)
+            extra += [
+                g.statement
+                for g in guards
+                if set(g.dims) & set(rest) and set(g.dims) <= set(methods[present].graph.dims)
+            ]
+            bodies[present] = (*extra, *body)
+        body = (*header, *merge(bodies, [python_name(n) for n in optional]))
+        return FunctionDraft(
+            name, self._params(full), self._returns(full), full.doc, self._remarks(methods[full.present]), body,
+            frozenset(python_name(a.name) for a in full.inputs if a.optional or not a.type.dtype.is_float) | {python_name(d) for d in full.dims},
+            is_method,
+        )  # fmt: skip
+
+    def _params(self, graph: Graph) -> tuple[Param, ...]:
+        params: list[Param] = []
+        for argument in reversed(graph.inputs):
+            required_after = any(not p.default for p in params)
+            annotation = f"{TENSOR} | None" if argument.optional else TENSOR
+            params.insert(
+                0,
+                Param(
+                    python_name(argument.name), annotation, "None" if argument.optional and not required_after else ""
+                ),
+            )
+        return tuple(params)
+
+    def _returns(self, graph: Graph) -> str:
+        return TENSOR if len(graph.results) == 1 else f"tuple[{', '.join([TENSOR] * len(graph.results))}]"
+
+    def _remarks(self, method: Method) -> tuple[str, ...]:
+        """Shapes of arguments and results, on a line of their own."""
+        graph = method.graph
+
+        def typed(name: str | None, type_: object, shape: str) -> str:
+            kind = "" if type_ is DType.COMPUTE else f"{getattr(type_, 'spec_name', '').lower()} "
+            return f"{name + ' ' if name else ''}{kind}{shape}"
+
+        inputs = [typed(python_name(a.name), a.type.dtype, method.shape(a.type)) for a in graph.inputs]
+        results = [typed(name, v.type.dtype, method.shape(v.type)) for name, v in graph.results]
+        line = f"{', '.join(inputs)} -> {', '.join(results)}"
+        return (line,) if len(line) <= 90 else (*inputs, f"-> {', '.join(results)}")
+
+
+class ModuleBuilder(Function):
+    """One module. `entries`: names of methods that check the model's facts."""
+
+    def __init__(self, module: Module, file: File, entries: frozenset[str], facts: Facts | None) -> None:
+        super().__init__(file, Scope(module, frozenset(module.members)), module)
+        self.target: Module = module
+        self.entries, self.facts = entries, facts
+        self.constants: dict[Value, str] = {}
+        self.buffers: dict[str, str] = {}  # name -> expression
+
+    def build(self) -> ClassDraft:
+        drafts: dict[str, FunctionDraft] = {}
+        for name in dict.fromkeys(key[0] for key in self.target.graphs):
+            for draft in self._methods(name):
+                drafts[draft.name] = draft
+        order = {g.method: g.span.start for g in self.target.graphs.values()}
+        methods = sorted(drafts.values(), key=lambda d: order.get(d.name, 1 << 60))
+        body = self._constructor(methods)
+        params = tuple(
+            Param(python_name(h.name), annotation(h))
+            for h in self.target.hypers
+            if h.name in self.scope.arguments and not h.is_let
+        )
+        return ClassDraft(self.target.name, self.target.doc, params, tuple(body), tuple(methods))
+
+    def _methods(self, name: str) -> list[FunctionDraft]:
+        """A method's drafts: one, unless its text depends on the rank of `...`."""
+        by_rank: dict[tuple[int, ...], list[Graph]] = {}
+        for (method, _, ranks), graph in self.target.graphs.items():
+            if method == name:
+                by_rank.setdefault(ranks, []).append(graph)
+        done: list[FunctionDraft] = []
+        for graphs in by_rank.values():
+            for graph in graphs:
+                self._find_constants(graph.nodes)
+            facts = self.facts if name in self.entries else None
+            plain = self.draft(name, graphs, facts, is_method=True)
+            alike = next((d for d in done if (d.body, d.params) == (plain.body, plain.params)), None)
+            if alike is None:
+                rank = "" if not done else f"_{max(a.type.rank for a in graphs[0].inputs)}d"
+                alike = replace(plain, name=f"{name}{rank}")
+                done.append(alike)
+            for graph in graphs:
+                self.file.name_method(graph, alike.name)
+        return done
+
+    # ---- constants -----------------------------------------------------------------------------------------------
+
+    def constant(self, value: Value) -> str | None:
+        return self.constants.get(value)
+
+    def _find_constants(self, nodes: Sequence[Node]) -> None:
+        """Values that depend on no input and no parameter: non-persistent buffers (LANGUAGE 9)."""
+        texts: dict[Value, str] = {}
+        found: list[tuple[Value, Apply]] = []
+        used: set[Value] = set()
+        for node in _flat(nodes):
+            if isinstance(node, Apply) and len(node.outputs) == 1 and self._is_constant(node, texts):
+                operands = [
+                    None
+                    if not isinstance(i, (Value, Scalar))
+                    else texts[i]
+                    if isinstance(i, Value)
+                    else self._literal(i)
+                    for i in node.inputs
+                ]
+                text = node.op.torch(InitText(node, self.scope, self.helper), *operands)
+                texts[node.outputs[0]] = f"({without_device(text)})"
+                found.append((node.outputs[0], node))
+            else:
+                used.update(i for i in node.inputs if isinstance(i, Value))
+                used.update(i for i in getattr(node, "results", ()) if isinstance(i, Value))
+        results = {v for g in self.target.graphs.values() for _, v in g.results}
+        for value, node in found:
+            if value in used | results:
+                self.constants[value] = f"self.{self._buffer(value, node, tidy(texts[value]))}"
+            else:
+                self.constants[value] = ""
+
+    def _literal(self, scalar: Scalar) -> str:
+        return self.scope.init(scalar.label, scalar.value) or literal(scalar.value)
+
+    def _is_constant(self, node: Apply, known: Mapping[Value, str]) -> bool:
+        tensors = [i for i in node.inputs if isinstance(i, Value)]
+        sizes = [d for v in node.outputs for d in v.type.shape]
+        numbers = [i.value for i in node.inputs if isinstance(i, Scalar)]
+        static = all(d.value is not None for d in sizes) and all(isinstance(n, (int, float, bool)) for n in numbers)
+        return static and not node.op.random and not node.op.train_only and all(v in known for v in tensors)
+
+    def _buffer(self, value: Value, node: Apply, text: str) -> str:
+        hint = value.name or node.op.name
+        hint = hint if hint.isidentifier() else "table"
+        number, name = 2, hint
+        while (name in self.buffers and self.buffers[name] != text) or name in self.scope.taken | set(
+            self.scope.hypers
+        ):
+            name = f"{hint}{number}"
+            number += 1
+        self.buffers[name] = text
+        return name
+
+    # ---- the constructor -----------------------------------------------------------------------------------------
+
+    def _constructor(self, methods: Sequence[FunctionDraft]) -> list[Statement]:
+        scope = self.scope
+        parts = Constructor(self.target, scope, self.file).statements()
+        buffers: list[Statement] = [
+            Line("", (), tidy(f'self.register_buffer("{name}", {text}, persistent=False)'))
+            for name, text in self.buffers.items()
+        ]
+        weights = InitSection(self.target, scope, self.file.class_of).statements()
+        ties: list[Statement] = [
+            assign(f"self{_access(t.left)}", f"self{_access(t.right)}", "tied") for t in self.target.ties
+        ]
+        names: list[Statement] = []
+        for hyper in self.target.hypers:
+            name = hyper.name
+            if hyper.is_let and name in scope.attributes:
+                names.append(assign(f"self.{name}", scope.let(name)))
+            elif hyper.is_let and name in scope.locals:
+                names.append(assign(python_name(name), scope.let(name)))
+            elif name in scope.attributes:
+                names.append(assign(f"self.{name}", python_name(name)))
+        if any("self.aux[" in line for method in methods for line in method.lines({}, 4)):
+            remark = Remark("Training-only scalars of the latest forward; sum each name over all modules.")
+            names += [remark, assign("self.aux: dict[str, torch.Tensor]", "{}")]
+        gap: list[Statement] = [Remark("")] if weights else []
+        return [*names, *parts, *buffers, *gap, *weights, *gap * bool(ties), *ties]
+
+
+def _flat(nodes: Sequence[Node]) -> list[Node]:
+    flat: list[Node] = []
+    for node in nodes:
+        if isinstance(node, Loop):
+            for iteration in node.iterations:
+                flat += _flat(iteration.nodes)
+        elif isinstance(node, When):
+            flat += _flat(node.nodes)
+            flat.append(node)
+        else:
+            flat.append(node)
+    return flat
+
+
+def _access(path: Path) -> str:
+    return "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in path)
+
+
+def annotation(hyper: Hyper) -> str:
+    """The Python type of a constructor argument."""
+    kind = hyper.kind.strip()
+    optional = kind.endswith("?")
+    kind = kind.rstrip("?").strip()
+    text = kind if kind in ("int", "float", "bool", "str") else "str"
+    if kind.startswith("["):
+        inner = annotation(Hyper("", None, None, False, kind[1:-1], ""))
+        text = f"tuple[{inner}, ...]"
+    elif kind == "dtype":
+        text = "torch.dtype"
+    return f"{text} | None" if optional else text

@@ -1,0 +1,293 @@
+"""One graph as steps: what is an expression, what becomes a statement, and until when each value is needed.
+
+Names that mean nothing at run time are gone here (`cached(k, v)` is `k, v`), the fold of an `nn.Sequential` is one step, and every
+use of a value has the position of the statement that will contain it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Value, When
+from specc.types import Scalar
+
+END = 1 << 60
+
+
+@dataclass(eq=False)
+class Step:
+    """An operator, a call, or the fold of an `nn.Sequential`: one expression."""
+
+    node: Apply | Call | Loop
+    inputs: tuple[Input, ...]
+    outputs: tuple[Value, ...]
+    region: int
+    position: int = 0
+
+
+@dataclass(eq=False)
+class LoopStep:
+    loop: Loop
+    iterations: tuple[tuple[tuple[tuple[str, Path | None], ...], tuple[Item, ...]], ...]
+    start: Value | None = None  # what a fold begins with
+
+
+@dataclass(eq=False)
+class WhenStep:
+    when: When
+    items: tuple[Item, ...]
+    rebinds: tuple[tuple[Value, Input, Value], ...]
+    aux: tuple[tuple[str, Input], ...]
+    position: int = 0
+
+
+Item = Step | LoopStep | WhenStep
+
+
+@dataclass(eq=False)
+class Program:
+    """`producer`: value -> its step (none for arguments). `reads`: values that are parameters."""
+
+    items: tuple[Item, ...] = ()
+    results: tuple[Input, ...] = ()
+    producer: dict[Value, Step] = field(default_factory=dict)
+    reads: dict[Value, Path] = field(default_factory=dict)
+    inline: set[Value] = field(default_factory=set)
+    last_use: dict[Value, int] = field(default_factory=dict)
+
+
+def build(
+    graph: Graph,
+    *,
+    sequential: Callable[[Path], bool],
+    identity: Callable[[Apply], bool],
+    constant: Callable[[Value], bool],
+    fixed: Callable[[Step], bool],
+) -> Program:
+    """`sequential`: whether the list at a path is called as one module. `identity`: whether an operator gives its operands back.
+
+    `constant`: values computed in `__init__`. `fixed`: steps that get a name of their own even where an expression would do.
+    """
+    return _Builder(graph, sequential, identity, constant, fixed).build()
+
+
+class _Builder:
+    def __init__(
+        self,
+        graph: Graph,
+        sequential: Callable[[Path], bool],
+        identity: Callable[[Apply], bool],
+        constant: Callable[[Value], bool],
+        fixed: Callable[[Step], bool],
+    ) -> None:
+        self.graph, self.sequential, self.identity, self.constant, self.fixed = (
+            graph,
+            sequential,
+            identity,
+            constant,
+            fixed,
+        )
+        self.program = Program()
+        self.alias: dict[Value, Input] = {}
+        self.regions = 0
+        self.position = 0
+        self.uses: dict[Value, list[tuple[Step | int, int]]] = {}  # (the step, or a position), region
+        self.bound: set[Value] = set()
+
+    def build(self) -> Program:
+        program = self.program
+        program.items = self.region(self.graph.nodes)
+        program.results = tuple(self.resolve(value) for _, value in self.graph.results)
+        program.items = self.without_dead(program.items, set(self.needed(program.results)))
+        self.number(program.items)
+        for result in program.results:
+            self.use(result, END, 0)
+        self.decide()
+        return program
+
+    def resolve(self, value: Input) -> Input:
+        while isinstance(value, Value) and value in self.alias:
+            value = self.alias[value]
+        return value
+
+    # ---- steps ---------------------------------------------------------------------------------------------------
+
+    def region(self, nodes: Sequence[Node]) -> tuple[Item, ...]:
+        here = self.regions
+        self.regions += 1
+        return tuple(item for node in nodes for item in self.items(node, here))
+
+    def items(self, node: Node, region: int) -> Iterator[Item]:
+        if isinstance(node, Read):
+            self.program.reads[node.output] = node.path
+        elif isinstance(node, Loop):
+            yield from self.loop(node, region)
+        elif isinstance(node, When):
+            items = self.region(node.nodes)
+            rebinds = tuple((self._value(b), self.resolve(e), a) for b, e, a in node.rebinds)
+            aux = tuple((name, self.resolve(value)) for name, value in node.aux)
+            yield WhenStep(node, items, rebinds, aux)
+        elif isinstance(node, Apply) and self.identity(node):
+            kept = [i for i in node.inputs if not isinstance(i, Absent)]
+            self.alias.update(zip(node.outputs, (self.resolve(i) for i in kept), strict=False))
+        elif not all(self.constant(v) for v in node.outputs):
+            yield self.step(node, tuple(self.resolve(i) for i in node.inputs), node.outputs, region)
+
+    def _value(self, value: Value) -> Value:
+        resolved = self.resolve(value)
+        assert isinstance(resolved, Value)
+        return resolved
+
+    def step(
+        self, node: Apply | Call | Loop, inputs: tuple[Input, ...], outputs: tuple[Value, ...], region: int
+    ) -> Step:
+        step = Step(node, inputs, outputs, region)
+        for value in outputs:
+            self.program.producer[value] = step
+        return step
+
+    def loop(self, loop: Loop, region: int) -> Iterator[Item]:
+        if not loop.iterations:
+            return
+        if loop.fold is not None and self.sequential(loop.fold):
+            start, end = first_input(loop), last_output(loop)
+            if start is not None and end is not None:
+                yield self.step(loop, (self.resolve(start),), (end,), region)
+            return
+        iterations = tuple((i.binds, self.region(i.nodes)) for i in loop.iterations)
+        start = None
+        if loop.fold is not None:
+            found = first_input(loop)
+            resolved = self.resolve(found) if found is not None else None
+            start = resolved if isinstance(resolved, Value) else None
+        yield LoopStep(loop, iterations, start)
+
+    # ---- uses ----------------------------------------------------------------------------------------------------
+
+    def needed(self, roots: Sequence[Input]) -> set[Value]:
+        """Values that results or training-only values depend on."""
+        pending = [v for v in roots if isinstance(v, Value)]
+        for when in _whens(self.program.items):
+            pending += [v for _, end, _ in when.rebinds for v in (end,) if isinstance(v, Value)]
+            pending += [before for before, _, _ in when.rebinds]
+            pending += [v for _, v in when.aux if isinstance(v, Value)]
+        found: set[Value] = set()
+        while pending:
+            value = pending.pop()
+            if value in found:
+                continue
+            found.add(value)
+            step = self.program.producer.get(value)
+            pending += [v for v in step.inputs if isinstance(v, Value)] if step else []
+        return found
+
+    def without_dead(self, items: Sequence[Item], needed: set[Value]) -> tuple[Item, ...]:
+        kept: list[Item] = []
+        for item in items:
+            if isinstance(item, LoopStep):
+                item.iterations = tuple((b, self.without_dead(i, needed)) for b, i in item.iterations)
+            elif isinstance(item, WhenStep):
+                item.items = self.without_dead(item.items, needed)
+            if not isinstance(item, Step) or any(v in needed for v in item.outputs):
+                kept.append(item)
+        return tuple(kept)
+
+    def use(self, value: Input, user: Step | int, region: int) -> None:
+        if isinstance(value, Value):
+            self.uses.setdefault(value, []).append((user, region))
+
+    def number(self, items: Sequence[Item], region: int = 0) -> None:
+        for item in items:
+            self.position += 1
+            if isinstance(item, Step):
+                item.position = self.position
+                for value in item.inputs:
+                    self.use(value, item, item.region)
+            elif isinstance(item, LoopStep):
+                if item.start is not None:
+                    self.bound.add(item.start)
+                for _, body in item.iterations:
+                    self.number(body, -1)
+            else:
+                for before, _, _ in item.rebinds:
+                    self.bound.add(before)
+                    self.use(before, self.position, region)
+                self.number(item.items, -1)
+                self.position += 1
+                item.position = self.position
+                for _, end, after in item.rebinds:
+                    self.use(end, self.position, -1)
+                    self.bound.add(after)
+                for _, value in item.aux:
+                    self.use(value, self.position, -1)
+
+    def decide(self) -> None:
+        """Which values are written where they are used: nameless ones with one use, in the same body."""
+        program = self.program
+        for value, step in program.producer.items():
+            uses = self.uses.get(value, [])
+            alone = len(step.outputs) == 1 and value.name is None and len(uses) == 1 and value not in self.bound
+            if alone and uses[0][1] == step.region and not self.fixed(step):
+                program.inline.add(value)
+
+        ends: dict[Value, int] = {}
+
+        def end(value: Value) -> int:
+            """The position of the last statement that reads the value."""
+            if value not in ends:
+                ends[value] = max((place(user) for user, _ in self.uses.get(value, ())), default=0)
+            return ends[value]
+
+        def place(user: Step | int) -> int:
+            if isinstance(user, int):
+                return user
+            return end(user.outputs[0]) if user.outputs[0] in program.inline else user.position
+
+        for value in list(self.uses):
+            program.last_use[value] = end(value)
+
+
+def _whens(items: Sequence[Item]) -> Iterator[WhenStep]:
+    for item in items:
+        if isinstance(item, WhenStep):
+            yield item
+            yield from _whens(item.items)
+        elif isinstance(item, LoopStep):
+            for _, body in item.iterations:
+                yield from _whens(body)
+
+
+def first_input(loop: Loop) -> Input | None:
+    """What a fold begins with."""
+    for iteration in loop.iterations:
+        for node in iteration.nodes:
+            if isinstance(node, Loop):
+                found = first_input(node)
+                if found is not None:
+                    return found
+            elif isinstance(node, (Apply, Call)):
+                return node.inputs[0]
+    return None
+
+
+def last_output(loop: Loop) -> Value | None:
+    """What a fold ends with."""
+    for iteration in reversed(loop.iterations):
+        for node in reversed(iteration.nodes):
+            if isinstance(node, Loop):
+                found = last_output(node)
+                if found is not None:
+                    return found
+            elif isinstance(node, (Apply, Call)):
+                return node.outputs[0]
+    return None
+
+
+def scalar_free(inputs: Sequence[Input]) -> bool:
+    """Whether no operand is a runtime size."""
+    return not any(isinstance(i, Scalar) and not isinstance(i.value, (int, float, bool)) for i in inputs)
+
+
+def rebound(mapping: Mapping[Value, str], value: Value, name: str) -> dict[Value, str]:
+    return {**mapping, value: name}
