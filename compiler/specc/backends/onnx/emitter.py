@@ -180,7 +180,10 @@ class GraphEmitter:
     def transpose(self, x: Ref, perm: Sequence[int]) -> Ref:
         if list(perm) == list(range(len(perm))):
             return x
-        return self("Transpose", x, perm=list(perm))
+        made = self("Transpose", x, perm=list(perm))
+        if x.name in self.parameters and made.hint is None:
+            made.hint = f"{x.name}.T"
+        return made
 
     def cast(self, x: Ref, dtype: DType) -> Ref:
         if self.element(x.type.dtype) == self.element(dtype):

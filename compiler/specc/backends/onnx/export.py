@@ -89,7 +89,8 @@ def _flat(
 ) -> tuple[GraphEmitter, Flattener]:
     emit = GraphEmitter(opset, compute)
     flattener = Flattener(emit, aliases(model.module))
-    flattener.entry(select(model, entry, without))
+    graph = select(model, entry, without)
+    flattener.entry(graph, entry_sizes(graph))
     watched: list[Ref] = [tap.ref for tap in flattener.taps] if debug else []
     stand_ins = merge_heads(emit, watched)
     for tap in flattener.taps if debug else ():

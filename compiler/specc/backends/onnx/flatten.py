@@ -11,7 +11,7 @@ from specc.backends.onnx.values import Ref
 from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Value, When, dotted
 from specc.ir.taps import TapKeys, call_scope, numbered
 from specc.op import Emitter
-from specc.passes.plain import IDENTITIES, Sizes, call_sizes, entry_sizes
+from specc.passes.plain import IDENTITIES, Sizes, call_sizes
 from specc.source import Span
 from specc.types import Operand, Scalar
 
@@ -56,9 +56,8 @@ class Flattener:
         self._keys = TapKeys()
         self._numbers: dict[int, dict[Node, int]] = {}
 
-    def entry(self, graph: Graph) -> None:
+    def entry(self, graph: Graph, sizes: Sizes) -> None:
         """Declares the inputs, runs the graph and declares the outputs."""
-        sizes = entry_sizes(graph)
         operands: list[Argument] = []
         for argument in graph.inputs:
             present = argument.value is not None
@@ -88,10 +87,13 @@ class Flattener:
             elif isinstance(node, Read):
                 self._read(frame, node)
             elif isinstance(node, Loop):
-                for iteration in node.iterations:
-                    self._nodes(frame, iteration.nodes)
+                self._loop(frame, node)
             else:
                 self._when(frame, node)
+
+    def _loop(self, frame: Frame, node: Loop) -> None:
+        for iteration in node.iterations:
+            self._nodes(frame, iteration.nodes)
 
     def _read(self, frame: Frame, node: Read) -> None:
         name = dotted((*frame.path, *node.path))
@@ -121,30 +123,36 @@ class Flattener:
         types: list[Operand] = [o.type if isinstance(o, Ref) else o for o in operands]
         sizes = call_sizes(node.graph.inputs, types)
         path = (*frame.path, *node.path)
-        leaf = node.graph.module is not None and node.graph.module.torch_class is not None
-        origin = (frame.origin or node.span.where) if leaf else None
+        origin = (frame.origin or node.span.where) if is_leaf(node.graph) else None
         scope = call_scope(frame.scope, node)
         results = self.run(Frame(node.graph, path, scope, sizes, origin, {}), operands)
         self._bind(frame, node, results, scope if node.path else None)
 
     def _bind(self, frame: Frame, node: Apply | Call, results: Sequence[Argument], hint: str | None) -> None:
         """Results become the node's values: exact types, names as in the spec, taps."""
-        index = self._index(frame.graph)[node]
+        prefix = f"{frame.scope}." if frame.scope else ""
         for position, (value, result) in enumerate(zip(node.outputs, results, strict=True)):
             frame.values[value] = result
             if not isinstance(result, Ref):
                 continue
             self.emit.typed(result, frame.sizes.type(value.type))
             if result.hint is None and (result.node is not None or result.array is not None):
-                prefix = f"{frame.scope}." if frame.scope else ""
                 result.hint = f"{prefix}{value.name}" if value.name else hint
-            key = self._keys.key(frame.scope, index, node, position)
-            self.taps.append(Tapped(key, node.span, result))
+            self._tap(frame, node, position, result)
+
+    def _tap(self, frame: Frame, node: Apply | Call, position: int, result: Ref) -> None:
+        key = self._keys.key(frame.scope, self._index(frame.graph)[node], node, position)
+        self.taps.append(Tapped(key, node.span, result))
 
     def _index(self, graph: Graph) -> dict[Node, int]:
         if id(graph) not in self._numbers:
             self._numbers[id(graph)] = numbered(graph)
         return self._numbers[id(graph)]
+
+
+def is_leaf(graph: Graph) -> bool:
+    """Whether a graph is a leaf of std, known by the line that calls it."""
+    return graph.module is not None and graph.module.torch_class is not None
 
 
 def _sized(scalar: Scalar, sizes: Sizes) -> Scalar:

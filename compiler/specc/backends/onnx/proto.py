@@ -54,10 +54,10 @@ class Embedded:
 
 
 WeightsRef = External | Embedded
-"""Without one, parameters are declared as external data without a file: structure only."""
+"""Without one, parameters are declared as external data that is nowhere: structure only."""
 
-NO_FILE = "model.safetensors"
-"""The location that structure-only graphs name; nothing needs to be there to read or draw them."""
+NOWHERE = "#weights"
+"""The location that structure-only graphs name: onnx's checker does not look for a file whose name begins with #."""
 
 
 # ---- names and liveness ----------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def attribute(name: str, value: Any) -> AttributeProto:
 
 
 def node_proto(name: str, record: Record) -> NodeProto:
-    return NodeProto(
+    node = NodeProto(
         name=name,
         op_type=record.op_type,
         domain=record.domain,
@@ -204,6 +204,9 @@ def node_proto(name: str, record: Record) -> NodeProto:
         attribute=[attribute(key, value) for key, value in sorted(record.attributes.items())],
         doc_string=record.origin,
     )
+    for key, value in sorted(record.metadata.items()):
+        node.metadata_props.add(key=key, value=value)
+    return node
 
 
 def constant_proto(ref: Ref, element: int) -> TensorProto:
@@ -217,7 +220,7 @@ def parameter_proto(name: str, type_: TensorType, element: int, weights: Weights
         proto.raw_data = weights.tensors[name]
         return proto
     proto.data_location = TensorProto.EXTERNAL
-    entries = {"location": NO_FILE}
+    entries = {"location": NOWHERE}
     if weights is not None:
         slot = weights.slots[name]
         entries = {"location": weights.location, "offset": str(slot.offset), "length": str(slot.length)}
@@ -256,6 +259,30 @@ def graph_proto(emit: GraphEmitter, name: str, weights: WeightsRef | None) -> Gr
     return graph
 
 
+def function_proto(emit: GraphEmitter, name: str, domain: str, doc: str) -> FunctionProto:
+    """The graph as a local function: parameters become inputs after the graph's own, constants become nodes."""
+    parts = listing(emit)
+    function = FunctionProto(name=name, domain=domain, doc_string=doc)
+    function.opset_import.extend(_opsets(emit))
+    function.input.extend([ref.name for ref in parts.inputs] + list(parts.parameters))
+    function.output.extend(ref.name for ref in parts.outputs)
+    for ref in parts.constants:
+        tensor = constant_proto(ref, emit.element(ref.type.dtype))
+        node = NodeProto(op_type="Constant", name=ref.name, output=[ref.name])
+        node.attribute.append(attribute("value", tensor))
+        function.node.append(node)
+    function.node.extend(node_proto(node_name, record) for node_name, record in parts.records)
+    surface = [*parts.inputs, *parts.parameters.values(), *parts.outputs]
+    function.value_info.extend(value_info(ref.name, ref.type, True, emit.compute) for ref in surface if ref.known)
+    function.value_info.extend(intermediate_info(emit, parts))
+    return function
+
+
+def _opsets(emit: GraphEmitter) -> list[OperatorSetIdProto]:
+    imports = [OperatorSetIdProto(domain="", version=emit.opset)]
+    return imports + [OperatorSetIdProto(domain=d, version=v) for d, v in sorted(emit.functions.items())]
+
+
 def model_proto(
     emit: GraphEmitter,
     name: str,
@@ -274,11 +301,10 @@ def model_proto(
         producer_name="specc",
         producer_version=version,
         doc_string=doc,
-        opset_import=[OperatorSetIdProto(domain="", version=emit.opset)],
+        opset_import=_opsets(emit),
         graph=graph_proto(emit, name, weights),
         functions=functions,
     )
-    model.opset_import.extend(OperatorSetIdProto(domain=d, version=v) for d, v in sorted(emit.functions.items()))
     for key, value in sorted((metadata or {}).items()):
         model.metadata_props.add(key=key, value=value)
     return model

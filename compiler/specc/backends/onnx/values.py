@@ -63,6 +63,7 @@ class Record:
     origin: str
     outputs: list[Ref] = field(default_factory=list)
     label: str | None = None  # its own name instead of the one made from scope and op_type
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def stored(value: Any, dtype: DType) -> np.ndarray[Any, Any]:
