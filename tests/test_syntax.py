@@ -180,7 +180,8 @@ _SAME = set(_SAME_NAMES.values())
 
 def test_newlines_that_do_not_end_a_statement() -> None:
     file = good(
-        "let a = [1,\n  2]\nlet b = a +  # why\n\n  # not here\n  3\nlet c = a\n  # comment\n\n  |> f\nlet d = 1 if x\n else 2\n"
+        "let a = [1,\n  2]\nlet b = a +  # why\n\n  # not here\n  3\n"
+        "let c = a\n  # comment\n\n  |> f\nlet d = 1 if x\n else 2\n"
     )
     assert [item.name.id for item in file.items if isinstance(item, ast.Let)] == ["a", "b", "c", "d"]
 
@@ -207,7 +208,8 @@ block M(dim: int, block: int = 3, with: int = 4) {
 
 def test_documentation() -> None:
     file = good(
-        '## About\n## it.\nblock A { }\n\n## not this\n\nblock B { }\n## C\n@torch("x")\nblock C { }\n  ## f\nfn f(x: Int[]) -> Int[] = x\n'
+        "## About\n## it.\nblock A { }\n\n## not this\n\n"
+        'block B { }\n## C\n@torch("x")\nblock C { }\n  ## f\nfn f(x: Int[]) -> Int[] = x\n'
     )
     docs = [item.doc for item in file.items if isinstance(item, ast.BlockDef | ast.Method)]
     assert docs == ["About\nit.", "", "C", "f"]
@@ -226,7 +228,8 @@ def test_carriage_returns_tabs_and_byte_order_mark() -> None:
 
 
 def test_independent_errors_are_all_reported() -> None:
-    text = "let a = 1 2\nblock M(dim: int) {\n  fc = Linear(1, 2)\n  forward(x: Int[]) -> Int[] {\n    y = x y\n    return x\n  }\n}\nlet b = (3 4)\nlet c =\n"
+    text = "let a = 1 2\nblock M(dim: int) {\n  fc = Linear(1, 2)\n"
+    text += "  forward(x: Int[]) -> Int[] {\n    y = x y\n    return x\n  }\n}\nlet b = (3 4)\nlet c =\n"
     assert codes(text) == ["P000", "P000", "P000", "P022", "P000"]
 
 
@@ -380,6 +383,7 @@ def test_unusable_cache_folder(cache: Path) -> None:
 
 def test_parsing_imports_no_lark_when_tables_are_there() -> None:
     tables.load()
-    program = "import sys; from specc.syntax.parser import parse; from specc.syntax import tables; tables.load(); print('lark' in sys.modules)"
+    program = "import sys; from specc.syntax.parser import parse; from specc.syntax import tables"
+    program += "; tables.load(); print('lark' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -103,7 +103,7 @@ class _Line:
         if columns[-1] <= WIDTH:
             return cls("".join(pieces), columns)
         first, last = columns[min(around[0], len(raw))], columns[min(around[1], len(raw))]
-        start = max(0, min(first - 20, last - WIDTH // 2, columns[-1] - WIDTH + 4))
+        start = max(0, min(first - 20, last - WIDTH // 2, columns[-1] - WIDTH + 8))
         cut = "".join(pieces)[start : start + WIDTH - 8]
         head = "... " if start else ""
         tail = " ..." if start + WIDTH - 8 < columns[-1] else ""
@@ -359,13 +359,20 @@ def apply_edits(text: str, diagnostics: Iterable[Diagnostic]) -> str:
     for d in diagnostics:
         edits = [e for e in d.edits if e.span.source.text == text]
         if len(edits) == len(d.edits) and not any(_overlap(e, t) for e in edits for t in taken):
-            taken += edits
+            taken += [e for e in edits if not any(_same(e, t) for t in taken)]
     for edit in sorted(taken, key=lambda e: (e.span.start, e.span.end), reverse=True):
         text = text[: edit.span.start] + edit.text + text[edit.span.end :]
     return text
 
 
+def _same(a: Edit, b: Edit) -> bool:
+    return (a.span.start, a.span.end, a.text) == (b.span.start, b.span.end, b.text)
+
+
 def _overlap(a: Edit, b: Edit) -> bool:
+    """Whether the order of two edits would matter. The same edit twice is one."""
+    if _same(a, b):
+        return False
     if a.span.start == a.span.end or b.span.start == b.span.end:
         return (
             (a.span.start == b.span.start and a.text != b.text)
