@@ -1,14 +1,17 @@
-"""The whole pipeline on one screen: text -> syntax -> elaboration -> checked IR -> backends. Specs are read here, and only here."""
+"""The whole pipeline on one screen: text -> syntax -> elaboration -> checked IR -> backends.
+
+Specs are read here, and only here.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-import sys
 
 from specc.diagnostics import Collector, Diagnostic, Rejected
 from specc.elaborate.elaborator import Elaborator
@@ -61,7 +64,8 @@ class Project:
 
 
 def open_project(target: str | Path) -> Project:
-    """Read and parse a spec (a path, or the name of a model of the zoo) and everything it imports; raises `Rejected`."""
+    """Read and parse a spec (a path, or the name of a model of the zoo) and everything it imports; raises `Rejected`.
+    """
     path = locate(target)
     collector = Collector()
     root = project_root(path)
@@ -79,7 +83,9 @@ def open_project(target: str | Path) -> Project:
     return Project(path, file, collector, elaborator)
 
 
-def load(target: str | Path, *, preset: str | None = None, model: str | None = None, sets: Mapping[str, str] | None = None) -> Checked:
+def load(
+    target: str | Path, *, preset: str | None = None, model: str | None = None, sets: Mapping[str, str] | None = None
+) -> Checked:
     """Read, parse and check one configuration of a spec; raises `Rejected`. `sets` are the texts of `--set K=V`."""
     project = open_project(target)
     return project.check(Options(model=model, preset=preset, sets=parse_sets(sets or {})))
@@ -169,20 +175,42 @@ class _Loader:
         path = PACKAGE / "std" / f"{name}.spec"
         if head != "std" or not name.isidentifier() or not path.is_file():
             known = ", ".join(f"std.{n}" for n in std_names())
-            raise Fail(Diagnostic("E006", f"no module `{item.origin}`", item.origin_span, notes=(("available", known),), help='a file is imported by its path: from "./other.spec" import Name'))
+            raise Fail(
+                Diagnostic(
+                    "E006",
+                    f"no module `{item.origin}`",
+                    item.origin_span,
+                    notes=(("available", known),),
+                    help='a file is imported by its path: from "./other.spec" import Name',
+                )
+            )
         source, tree = std_module(name)
         return source.name, tree, source
 
     def _path(self, importer: FileScope, item: ast.Import) -> tuple[str, ast.File | None, Source]:
         span = item.origin_span
         if Path(item.origin).is_absolute() or not item.origin.endswith(".spec"):
-            raise Fail(Diagnostic("E003", "an import is a relative path that ends in .spec", span, help='from "./other.spec" import Name'))
+            raise Fail(
+                Diagnostic(
+                    "E003",
+                    "an import is a relative path that ends in .spec",
+                    span,
+                    help='from "./other.spec" import Name',
+                )
+            )
         if importer.is_std:
             raise Fail(Diagnostic("E003", "the standard library imports only itself", span))
         base = Path(importer.key).parent
         path = (base / item.origin).resolve()
         if not path.is_relative_to(self.root.resolve()):
-            raise Fail(Diagnostic("E003", f"`{item.origin}` is outside the project", span, notes=(("why", f"the root is the folder of {self.display}, or of specc.toml"),)))
+            raise Fail(
+                Diagnostic(
+                    "E003",
+                    f"`{item.origin}` is outside the project",
+                    span,
+                    notes=(("why", f"the root is the folder of {self.display}, or of specc.toml"),),
+                )
+            )
         try:
             text = read_text(path, item.origin)
         except Rejected as rejected:
@@ -209,7 +237,9 @@ def std_home(name: str) -> str | None:
     """The std module that exports a name, for import hints."""
     for module in std_names():
         _, tree = std_module(module)
-        if tree is not None and any(isinstance(i, (ast.BlockDef, ast.Method)) and i.name.id == name for i in tree.items):
+        if tree is not None and any(
+            isinstance(i, (ast.BlockDef, ast.Method)) and i.name.id == name for i in tree.items
+        ):
             return f"std.{module}"
     return None
 

@@ -17,7 +17,19 @@ from specc.elaborate.references import POISON, ListRef, MethodRef, PartRef
 from specc.elaborate.signatures import Unifier
 from specc.elaborate.values import Binding, Fail, FnValue, Poisoned, describe, number, show
 from specc.ir.graph import (
-    Absent, Apply, Argument, Function, Input, Node, Parameter, PartGroup, PartList, Path, Read, Submodule, Value,
+    Absent,
+    Apply,
+    Argument,
+    Function,
+    Input,
+    Node,
+    Parameter,
+    PartGroup,
+    PartList,
+    Path,
+    Read,
+    Submodule,
+    Value,
 )  # fmt: skip
 from specc.op import Op, OpError, operators
 from specc.source import Span
@@ -78,7 +90,9 @@ class Applications(OpArguments):
         return unparse(expr)
 
     def member(self, name: str, span: Span, *, called: bool = False) -> Any:
-        """A member of the block at hand as a value: its parameter, part, method; `Absent` if this configuration has none."""
+        """A member of the block at hand as a value: its parameter, part, method; `Absent` if this configuration has
+        none.
+        """
         instance = self.instance
         if instance is None:
             return None
@@ -97,7 +111,10 @@ class Applications(OpArguments):
     def absent_part(self, instance: Instance, key: str, text: str, span: Span) -> Fail:
         absence = instance.absent[key]
         names = [h for h in instance.scope.names if re.search(rf"\b{h}\b", absence.cond.text)]
-        values = " and ".join(f"{n} is {describe(instance.scope.names[n].value).split(' ', 2)[-1]}" for n in names) or "its condition is false"
+        values = (
+            " and ".join(f"{n} is {describe(instance.scope.names[n].value).split(' ', 2)[-1]}" for n in names)
+            or "its condition is false"
+        )
         rows = tuple(Size(n, show(instance.scope.names[n].value), instance.scope.names[n].origin) for n in names)
         return self.fail(
             "S140", f"part `{text}` does not exist when {values}", span, others=(Label(absence.cond, "declared only then"),), sizes=rows,
@@ -140,7 +157,9 @@ class Applications(OpArguments):
             names = list(base.member.members)
         else:
             raise self.fail("E107", f"`{unparse(expr.base)}` is a list: index it or loop over it", expr.name.span)
-        raise self.fail("E107", f"`{unparse(expr.base)}` has no member `{name}`", expr.name.span, available=available(names))
+        raise self.fail(
+            "E107", f"`{unparse(expr.base)}` has no member `{name}`", expr.name.span, available=available(names)
+        )
 
     # ---- tensors -------------------------------------------------------------------------------------------------
 
@@ -149,7 +168,12 @@ class Applications(OpArguments):
         if isinstance(value, Value):
             return value
         if isinstance(value, Absent):
-            raise self.fail("S141", f"`{unparse(at)}` is optional and absent here", at.span, help=f"if {unparse(at)} != none {{ .. }}")
+            raise self.fail(
+                "S141",
+                f"`{unparse(at)}` is optional and absent here",
+                at.span,
+                help=f"if {unparse(at)} != none {{ .. }}",
+            )
         if isinstance(value, Results):
             raise self.fail("S150", f"this call has {len(value)} results: name them first", at.span, help="a, b = ..")
         if isinstance(value, PartRef):
@@ -167,7 +191,9 @@ class Applications(OpArguments):
         if isinstance(value, Value) and value.name is None:
             object.__setattr__(value, "name", name)
 
-    def apply(self, op: Op, inputs: tuple[Input, ...], spans: tuple[Span, ...], span: Span, labels: dict[str, str]) -> Any:
+    def apply(
+        self, op: Op, inputs: tuple[Input, ...], spans: tuple[Span, ...], span: Span, labels: dict[str, str]
+    ) -> Any:
         """Append an operator; its shape rule decides the result types."""
         if op.random and self.mode != "train":
             raise self.fail("E100", f"`{op.name}` is random: only in `when train {{ }}`", span)
@@ -186,7 +212,11 @@ class Applications(OpArguments):
         index = error.operand if isinstance(error.operand, int) and error.operand < len(spans) else None
         primary = spans[index] if index is not None else span
         label = str(types[index]) if index is not None and types[index] is not None else ""
-        others = tuple(Label(s, str(t)) for i, (s, t) in enumerate(zip(spans, types, strict=False)) if i != index and isinstance(t, TensorType) and s.start != primary.start)
+        others = tuple(
+            Label(s, str(t))
+            for i, (s, t) in enumerate(zip(spans, types, strict=False))
+            if i != index and isinstance(t, TensorType) and s.start != primary.start
+        )
         rows: dict[str, Size] = {}
         for type_ in types:
             if isinstance(type_, TensorType):
@@ -222,7 +252,15 @@ class Applications(OpArguments):
         """A value against a declared type of this body (S201, S202, S220, S221, S301)."""
         others = (Label(declared, "declared here"),)
         if have.rank != want.rank:
-            raise self.fail("S202", f"{what} has {have.rank} axes, {want.rank} are declared", span, str(have), others=others, expected=str(want), found=str(have))
+            raise self.fail(
+                "S202",
+                f"{what} has {have.rank} axes, {want.rank} are declared",
+                span,
+                str(have),
+                others=others,
+                expected=str(want),
+                found=str(have),
+            )
         if have.dtype is not want.dtype:
             message = f"{what} is {have.dtype.spec_name}, {want.dtype.spec_name} is declared"
             raise self.fail("S301", message, span, str(have), others=others, expected=str(want), found=str(have))
@@ -232,18 +270,43 @@ class Applications(OpArguments):
                 message = f"{what} has {a} on axis {i}, {b} is declared"
                 rows = (*self.size_rows(have), *self.size_rows(want))
                 if a.value is not None and b.value is not None:
-                    raise self.fail("S201", message, span, str(have), others=others, sizes=rows, expected=str(want), found=str(have))
+                    raise self.fail(
+                        "S201", message, span, str(have), others=others, sizes=rows, expected=str(want), found=str(have)
+                    )
                 raise self.unequal(message, span, str(have), b, a, proof, others=others, sizes=rows)
 
     def unequal(
-        self, message: str, span: Span, label: str, want: Dim, have: Dim, proof: Proof, *, others: tuple[Label, ...], sizes: tuple[Size, ...]
+        self,
+        message: str,
+        span: Span,
+        label: str,
+        want: Dim,
+        have: Dim,
+        proof: Proof,
+        *,
+        others: tuple[Label, ...],
+        sizes: tuple[Size, ...],
     ) -> Fail:
         """S220 with a counter-example, or S221 with the fact that would settle it."""
         fact = self.facts.suggestion(want, have)
-        help = f"promise it on the model:  dim {fact}      (checked at the entry, exported as a constraint)" if fact else ""
+        help = (
+            f"promise it on the model:  dim {fact}      (checked at the entry, exported as a constraint)"
+            if fact
+            else ""
+        )
         if isinstance(proof, Refuted):
-            return self.fail("S220", message, span, label, others=others, sizes=sizes, counter_example=str(proof), help=help)
-        return self.fail("S221", f"{message}: not provable", span, label, others=others, sizes=sizes, help=help or "state a fact: dim ..")
+            return self.fail(
+                "S220", message, span, label, others=others, sizes=sizes, counter_example=str(proof), help=help
+            )
+        return self.fail(
+            "S221",
+            f"{message}: not provable",
+            span,
+            label,
+            others=others,
+            sizes=sizes,
+            help=help or "state a fact: dim ..",
+        )
 
     def check_bound(self, dim: Dim, span: Span) -> None:
         """Every symbol of a size is bound by the (present) arguments (S104)."""
@@ -316,7 +379,12 @@ class Applications(OpArguments):
         if isinstance(value, Value):
             text = unparse(expr)
             raise self.fail(
-                "S120", "the condition is a tensor", expr.span, str(value.type), help=f"where({text}, .., ..)", note="`if` is decided at compile time"
+                "S120",
+                "the condition is a tensor",
+                expr.span,
+                str(value.type),
+                help=f"where({text}, .., ..)",
+                note="`if` is decided at compile time",
             )
         if isinstance(value, Absent):
             raise self.fail("E106", "a condition must be true or false", expr.span, help=f"if {unparse(expr)} != none")
@@ -360,7 +428,9 @@ class Applications(OpArguments):
             bounds = [self.size(b) if b is not None else None for b in (item.start, item.stop)]
             return (*bounds, step)
         if isinstance(self.value(item), Value):
-            raise self.fail("E105", "an index is a compile-time int or size", item.span, help="take(x, idx, axis) picks by a tensor")
+            raise self.fail(
+                "E105", "an index is a compile-time int or size", item.span, help="take(x, idx, axis) picks by a tensor"
+            )
         return self.size(item)
 
     def _index_parts(self, expr: ast.Index, base: PartRef | ListRef) -> Any:
@@ -388,7 +458,9 @@ class Applications(OpArguments):
                     if isinstance(value, (Value, PartRef, ListRef, tuple, Absent)):
                         self.locals[name.id] = value
                     else:
-                        self.locals[name.id] = Binding(value, name.span, f"{name.id} ({name.span.where})", labelled=False)
+                        self.locals[name.id] = Binding(
+                            value, name.span, f"{name.id} ({name.span.where})", labelled=False
+                        )
                 yield self
         finally:
             self.locals = outer
@@ -413,7 +485,11 @@ class Applications(OpArguments):
         op = operators().get(name)
         function = COMPILE_TIME.get(name)
         if function is not None:
-            values = [self.listed(self.value(a.value), a.value) for a in expr.args if isinstance(a, ast.Arg) and a.name is None]
+            values = [
+                self.listed(self.value(a.value), a.value)
+                for a in expr.args
+                if isinstance(a, ast.Arg) and a.name is None
+            ]
             if op is None or not (self._tensorial(*values) or len(values) != len(expr.args)):
                 return self.computed(expr, name, function, values)
         assert op is not None

@@ -15,7 +15,6 @@ from specc.syntax import ast
 from specc.syntax.unparse import unparse
 from specc.types import DType, TensorType
 
-
 AXIS_KINDS = ("Axis", "Axes", "Axis | None", "Axes | None")
 
 
@@ -75,12 +74,20 @@ class OpArguments(Evaluator):
                 if name not in params and not over:
                     guess = closest(name, order)
                     help = f"did you mean `{guess}`?" if guess else ""
-                    raise self.fail("E120", f"{op.name} has no argument `{name}`", arg.name.span, help=help, available=available(order))
+                    raise self.fail(
+                        "E120",
+                        f"{op.name} has no argument `{name}`",
+                        arg.name.span,
+                        help=help,
+                        available=available(order),
+                    )
             elif bare:
                 name = str(variadic)
             else:
                 if position >= len(order):
-                    raise self.fail("E122", f"{op.name} takes {len(order)} arguments", arg.span, note=signature_text(op))
+                    raise self.fail(
+                        "E122", f"{op.name} takes {len(order)} arguments", arg.span, note=signature_text(op)
+                    )
                 name = order[position]
                 position += 1
             if name in given and name != variadic:
@@ -93,7 +100,9 @@ class OpArguments(Evaluator):
         first = expr.args[0] if expr.args else None
         if not isinstance(first, ast.Arg):
             return False
-        return isinstance(first.value, ast.ListExpr) or (isinstance(first.value, ast.Name) and isinstance(self.value(first.value), tuple))
+        return isinstance(first.value, ast.ListExpr) or (
+            isinstance(first.value, ast.Name) and isinstance(self.value(first.value), tuple)
+        )
 
     def _list_operand(self, op: type[Op], exprs: list[ast.Expr], call: ast.Call) -> list[tuple[Any, ast.Expr]]:
         """Operands of a variadic operator: `cached(k, v, ..)`, `concat([a, b], ..)`, `concat(skips, ..)`."""
@@ -152,8 +161,14 @@ class OpArguments(Evaluator):
         return None
 
     def _pattern(self, op: type[Op], expr: ast.Expr) -> Pattern:
-        if not isinstance(expr, ast.Axes) or not isinstance(expr.left, ast.ListExpr) or not isinstance(expr.right, ast.ListExpr):
-            raise self.fail("S210", f"{op.name} takes an axis pattern", expr.span, help="rearrange(x, [B, T, h*d] -> [B, h, T, d])")
+        if (
+            not isinstance(expr, ast.Axes)
+            or not isinstance(expr.left, ast.ListExpr)
+            or not isinstance(expr.right, ast.ListExpr)
+        ):
+            raise self.fail(
+                "S210", f"{op.name} takes an axis pattern", expr.span, help="rearrange(x, [B, T, h*d] -> [B, h, T, d])"
+            )
         return Pattern(self._axes(expr.left), self._axes(expr.right))
 
     def _axes(self, side: ast.ListExpr) -> tuple[tuple[Dim, ...], ...]:
@@ -176,10 +191,20 @@ class OpArguments(Evaluator):
             return found[0]
         name = unparse(expr)
         if found:
-            message, label = f"`over = {name}` is ambiguous: the tensor has {name} twice", f"axes {' and '.join(map(str, found))}"
+            message, label = (
+                f"`over = {name}` is ambiguous: the tensor has {name} twice",
+                f"axes {' and '.join(map(str, found))}",
+            )
         else:
             message, label = f"the tensor has no axis of size {name}", ""
-        raise self.fail("S230", message, expr.span, label, found=str(type_), help="axis = -1,  or give the sizes names of their own: dim N")
+        raise self.fail(
+            "S230",
+            message,
+            expr.span,
+            label,
+            found=str(type_),
+            help="axis = -1,  or give the sizes names of their own: dim N",
+        )
 
     @staticmethod
     def attributes_of(evaluator: Evaluator, op: type[Op], args: dict[str, Any], span: Span) -> Op:
@@ -194,7 +219,12 @@ class OpArguments(Evaluator):
                 raise evaluator.fail("E124", f"{op.name}: missing `{param.name}`", span, note=signature_text(op))
         required = [p.name for p in op.params if p.is_operand and p.required]
         if len(required) != 1:
-            raise evaluator.fail("E125", f"{op.name} is not a function of one tensor", span, why=f"it takes {', '.join(required) or 'none'}")
+            raise evaluator.fail(
+                "E125",
+                f"{op.name} is not a function of one tensor",
+                span,
+                why=f"it takes {', '.join(required) or 'none'}",
+            )
         return op(**attributes)
 
 
@@ -208,7 +238,9 @@ def coerce_attribute(evaluator: Evaluator, op: type[Op], param: ParamSpec, value
         if value in param.choices:
             return value
         expected = " | ".join(show(c) for c in param.choices)
-        raise evaluator.fail("E125", f"{op.name}: `{param.name}` cannot be {show(value)}", span, expected=expected, found=show(value))
+        raise evaluator.fail(
+            "E125", f"{op.name}: `{param.name}` cannot be {show(value)}", span, expected=expected, found=show(value)
+        )
     if kind.startswith("float") and number(value):
         return float(value)
     if (kind.startswith(("int", "Axis")) and whole) or (kind.startswith("bool") and isinstance(value, bool)):
@@ -222,8 +254,12 @@ def coerce_attribute(evaluator: Evaluator, op: type[Op], param: ParamSpec, value
         if all(isinstance(v, int) and not isinstance(v, bool) for v in items):
             return items
     if "Dim" in kind and (whole or isinstance(value, Dim)):
-        return (Dim.of(value),) if "Dims" in kind and "int" not in kind else Dim.of(value) if "Dims" not in kind else value
-    raise evaluator.fail("E125", f"{op.name}: `{param.name}` cannot be {show(value)}", span, expected=kind, found=describe(value))
+        return (
+            (Dim.of(value),) if "Dims" in kind and "int" not in kind else Dim.of(value) if "Dims" not in kind else value
+        )
+    raise evaluator.fail(
+        "E125", f"{op.name}: `{param.name}` cannot be {show(value)}", span, expected=kind, found=describe(value)
+    )
 
 
 def factors(expr: ast.Expr) -> list[ast.Expr]:

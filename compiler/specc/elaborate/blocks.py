@@ -1,4 +1,6 @@
-"""Blocks become modules: arguments are bound, members elaborated, once for each distinct (block, arguments) (LANGUAGE 4, 5)."""
+"""Blocks become modules: arguments are bound, members elaborated, once for each distinct (block, arguments) (LANGUAGE
+4, 5).
+"""
 
 from __future__ import annotations
 
@@ -6,15 +8,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from specc.diagnostics import Label
 from specc.dims import Dim, Facts
 from specc.elaborate.evaluate import Evaluator, Scope, names_in
 from specc.elaborate.names import available, closest
 from specc.elaborate.values import (
-    Binding, BlockDecl, BlockValue, Fail, FnValue, Poisoned, coerced, describe, fits, show, type_text,
+    Binding,
+    BlockDecl,
+    BlockValue,
+    Fail,
+    FnValue,
+    Poisoned,
+    coerced,
+    fits,
+    show,
+    type_text,
 )  # fmt: skip
 from specc.ir.graph import Hyper, InitRule, Member, Module, Tie
-from specc.op import operators
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -90,7 +99,10 @@ class Blocks:
                 elif name in bound:
                     binding, labels[name] = bound[name], bound[name].label
                 elif star is not None and (passed := caller.scope.find(name)) is not None:
-                    binding, labels[name] = Binding(passed.value, star, passed.origin), caller.label(ast.Name(star, name))
+                    binding, labels[name] = (
+                        Binding(passed.value, star, passed.origin),
+                        caller.label(ast.Name(star, name)),
+                    )
                 else:
                     binding, labels[name] = self.default(decl, param, scope, caller, call_span, star), None
                 scope.names[name] = self.typed(decl, param, binding, caller)
@@ -104,7 +116,12 @@ class Blocks:
         return scope.names, labels
 
     def _sort(
-        self, decl: BlockDecl, args: Args, caller: Evaluator, params: Mapping[str, ast.Param], bound: Mapping[str, Binding]
+        self,
+        decl: BlockDecl,
+        args: Args,
+        caller: Evaluator,
+        params: Mapping[str, ast.Param],
+        bound: Mapping[str, Binding],
     ) -> tuple[dict[str, ast.Expr], Span | None]:
         """Positional and keyword arguments by parameter name, and the span of `*`."""
         given: dict[str, ast.Expr] = {}
@@ -117,10 +134,16 @@ class Blocks:
                 continue
             if arg.name is None:
                 if keyword_seen:
-                    raise caller.fail("E121", f"{decl.name}: a positional argument follows a keyword argument", arg.span)
+                    raise caller.fail(
+                        "E121", f"{decl.name}: a positional argument follows a keyword argument", arg.span
+                    )
                 if position >= len(order):
                     raise caller.fail(
-                        "E122", f"{decl.name} takes {len(order)} arguments", arg.span, label="one too many", note=self.signature(decl)
+                        "E122",
+                        f"{decl.name} takes {len(order)} arguments",
+                        arg.span,
+                        label="one too many",
+                        note=self.signature(decl),
                     )
                 name = order[position]
                 position += 1
@@ -133,7 +156,10 @@ class Blocks:
                 raise caller.fail("E121", f"{decl.name}: `{name}` is given twice", arg.span)
             if name in bound:
                 raise caller.fail(
-                    "E123", f"{decl.name}: `{name}` is already bound to {show(bound[name].value)}", arg.span, why=f"bound at {bound[name].span.where}"
+                    "E123",
+                    f"{decl.name}: `{name}` is already bound to {show(bound[name].value)}",
+                    arg.span,
+                    why=f"bound at {bound[name].span.where}",
                 )
             given[name] = arg.value
         return given, star
@@ -154,7 +180,13 @@ class Blocks:
         return f"{decl.name}({', '.join(shown[:6])}{', ..' if len(shown) > 6 else ''})   {decl.node.name.span.where}"
 
     def default(
-        self, decl: BlockDecl, param: ast.Param, scope: Scope, caller: Evaluator, call_span: Span, star: Span | None = None
+        self,
+        decl: BlockDecl,
+        param: ast.Param,
+        scope: Scope,
+        caller: Evaluator,
+        call_span: Span,
+        star: Span | None = None,
     ) -> Binding:
         """The value of a parameter that is not given."""
         name = param.name.id
@@ -162,11 +194,17 @@ class Blocks:
             if param.type.optional:
                 return Binding(None, param.span, f"default of {decl.name} ({param.span.where})")
             why = f"no hyper-parameter named {name} is in scope for `*`" if star is not None else ""
-            raise caller.fail("E124", f"{decl.name}: missing `{name}`", call_span.head(), why=why, help="", note=self.signature(decl))
+            raise caller.fail(
+                "E124", f"{decl.name}: missing `{name}`", call_span.head(), why=why, help="", note=self.signature(decl)
+            )
         inner = Evaluator(self.elab, scope)
         value = inner.value(param.default)
         derived = any(True for _ in names_in(param.default)) and not isinstance(value, (FnValue, BlockValue))
-        origin = f"{unparse(param.default)} ({param.span.where})" if derived else f"default of {decl.name} ({param.span.where})"
+        origin = (
+            f"{unparse(param.default)} ({param.span.where})"
+            if derived
+            else f"default of {decl.name} ({param.span.where})"
+        )
         return Binding(value, param.span, origin, label=inner.label(param.default) if derived else None)
 
     def typed(self, decl: BlockDecl, param: ast.Param, binding: Binding, caller: Evaluator) -> Binding:
@@ -177,7 +215,11 @@ class Blocks:
             if isinstance(value, BlockValue) and not isinstance(param.type, ast.NamedType):
                 message = f"{decl.name}: `{param.name.id}` cannot be a block"
             raise caller.fail(
-                "E125", message, binding.span.head(), expected=f"{type_text(param.type)}   ({param.span.where})", found=show(value)
+                "E125",
+                message,
+                binding.span.head(),
+                expected=f"{type_text(param.type)}   ({param.span.where})",
+                found=show(value),
             )
         return Binding(coerced(value, param.type), binding.span, binding.origin, label=binding.label)
 
@@ -203,13 +245,18 @@ class Blocks:
             if arg.name is None:
                 what = callee.decl.name if isinstance(callee, BlockValue) else callee.name
                 raise caller.fail(
-                    "E130", f"partial application of {what}: keyword arguments only", expr.span, help=f"{what},  or {what}(name = value)"
+                    "E130",
+                    f"partial application of {what}: keyword arguments only",
+                    expr.span,
+                    help=f"{what},  or {what}(name = value)",
                 )
             name = arg.name.id
             if name not in params:
                 if isinstance(callee, BlockValue):
                     raise self.unknown(callee.decl, arg.name, caller)
-                raise caller.fail("E120", f"{callee.name} has no argument `{name}`", arg.name.span, available=available(params))
+                raise caller.fail(
+                    "E120", f"{callee.name} has no argument `{name}`", arg.name.span, available=available(params)
+                )
             if name in named:
                 raise caller.fail("E123", f"`{name}` is already bound to {show(named[name])}", arg.span)
             named[name] = caller.value(arg.value)
@@ -236,7 +283,9 @@ class Blocks:
             passed = caller.scope.find(param.name.id)
             if passed is not None and param.name.id not in named:
                 named[param.name.id] = passed.value
-                sources[param.name.id] = Binding(passed.value, span, passed.origin, label=caller.label(ast.Name(span, param.name.id)))
+                sources[param.name.id] = Binding(
+                    passed.value, span, passed.origin, label=caller.label(ast.Name(span, param.name.id))
+                )
 
     # ---- instances -----------------------------------------------------------------------------------------------
 
@@ -263,7 +312,12 @@ class Blocks:
         evaluator = Evaluator(self.elab, Scope(decl.file))
         if decl in self.stack:
             cycle = " > ".join(d.name for d in [*self.stack[self.stack.index(decl) :], decl])
-            raise evaluator.fail("E150", f"{decl.name} contains itself: {cycle}", at.head(), note="there is no recursion; use a list of parts")
+            raise evaluator.fail(
+                "E150",
+                f"{decl.name} contains itself: {cycle}",
+                at.head(),
+                note="there is no recursion; use a list of parts",
+            )
         if len(self.stack) >= MAX_NESTING:
             raise evaluator.fail("E193", f"blocks are nested more than {MAX_NESTING} deep", at.head())
 
@@ -294,12 +348,21 @@ class Blocks:
             if name in dims:
                 param = next(p for p in node.params if p.name.id == name)
                 self.elab.collector.add(
-                    builder.fail("N201", f"`{name}` is a hyper-parameter and a dim of the same scope", param.name.span).diagnostic
+                    builder.fail(
+                        "N201", f"`{name}` is a hyper-parameter and a dim of the same scope", param.name.span
+                    ).diagnostic
                 )
         builder.run(node.members)
         kinds = {p.name.id: type_text(p.type) for p in node.params}
         module.hypers = tuple(
-            Hyper(name, _plain(b.value), b.label if name not in kinds or _is_derived(b, decl) else None, name not in kinds, kinds.get(name, "let"), b.origin)
+            Hyper(
+                name,
+                _plain(b.value),
+                b.label if name not in kinds or _is_derived(b, decl) else None,
+                name not in kinds,
+                kinds.get(name, "let"),
+                b.origin,
+            )
             for name, b in scope.names.items()
         )
         module.ties, module.inits = tuple(ties), tuple(inits)
@@ -342,5 +405,3 @@ def _plain(value: Any) -> Any:
 def _is_derived(binding: Binding, decl: BlockDecl) -> bool:
     """Whether the value came from a default of the block itself, so that its label is over the block's own names."""
     return any(p.span is binding.span for p in decl.node.params)
-
-

@@ -71,7 +71,9 @@ class Bodies:
             raise Poisoned
         checker = BodyChecker(self.elab, instance, method, scope.child())
         if key in self.active:
-            raise checker.fail("E150", f"`{method.name.id}` calls itself", method.name.span, note="there is no recursion")
+            raise checker.fail(
+                "E150", f"`{method.name.id}` calls itself", method.name.span, note="there is no recursion"
+            )
         self.active.append(key)
         before = len(self.elab.collector.errors)
         try:
@@ -136,7 +138,9 @@ class BodyChecker(CallChecker):
             if argument.value is not None:
                 for dim in argument.type.shape:
                     self.check_bound(dim, argument.span)
-        declared = [(r.name.id if r.name else None, tensor_type(self, r.type, rank), r.type.span) for r in method.results]
+        declared = [
+            (r.name.id if r.name else None, tensor_type(self, r.type, rank), r.type.span) for r in method.results
+        ]
         for _, type_, span in declared:
             for dim in type_.shape:
                 self.check_bound(dim, span)
@@ -170,7 +174,9 @@ class BodyChecker(CallChecker):
         if len(self.returned) != len(declared):
             count = f"{len(self.returned)} value{'s' if len(self.returned) != 1 else ''}"
             raise self.fail(
-                "S150", f"`{self.method.name.id}` declares {len(declared)} results and returns {count}", self.returned[0][1]
+                "S150",
+                f"`{self.method.name.id}` declares {len(declared)} results and returns {count}",
+                self.returned[0][1],
             )
         results = []
         for (name, type_, type_span), (value, span) in zip(declared, self.returned, strict=True):
@@ -214,14 +220,24 @@ class BodyChecker(CallChecker):
             self.locals[name] = value
         else:
             label = self.label(expr) if expr is not None else None
-            self.locals[name] = Binding(value, target.span, f"{name} ({target.span.where})", labelled=False, label=label)
+            self.locals[name] = Binding(
+                value, target.span, f"{name} ({target.span.where})", labelled=False, label=label
+            )
 
     def _do_Assign(self, statement: ast.Assign) -> None:
         value = self.value(statement.value)
         if len(statement.targets) == 1:
-            if isinstance(value, tuple) and value and all(isinstance(v, Value) for v in value) and self.is_results(value):
+            if (
+                isinstance(value, tuple)
+                and value
+                and all(isinstance(v, Value) for v in value)
+                and self.is_results(value)
+            ):
                 raise self.fail(
-                    "S151", f"one name for {len(value)} results", statement.targets[0].span, help="name them all: `a, b = ..`; `_` discards"
+                    "S151",
+                    f"one name for {len(value)} results",
+                    statement.targets[0].span,
+                    help="name them all: `a, b = ..`; `_` discards",
                 )
             self._bind(statement.targets[0], value, statement.value)
             return
@@ -242,7 +258,13 @@ class BodyChecker(CallChecker):
             self._bind(statement.target, value, statement.value)
             return
         tensor = self.tensor(value, statement.value)
-        self.check_type(tensor.type, tensor_type(self, statement.type, rank), statement.value.span, statement.type.span, what="the value")
+        self.check_type(
+            tensor.type,
+            tensor_type(self, statement.type, rank),
+            statement.value.span,
+            statement.type.span,
+            what="the value",
+        )
         self._bind(statement.target, tensor, statement.value)
 
     def _do_AugAssign(self, statement: ast.AugAssign) -> None:
@@ -291,11 +313,15 @@ class BodyChecker(CallChecker):
                         if isinstance(value, (Value, PartRef, ListRef, tuple, Absent)):
                             self.locals[name.id] = value
                         else:
-                            self.locals[name.id] = Binding(value, name.span, f"{name.id} ({name.span.where})", labelled=False)
+                            self.locals[name.id] = Binding(
+                                value, name.span, f"{name.id} ({name.span.where})", labelled=False
+                            )
                         binds.append((name.id, value.path if isinstance(value, PartRef) else None))
                 self.run_block(statement.body)
                 if self.returned is not None:
-                    raise self.fail("E100", "`return` inside a loop", statement.span.head(), help="return after the loop")
+                    raise self.fail(
+                        "E100", "`return` inside a loop", statement.span.head(), help="return after the loop"
+                    )
                 iterations.append(Iteration(tuple(self.nodes), tuple(binds)))
         finally:
             self.nodes = outer
@@ -320,7 +346,9 @@ class BodyChecker(CallChecker):
         for name, before in outer_locals.items():
             end = inner.get(name)
             if isinstance(before, Value) and isinstance(end, Value) and end is not before:
-                self.check_type(end.type, before.type, statement.span, before.span, what=f"`{name}` after `when {mode}`")
+                self.check_type(
+                    end.type, before.type, statement.span, before.span, what=f"`{name}` after `when {mode}`"
+                )
                 after = Value(name, before.type, statement.span)
                 rebinds.append((before, end, after))
                 self.locals[name] = after

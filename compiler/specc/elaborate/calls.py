@@ -13,9 +13,33 @@ from specc.elaborate.evaluate import Scope
 from specc.elaborate.names import available, closest
 from specc.elaborate.references import POISON, ListRef, MethodRef, PartRef
 from specc.elaborate.signatures import Unifier, describe_axis, has_ellipsis, is_tensor
-from specc.elaborate.values import Binding, BlockValue, FnDecl, FnValue, Poisoned, coerced, describe, fits, show, type_text
+from specc.elaborate.values import (
+    Binding,
+    BlockValue,
+    FnDecl,
+    FnValue,
+    Poisoned,
+    coerced,
+    describe,
+    fits,
+    show,
+    type_text,
+)
 from specc.ir.graph import (
-    Absent, Argument, Call, Function, Graph, Input, Iteration, Loop, PartGroup, PartList, Path, Submodule, Value, dotted,
+    Absent,
+    Argument,
+    Call,
+    Function,
+    Graph,
+    Input,
+    Iteration,
+    Loop,
+    PartGroup,
+    PartList,
+    Path,
+    Submodule,
+    Value,
+    dotted,
 )  # fmt: skip
 from specc.op import operators
 from specc.source import Span
@@ -73,7 +97,10 @@ class CallChecker(Applications):
 
     def created(self, name: str, span: Span) -> Any:
         return self.fail(
-            "E131", f"{name} is a block: parts are created in declarations, not in bodies", span, help=f"part: {name}(..)   above, then  part(x)"
+            "E131",
+            f"{name} is a block: parts are created in declarations, not in bodies",
+            span,
+            help=f"part: {name}(..)   above, then  part(x)",
         )
 
     def unknown_call(self, func: ast.Name) -> Any:
@@ -81,8 +108,12 @@ class CallChecker(Applications):
         builtin = [n for n, op in operators().items() if not op.syntax] + list(COMPILE_TIME)
         guess = closest(func.id, [*parts, *self.file.visible()]) or closest(func.id, builtin)
         home = self.elab.std_home(func.id)
-        help = f"from {home} import {func.id}, then a part of it" if home else f"did you mean `{guess}`?" if guess else ""
-        return self.fail("E103", f"unknown function or part `{func.id}`", func.span, help=help, available=available(parts))
+        help = (
+            f"from {home} import {func.id}, then a part of it" if home else f"did you mean `{guess}`?" if guess else ""
+        )
+        return self.fail(
+            "E103", f"unknown function or part `{func.id}`", func.span, help=help, available=available(parts)
+        )
 
     # ---- calls ---------------------------------------------------------------------------------------------------
 
@@ -99,11 +130,18 @@ class CallChecker(Applications):
 
     def call_part(self, expr: ast.Call, target: PartRef | ListRef) -> Any:
         if isinstance(target, ListRef):
-            raise self.fail("E109", "a slice of a list of parts is not callable", expr.func.span, help="for part in .. { x = part(x) }")
+            raise self.fail(
+                "E109",
+                "a slice of a list of parts is not callable",
+                expr.func.span,
+                help="for part in .. { x = part(x) }",
+            )
         member = target.member
         if isinstance(member, PartGroup):
             names = ", ".join(member.members)
-            raise self.fail("E108", f"`{unparse(expr.func)}` is a group: read its members", expr.func.span, available=names)
+            raise self.fail(
+                "E108", f"`{unparse(expr.func)}` is a group: read its members", expr.func.span, available=names
+            )
         if isinstance(member, PartList):
             return self.fold(expr, target, member)
         if isinstance(member, Submodule):
@@ -117,7 +155,9 @@ class CallChecker(Applications):
         instance = self.elab.instance_of(member.module)
         method = instance.methods.get("forward")
         if method is None:
-            raise self.fail("E160", f"{member.module.name} has no `forward`", span, why=f"declared at {member.module.span.where}")
+            raise self.fail(
+                "E160", f"{member.module.name} has no `forward`", span, why=f"declared at {member.module.span.where}"
+            )
         return instance, method
 
     def bind_arguments(self, expr: ast.Call, method: ast.Method) -> dict[str, tuple[Any, ast.Expr]]:
@@ -131,7 +171,12 @@ class CallChecker(Applications):
                 raise self.fail("E120", "`*` passes hyper-parameters, in declarations only", arg.span)
             if arg.name is None:
                 if position >= len(order):
-                    raise self.fail("E122", f"{what} takes {len(order)} arguments", arg.span, why=f"declared at {method.name.span.where}")
+                    raise self.fail(
+                        "E122",
+                        f"{what} takes {len(order)} arguments",
+                        arg.span,
+                        why=f"declared at {method.name.span.where}",
+                    )
                 name = order[position]
                 position += 1
             else:
@@ -139,7 +184,9 @@ class CallChecker(Applications):
                 if name not in params:
                     guess = closest(name, order)
                     help = f"did you mean `{guess}`?" if guess else ""
-                    raise self.fail("E120", f"{what} has no argument `{name}`", arg.name.span, help=help, available=available(order))
+                    raise self.fail(
+                        "E120", f"{what} has no argument `{name}`", arg.name.span, help=help, available=available(order)
+                    )
             if name in args:
                 raise self.fail("E121", f"{what}: `{name}` is given twice", arg.span)
             args[name] = (self.value(arg.value), arg.value)
@@ -173,7 +220,10 @@ class CallChecker(Applications):
                 if not param.type.optional:
                     assert at is not None
                     raise self.fail(
-                        "S141", f"`{name}` needs a value, `{unparse(at)}` is optional and absent here", at.span, why=f"declared at {param.span.where}"
+                        "S141",
+                        f"`{name}` needs a value, `{unparse(at)}` is optional and absent here",
+                        at.span,
+                        why=f"declared at {param.span.where}",
                     )
                 absent[name] = value if isinstance(value, Absent) else Absent()
             else:
@@ -202,7 +252,13 @@ class CallChecker(Applications):
             value = value.value
         if not fits(value, param.type):
             span = at.span if at is not None else param.span
-            raise self.fail("E125", f"`{param.name.id}` cannot be {show(value)}", span, expected=type_text(param.type), found=show(value))
+            raise self.fail(
+                "E125",
+                f"`{param.name.id}` cannot be {show(value)}",
+                span,
+                expected=type_text(param.type),
+                found=show(value),
+            )
         return coerced(value, param.type)
 
     def _unify(
@@ -262,7 +318,14 @@ class CallChecker(Applications):
             )
 
     def _check_argument(
-        self, argument: Argument, value: Value, at: ast.Expr, unifier: Unifier, what: str, labels: Labels, member: Submodule | None
+        self,
+        argument: Argument,
+        value: Value,
+        at: ast.Expr,
+        unifier: Unifier,
+        what: str,
+        labels: Labels,
+        member: Submodule | None,
     ) -> None:
         for i, (want, have) in enumerate(zip(argument.type.shape, value.type.shape, strict=True)):
             expected = unifier.resolve(want, {})
@@ -286,8 +349,18 @@ class CallChecker(Applications):
         """What a callee assumes of its dims must be provable here (S223)."""
         for name in graph.dims:
             bound = unifier.env.get(name)
-            if bound is not None and bound.value is None and not bound.is_symbol() and not self.facts.at_least(bound, 1):
-                raise self.fail("S223", f"{what} needs {name} >= 1, here it is {bound}", span, help=f"promise it on the model:  dim {bound} >= 1")
+            if (
+                bound is not None
+                and bound.value is None
+                and not bound.is_symbol()
+                and not self.facts.at_least(bound, 1)
+            ):
+                raise self.fail(
+                    "S223",
+                    f"{what} needs {name} >= 1, here it is {bound}",
+                    span,
+                    help=f"promise it on the model:  dim {bound} >= 1",
+                )
         if graph.facts is self.facts:
             return
         for fact in graph.facts.rename({k: v.plain() for k, v in unifier.env.items()}).statements():
@@ -295,7 +368,12 @@ class CallChecker(Applications):
             if not proof:
                 example = str(proof) if isinstance(proof, Refuted) else ""
                 raise self.fail(
-                    "S223", f"{what} needs {fact}", span, why=f"stated at {graph.span.where}", counter_example=example, help=f"promise it on the model:  dim {fact}"
+                    "S223",
+                    f"{what} needs {fact}",
+                    span,
+                    why=f"stated at {graph.span.where}",
+                    counter_example=example,
+                    help=f"promise it on the model:  dim {fact}",
                 )
 
     # ---- lists and functions -------------------------------------------------------------------------------------
@@ -337,7 +415,12 @@ class CallChecker(Applications):
         return tuple(values)
 
     def _element(
-        self, expr: ast.Call, element: PartRef, x: Any, carried: ast.Expr, rest: tuple[tuple[ast.Ident | None, Any, ast.Expr], ...]
+        self,
+        expr: ast.Call,
+        element: PartRef,
+        x: Any,
+        carried: ast.Expr,
+        rest: tuple[tuple[ast.Ident | None, Any, ast.Expr], ...],
     ) -> Any:
         """One element of a fold."""
         member = element.member
@@ -352,9 +435,15 @@ class CallChecker(Applications):
     def function_value(self, expr: ast.Call, function: FnValue) -> Any:
         """A call of a `fn`-typed hyper-parameter or a file-level `fn`."""
         if function.op is not None:
-            bound = tuple(ast.Arg(expr.span, ast.Ident(expr.span, k), Evaluated(expr.span, v, None)) for k, v in function.args)
+            bound = tuple(
+                ast.Arg(expr.span, ast.Ident(expr.span, k), Evaluated(expr.span, v, None)) for k, v in function.args
+            )
             labels = dict(function.labels)
-            return self.builtin(ast.Call(expr.span, ast.Name(expr.func.span, function.name), (*expr.args, *bound)), function.name, labels)
+            return self.builtin(
+                ast.Call(expr.span, ast.Name(expr.func.span, function.name), (*expr.args, *bound)),
+                function.name,
+                labels,
+            )
         assert function.fn is not None
         args = self.bind_arguments(expr, function.fn.node)
         for key, value in function.args:

@@ -11,7 +11,7 @@ from specc.dims import Dim, DimError, Facts
 from specc.elaborate.blocks import Blocks, Instance
 from specc.elaborate.body import Bodies
 from specc.elaborate.evaluate import Evaluator, Scope
-from specc.elaborate.files import FileScope, Files, Loader
+from specc.elaborate.files import Files, FileScope, Loader
 from specc.elaborate.values import Fail, Poisoned
 from specc.source import Span
 from specc.syntax import ast
@@ -92,7 +92,9 @@ class Elaborator:
             self.declare_dims(Scope(file, dims=dims), file.dim_items, dims, Facts.EMPTY)
         return self._dims[file.key]
 
-    def declare_dims(self, scope: Scope, items: list[ast.Expr | ast.DimDef], dims: dict[str, Dim], facts: Facts) -> Facts:
+    def declare_dims(
+        self, scope: Scope, items: list[ast.Expr | ast.DimDef], dims: dict[str, Dim], facts: Facts
+    ) -> Facts:
         """Enter the items of `dim` lines into `dims`; returns the facts with those stated."""
         evaluator = Evaluator(self, scope)
         for item in items:
@@ -101,7 +103,9 @@ class Elaborator:
                     dims[item.name.id] = self._definition(evaluator, item)
                 elif isinstance(item, ast.Name):
                     if scope.find(item.id) is not None:
-                        raise evaluator.fail("N201", f"`{item.id}` is a hyper-parameter and a dim of the same scope", item.span)
+                        raise evaluator.fail(
+                            "N201", f"`{item.id}` is a hyper-parameter and a dim of the same scope", item.span
+                        )
                     dims[item.id] = Dim.symbol(item.id)
                 else:
                     facts = self._fact(evaluator, item, facts)
@@ -115,14 +119,18 @@ class Elaborator:
 
     def _fact(self, evaluator: Evaluator, item: ast.Expr, facts: Facts) -> Facts:
         if not isinstance(item, ast.Compare):
-            raise evaluator.fail("E100", "a `dim` line declares names or states facts", item.span, help="dim T <= context, Y % 32 == 0")
+            raise evaluator.fail(
+                "E100", "a `dim` line declares names or states facts", item.span, help="dim T <= context, Y % 32 == 0"
+            )
         left: Any = item.first
         for op, right in zip(item.ops, item.rest, strict=True):
             facts = self._one_fact(evaluator, item, left, op, right, facts)
             left = right
         return facts
 
-    def _one_fact(self, evaluator: Evaluator, item: ast.Expr, left: ast.Expr, op: str, right: ast.Expr, facts: Facts) -> Facts:
+    def _one_fact(
+        self, evaluator: Evaluator, item: ast.Expr, left: ast.Expr, op: str, right: ast.Expr, facts: Facts
+    ) -> Facts:
         if isinstance(left, ast.Binary) and left.op == "%" and op == "==":
             base, n, rest = evaluator.value(left.left), evaluator.value(left.right), evaluator.value(right)
             if isinstance(base, Dim) and isinstance(n, int) and n > 0 and rest == 0:
@@ -146,4 +154,3 @@ class Elaborator:
 
 
 _BUSY = object()
-

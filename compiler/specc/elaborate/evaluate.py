@@ -12,7 +12,18 @@ from specc.dims import Dim, DimError
 from specc.elaborate.builtins import COMPILE_TIME, BadArgument
 from specc.elaborate.files import Decl, FileScope
 from specc.elaborate.names import available, closest
-from specc.elaborate.values import Binding, BlockDecl, BlockValue, Fail, FnDecl, FnValue, Poisoned, describe, number, show
+from specc.elaborate.values import (
+    Binding,
+    BlockDecl,
+    BlockValue,
+    Fail,
+    FnDecl,
+    FnValue,
+    Poisoned,
+    describe,
+    number,
+    show,
+)
 from specc.op import operators
 from specc.source import Span
 from specc.syntax import ast
@@ -116,7 +127,7 @@ class Evaluator:
             f"a condition must be true or false, `{unparse(expr)}` is {describe(value)}",
             expr.span,
             help=fixes.get(type(value), f"if {unparse(expr)} != none"),
-            note="specc has no truthiness: 0 and \"\" are ordinary settings",
+            note='specc has no truthiness: 0 and "" are ordinary settings',
         )
 
     def _Int(self, expr: ast.Int) -> int:
@@ -309,7 +320,12 @@ class Evaluator:
             if near:
                 help = f"nearest {name} that divide {left}: {', '.join(map(str, near))}"
         raise self.fail(
-            "E110", f"{show(left)} / {show(right)} is not a whole number", expr.span, names=expr, help=help, note="`//` rounds down"
+            "E110",
+            f"{show(left)} / {show(right)} is not a whole number",
+            expr.span,
+            names=expr,
+            help=help,
+            note="`//` rounds down",
         )
 
     def _power(self, expr: ast.Binary, left: Any, right: Any) -> Any:
@@ -374,7 +390,12 @@ class Evaluator:
     def _Call(self, expr: ast.Call) -> Any:
         func = expr.func
         if isinstance(func, ast.Name):
-            if func.id == "past" and len(expr.args) == 1 and isinstance(expr.args[0], ast.Arg) and not self.scope.find("past"):
+            if (
+                func.id == "past"
+                and len(expr.args) == 1
+                and isinstance(expr.args[0], ast.Arg)
+                and not self.scope.find("past")
+            ):
                 return self.past(expr, expr.args[0].value)
             function = COMPILE_TIME.get(func.id)
             shadow = self.scope.find(func.id)
@@ -393,7 +414,9 @@ class Evaluator:
         return Dim.symbol(f"past({dim})")
 
     def constructor(self, func: ast.Name) -> Any:
-        """What a name stands for where it is called: tensors and numbers are not callable, so they are skipped (LANGUAGE 3)."""
+        """What a name stands for where it is called: tensors and numbers are not callable, so they are skipped
+        (LANGUAGE 3).
+        """
         scope: Scope | None = self.scope
         while scope is not None:
             binding = scope.names.get(func.id)
@@ -419,7 +442,9 @@ class Evaluator:
         except BadArgument as bad:
             raise self.fail(bad.code, str(bad), expr.span, names=expr) from None
         except TypeError:
-            raise self.fail("E124" if not args else "E122", f"{name} does not take {len(args)} arguments", expr.span) from None
+            raise self.fail(
+                "E124" if not args else "E122", f"{name} does not take {len(args)} arguments", expr.span
+            ) from None
         except OverflowError:
             raise self.fail("E191", "the number is too large", expr.span, names=expr) from None
 
@@ -452,7 +477,9 @@ class Evaluator:
     # ---- labels --------------------------------------------------------------------------------------------------
 
     def label(self, expr: ast.Expr) -> str | None:
-        """How to write the expression's value in Python over the module's hyper-parameters, or None (see `specc.ir.graph`)."""
+        """How to write the expression's value in Python over the module's hyper-parameters, or None (see
+        `specc.ir.graph`).
+        """
         try:
             return self._label(expr)
         except (Fail, Poisoned):
@@ -486,7 +513,9 @@ class Evaluator:
         if isinstance(expr, ast.Index) and len(expr.items) == 1 and isinstance(expr.items[0], ast.Expr):
             return self._join("{}[{}]", expr.base, expr.items[0])
         if isinstance(expr, ast.ListExpr) and all(isinstance(e, ast.Expr) for e in expr.elements):
-            return self._join(f"[{', '.join('{}' for _ in expr.elements)}]", *[e for e in expr.elements if isinstance(e, ast.Expr)])
+            return self._join(
+                f"[{', '.join('{}' for _ in expr.elements)}]", *[e for e in expr.elements if isinstance(e, ast.Expr)]
+            )
         if isinstance(expr, ast.Call) and isinstance(expr.func, ast.Name) and expr.func.id in COMPILE_TIME:
             args = [a.value for a in expr.args if isinstance(a, ast.Arg) and a.name is None]
             if len(args) == len(expr.args):

@@ -1,4 +1,6 @@
-"""Files and their top-level names: imports are resolved here, through a loader that the driver hands in (no file is read here)."""
+"""Files and their top-level names: imports are resolved here, through a loader that the driver hands in (no file is
+read here).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ MAX_FILES = 64
 MAX_DEPTH = 16
 
 Loader = Callable[["FileScope", ast.Import], "tuple[str, ast.File | None, Source]"]
-"""(importing file, import) -> (canonical key, syntax tree or None if it has syntax errors, source); raises `Fail` if there is none."""
+"""(importing file, import) -> (canonical key, syntax tree or None if it has syntax errors, source); raises `Fail` if
+there is none.
+"""
 
 Decl = BlockDecl | FnDecl | ExternDecl | ast.Let
 
@@ -85,7 +89,9 @@ class Files:
         if isinstance(item, ast.BlockDef):
             decl = BlockDecl(scope, item)
             if item.decorators and not scope.is_std:
-                self._report("E100", "decorators belong to the standard library", item.decorators[0].span, help="delete it")
+                self._report(
+                    "E100", "decorators belong to the standard library", item.decorators[0].span, help="delete it"
+                )
         elif isinstance(item, ast.Method):
             decl = FnDecl(scope, item)
         elif isinstance(item, ast.ExternFn):
@@ -116,7 +122,9 @@ class Files:
             return
         if key in self.loading:
             chain = " -> ".join([*self.loading[self.loading.index(key) :], key])
-            self._report("E005", f"import cycle: {chain}", item.origin_span, help="move what both need into a third file")
+            self._report(
+                "E005", f"import cycle: {chain}", item.origin_span, help="move what both need into a third file"
+            )
             self._poison(scope, item)
             return
         if len(self.by_key) >= MAX_FILES or len(self.loading) >= MAX_DEPTH:

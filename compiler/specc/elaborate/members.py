@@ -6,15 +6,26 @@ import keyword
 from typing import TYPE_CHECKING, Any
 
 from specc import initializers
-from specc.diagnostics import Diagnostic, Label
+from specc.diagnostics import Label
 from specc.dims import Dim
 from specc.elaborate.blocks import Absence, Instance
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
 from specc.elaborate.names import available, closest
 from specc.elaborate.values import Binding, BlockDecl, BlockValue, Fail, FnValue, Poisoned, describe, show
-from specc.ir.graph import Function, Initializer, InitRule, Member, Parameter, PartGroup, PartList, Path, Submodule, Tie, element_count
-from specc.op import operators
+from specc.ir.graph import (
+    Function,
+    Initializer,
+    InitRule,
+    Member,
+    Parameter,
+    PartGroup,
+    PartList,
+    Path,
+    Submodule,
+    Tie,
+    element_count,
+)
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -38,7 +49,10 @@ TORCH_RESERVED = frozenset(
 
 
 class MemberBuilder(Evaluator):
-    """Fills one instance. Declarations see hyper-parameters and lets above them; members are not visible (LANGUAGE 3)."""
+    """Fills one instance.
+
+    Declarations see hyper-parameters and lets above them; members are not visible (LANGUAGE 3).
+    """
 
     def __init__(self, elab: Elaborator, instance: Instance, ties: list[Tie], inits: list[InitRule]) -> None:
         super().__init__(elab, instance.scope)
@@ -93,7 +107,9 @@ class MemberBuilder(Evaluator):
 
     def _declare(self, ident: ast.Ident, name: str) -> None:
         if name in self.seen:
-            raise self.fail("E104", f"`{name}` is declared twice", ident.span, why=f"first declared at {self.seen[name].where}")
+            raise self.fail(
+                "E104", f"`{name}` is declared twice", ident.span, why=f"first declared at {self.seen[name].where}"
+            )
         self.seen[name] = ident.span
         self._check_name(ident)
 
@@ -101,9 +117,17 @@ class MemberBuilder(Evaluator):
         name = ident.id
         if name == "forward" or not (keyword.iskeyword(name) or name in TORCH_RESERVED):
             return
-        why = "it is a Python keyword" if keyword.iskeyword(name) else "torch.nn.Module already has an attribute of that name"
+        why = (
+            "it is a Python keyword"
+            if keyword.iskeyword(name)
+            else "torch.nn.Module already has an attribute of that name"
+        )
         raise self.fail(
-            "N202", f"a part cannot be called `{name}`", ident.span, why=why, help=f"{name}_proj;  map the checkpoint name in a weights section"
+            "N202",
+            f"a part cannot be called `{name}`",
+            ident.span,
+            why=why,
+            help=f"{name}_proj;  map the checkpoint name in a weights section",
         )
 
     # ---- lets, requirements --------------------------------------------------------------------------------------
@@ -122,8 +146,17 @@ class MemberBuilder(Evaluator):
     def _require(self, member: ast.Require) -> None:
         if self.condition(member.cond):
             return
-        message = f"requirement failed: {member.message}" if member.message else f"requirement failed: {unparse(member.cond)}"
-        raise self.fail("E111", message, member.cond.span, self._evaluated(member.cond), names=member.cond, help=self._divisors(member.cond))
+        message = (
+            f"requirement failed: {member.message}" if member.message else f"requirement failed: {unparse(member.cond)}"
+        )
+        raise self.fail(
+            "E111",
+            message,
+            member.cond.span,
+            self._evaluated(member.cond),
+            names=member.cond,
+            help=self._divisors(member.cond),
+        )
 
     def _evaluated(self, cond: ast.Expr) -> str:
         """`32 % 5 = 2`: what the left side of a comparison comes to."""
@@ -133,7 +166,9 @@ class MemberBuilder(Evaluator):
         if len(sides) == 2 and isinstance(cond.first, ast.Binary):
             left, right = self.value(cond.first.left), self.value(cond.first.right)
             return f"{show(left)} {cond.first.op} {show(right)} = {show(self.value(cond.first))}"
-        return " ".join(show(self.value(side)) + (f" {op}" if op else "") for side, op in zip(sides, (*cond.ops, ""), strict=True))
+        return " ".join(
+            show(self.value(side)) + (f" {op}" if op else "") for side, op in zip(sides, (*cond.ops, ""), strict=True)
+        )
 
     def _divisors(self, cond: ast.Expr) -> str:
         """For `a % b == 0`: the values of b that would do."""
@@ -150,7 +185,9 @@ class MemberBuilder(Evaluator):
     def _named(self, member: ast.Part | ast.ParamDecl, path: Path) -> Member | None:
         if isinstance(member, ast.ParamDecl):
             return self._parameter(member)
-        return self._group(member.value, path) if isinstance(member.value, ast.Group) else self._part(member.value, path)
+        return (
+            self._group(member.value, path) if isinstance(member.value, ast.Group) else self._part(member.value, path)
+        )
 
     def _group(self, group: ast.Group, path: Path) -> PartGroup | None:
         if group.cond is not None and not self.condition(group.cond):
@@ -198,7 +235,12 @@ class MemberBuilder(Evaluator):
         if isinstance(value, FnValue):
             return self._function(value, expr)
         if isinstance(value, BlockValue):
-            raise self.fail("E109", f"`{unparse(expr)}` is a block: a part is created by a call", expr.span, help=f"{unparse(expr)}(..)")
+            raise self.fail(
+                "E109",
+                f"`{unparse(expr)}` is a block: a part is created by a call",
+                expr.span,
+                help=f"{unparse(expr)}(..)",
+            )
         raise self.fail("E100", f"a part is a block, a list of parts or a group, found {describe(value)}", expr.span)
 
     def _function(self, value: FnValue | BlockValue, expr: ast.Expr) -> Function:
@@ -234,7 +276,9 @@ class MemberBuilder(Evaluator):
         items: list[Member] = []
         for _ in self.iterate(expr):
             at = (*path, len(items))
-            built = self._group(expr.element, at) if isinstance(expr.element, ast.Group) else self._part(expr.element, at)
+            built = (
+                self._group(expr.element, at) if isinstance(expr.element, ast.Group) else self._part(expr.element, at)
+            )
             if built is not None:
                 items.append(built)
         self._count(1, 0)
@@ -275,17 +319,29 @@ class MemberBuilder(Evaluator):
         for expr in type_.dims:
             dim = self.size(expr)
             if dim.value is None or not 1 <= dim.value <= MAX_SIZE:
-                raise self.fail("E112", f"the size of a parameter is an int from 1 to 2**31 - 1, found {dim}", expr.span, names=expr)
+                raise self.fail(
+                    "E112", f"the size of a parameter is an int from 1 to 2**31 - 1, found {dim}", expr.span, names=expr
+                )
             dims.append(dim)
         return TensorType(TYPE_NAMES[type_.name], tuple(dims))
 
     def initializer(self, expr: ast.Expr) -> Initializer:
         """`normal(0.02)` with its arguments evaluated."""
-        if not isinstance(expr, ast.Call) or not isinstance(expr.func, ast.Name) or expr.func.id not in initializers.SIGNATURES:
+        if (
+            not isinstance(expr, ast.Call)
+            or not isinstance(expr.func, ast.Name)
+            or expr.func.id not in initializers.SIGNATURES
+        ):
             found = unparse(expr.func) if isinstance(expr, ast.Call) else unparse(expr)
             guess = closest(found, initializers.SIGNATURES)
             help = f"did you mean `{guess}`?" if guess else ""
-            raise self.fail("E140", f"`{found}` is not an initialiser", expr.span, help=help, available=available(initializers.SIGNATURES, 20))
+            raise self.fail(
+                "E140",
+                f"`{found}` is not an initialiser",
+                expr.span,
+                help=help,
+                available=available(initializers.SIGNATURES, 20),
+            )
         name = expr.func.id
         params = initializers.SIGNATURES[name]
         args: dict[str, Any] = {}
@@ -324,7 +380,9 @@ class MemberBuilder(Evaluator):
             index = self.value(expr.items[0])
             if isinstance(index, int):
                 return (*self._path(expr.base), index)
-        raise self.fail("E250", "a tie names two parameters by their paths", expr.span, help="tie lm_head.weight = wte.weight")
+        raise self.fail(
+            "E250", "a tie names two parameters by their paths", expr.span, help="tie lm_head.weight = wte.weight"
+        )
 
     def _tie(self, member: ast.Tie) -> None:
         if member.cond is not None and not self.condition(member.cond):
@@ -350,17 +408,32 @@ class MemberBuilder(Evaluator):
         for i, segment in enumerate(path):
             if i == 0 and segment in self.instance.broken:
                 raise Poisoned
-            if isinstance(member, PartList) and isinstance(segment, int) and -len(member.items) <= segment < len(member.items):
+            if (
+                isinstance(member, PartList)
+                and isinstance(segment, int)
+                and -len(member.items) <= segment < len(member.items)
+            ):
                 member = member.items[segment]
             else:
                 member = members.get(segment)
             if member is None:
                 raise self.fail(
-                    "E250", f"`{unparse(expr)}` names no parameter: there is no `{segment}`", expr.span, available=available(map(str, members))
+                    "E250",
+                    f"`{unparse(expr)}` names no parameter: there is no `{segment}`",
+                    expr.span,
+                    available=available(map(str, members)),
                 )
-            members = member.module.members if isinstance(member, Submodule) else member.members if isinstance(member, PartGroup) else {}
+            members = (
+                member.module.members
+                if isinstance(member, Submodule)
+                else member.members
+                if isinstance(member, PartGroup)
+                else {}
+            )
         if not isinstance(member, Parameter):
-            raise self.fail("E250", f"`{unparse(expr)}` is not a parameter", expr.span, available=available(map(str, members)))
+            raise self.fail(
+                "E250", f"`{unparse(expr)}` is not a parameter", expr.span, available=available(map(str, members))
+            )
         return member
 
     def _init(self, member: ast.Init) -> None:
@@ -379,7 +452,10 @@ class MemberBuilder(Evaluator):
                 return InitRule(found[1].name, key.name.id, None, init, span)
         blocks = [n for n in self.file.visible() if _is_block(self.file, n)]
         raise self.fail(
-            "E103", f"`{unparse(key)}`: an init rule names `Block.parameter` or a path pattern", key.span, available=available(blocks)
+            "E103",
+            f"`{unparse(key)}`: an init rule names `Block.parameter` or a path pattern",
+            key.span,
+            available=available(blocks),
         )
 
 
@@ -396,5 +472,3 @@ def _shape_text(type_: TensorType) -> str:
     sizes = [str(d) for d in type_.shape]
     labels = [d.label or str(d) for d in type_.shape]
     return f"[{', '.join(sizes)}]" + (f" = [{', '.join(labels)}]" if labels != sizes else "")
-
-

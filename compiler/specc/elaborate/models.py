@@ -51,14 +51,29 @@ def choose_model(file: FileScope, options: Options) -> BlockDecl:
     if options.model is not None:
         if options.model not in models:
             guess = closest(options.model, models)
-            raise _fail("E010", f"{file.source.name} has no model `{options.model}`", help=f"did you mean `{guess}`?" if guess else "", available=available(models))
+            raise _fail(
+                "E010",
+                f"{file.source.name} has no model `{options.model}`",
+                help=f"did you mean `{guess}`?" if guess else "",
+                available=available(models),
+            )
         return models[options.model]
     if options.preset is not None:
         return models[preset_chain(file, options.preset)[0]]
     if not models:
-        raise _fail("E007", f"{file.source.name} declares no model", help="a model is a block that can be built:  model Name { .. }", available=available(d.name for d in file.blocks()))
+        raise _fail(
+            "E007",
+            f"{file.source.name} declares no model",
+            help="a model is a block that can be built:  model Name { .. }",
+            available=available(d.name for d in file.blocks()),
+        )
     if len(models) > 1:
-        raise _fail("E007", f"{file.source.name} declares {len(models)} models", help="name one:  --model NAME", available=available(models))
+        raise _fail(
+            "E007",
+            f"{file.source.name} declares {len(models)} models",
+            help="name one:  --model NAME",
+            available=available(models),
+        )
     return next(iter(models.values()))
 
 
@@ -76,7 +91,9 @@ def preset_chain(file: FileScope, name: str) -> tuple[str, list[ast.Preset]]:
         if name not in known:
             guess = closest(name, known)
             help = f'did you mean "{guess}"?' if guess else ""
-            raise _fail("E008", f'no preset "{name}" in {file.source.name}', at, help=help, available=available(known) or "none")
+            raise _fail(
+                "E008", f'no preset "{name}" in {file.source.name}', at, help=help, available=available(known) or "none"
+            )
         preset = known[name]
         if preset in chain:
             raise _fail("E150", f'preset "{name}" derives from itself', preset.name.span)
@@ -85,7 +102,12 @@ def preset_chain(file: FileScope, name: str) -> tuple[str, list[ast.Preset]]:
             model = preset.base.id
             if model not in {d.name for d in file.models()}:
                 guess = closest(model, [d.name for d in file.models()])
-                raise _fail("E010", f"no model `{model}` in {file.source.name}", preset.base.span, help=f"did you mean `{guess}`?" if guess else "")
+                raise _fail(
+                    "E010",
+                    f"no model `{model}` in {file.source.name}",
+                    preset.base.span,
+                    help=f"did you mean `{guess}`?" if guess else "",
+                )
             return model, chain
         name, at = preset.base.value, preset.base.span
 
@@ -95,7 +117,9 @@ def _fail(code: str, message: str, span: Span | None = None, *, help: str = "", 
 
 
 def bind_model(elab: Elaborator, decl: BlockDecl, options: Options) -> dict[str, Binding]:
-    """Hyper-parameters of the model: every argument is evaluated in the scope of the parameters before it (late binding)."""
+    """Hyper-parameters of the model: every argument is evaluated in the scope of the parameters before it (late
+    binding).
+    """
     given: dict[str, Given] = dict(options.config)
     caller = Evaluator(elab, Scope(decl.file))
     if options.preset is not None:
@@ -111,7 +135,14 @@ def bind_model(elab: Elaborator, decl: BlockDecl, options: Options) -> dict[str,
             code = "E009" if name in options.sets else "E120"
             span = value.expr.span if value.expr is not None and code == "E120" else None
             elab.collector.add(
-                Diagnostic(code, f"{decl.name} has no hyper-parameter `{name}`", span, path=value.origin if span is None else "", help=help, notes=(("available", available(params) or "none"),))
+                Diagnostic(
+                    code,
+                    f"{decl.name} has no hyper-parameter `{name}`",
+                    span,
+                    path=value.origin if span is None else "",
+                    help=help,
+                    notes=(("available", available(params) or "none"),),
+                )
             )
     scope = Scope(decl.file)
     for name, param in params.items():
@@ -162,7 +193,10 @@ def _given(elab: Elaborator, decl: BlockDecl, param: ast.Param, given: Given, sc
             raise
     if given.text and not fits(value, param.type):
         raise _fail(
-            "E009", f"--set {param.name.id}: {show(value)} is not of its type", expected=f"{param.type.span.text}   ({param.span.where})", found=show(value)
+            "E009",
+            f"--set {param.name.id}: {show(value)} is not of its type",
+            expected=f"{param.type.span.text}   ({param.span.where})",
+            found=show(value),
         )
     return Binding(coerced(value, param.type), given.expr.span, given.origin)
 
@@ -186,7 +220,12 @@ def _elaborate(elab: Elaborator, file: FileScope, options: Options) -> Model:
         elab.blocks.check_counts(instance)
         entries = _entries(elab, instance)
     if "forward" not in instance.methods:
-        raise _fail("E160", f"model {decl.name} has no `forward`", decl.node.name.span, help="forward(x: Tensor[B, dim]) -> Tensor[B, dim] = ..")
+        raise _fail(
+            "E160",
+            f"model {decl.name} has no `forward`",
+            decl.node.name.span,
+            help="forward(x: Tensor[B, dim]) -> Tensor[B, dim] = ..",
+        )
     elab.collector.stop_on_errors()
     _check_initializers(elab, instance)
     elab.collector.stop_on_errors()
@@ -202,10 +241,14 @@ def _entries(elab: Elaborator, instance: Instance) -> dict[str, Entry]:
             continue
         optional = [p.name.id for p in method.params if p.type.optional]
         if len(optional) > MAX_OPTIONAL:
-            raise Evaluator(elab, instance.scope).fail("E196", f"{name} has {len(optional)} optional inputs (limit {MAX_OPTIONAL})", method.name.span)
+            raise Evaluator(elab, instance.scope).fail(
+                "E196", f"{name} has {len(optional)} optional inputs (limit {MAX_OPTIONAL})", method.name.span
+            )
         bad = next((p for p in method.params if not is_tensor(p.type)), None)
         if bad is not None:
-            raise Evaluator(elab, instance.scope).fail("E125", f"an entry's inputs are tensors, `{bad.name.id}` is not", bad.span)
+            raise Evaluator(elab, instance.scope).fail(
+                "E125", f"an entry's inputs are tensors, `{bad.name.id}` is not", bad.span
+            )
         graphs: dict[frozenset[str], Graph] = {}
         for size in range(len(optional), -1, -1):
             for chosen in combinations(optional, size):
@@ -223,7 +266,13 @@ def _entries(elab: Elaborator, instance: Instance) -> dict[str, Entry]:
 def _check_initializers(elab: Elaborator, instance: Instance) -> None:
     for path, parameter in missing_initializers(instance.module):
         elab.collector.add(
-            Diagnostic("E140", f"`{path}` has no initialiser", parameter.span.head(), path=elab.where(), help=f"param {parameter.name}: .. = zeros(),  or a rule in `init`")
+            Diagnostic(
+                "E140",
+                f"`{path}` has no initialiser",
+                parameter.span.head(),
+                path=elab.where(),
+                help=f"param {parameter.name}: .. = zeros(),  or a rule in `init`",
+            )
         )
     for rule in unused_rules(instance.module):
         elab.collector.add(Diagnostic("E251", "this init rule matches no parameter", rule.span, severity="warning"))

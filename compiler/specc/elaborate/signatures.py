@@ -31,7 +31,9 @@ def tensor_type(evaluator: Evaluator, type_: ast.TypeExpr, rank: int) -> TensorT
         raise evaluator.fail("E125", "a tensor type is needed here", type_.span, help="Tensor[B, T, dim]")
     if type_.name not in TYPE_NAMES:
         guess = closest(type_.name, TYPE_NAMES)
-        raise evaluator.fail("E103", f"unknown type `{type_.name}`", type_.span, help=f"did you mean `{guess}`?" if guess else "")
+        raise evaluator.fail(
+            "E103", f"unknown type `{type_.name}`", type_.span, help=f"did you mean `{guess}`?" if guess else ""
+        )
     shape: list[Dim] = []
     for expr in type_.dims:
         if isinstance(expr, ast.EllipsisLit):
@@ -49,7 +51,12 @@ def size_in_type(evaluator: Evaluator, expr: ast.Expr) -> Dim:
     """A size in a type; an unknown name is an undeclared dim (S103)."""
     scope = evaluator.scope
     for name in names_in(expr):
-        known = scope.find(name.id) is not None or name.id in scope.dims or evaluator.file.find(name.id) is not None or name.id == "past"
+        known = (
+            scope.find(name.id) is not None
+            or name.id in scope.dims
+            or evaluator.file.find(name.id) is not None
+            or name.id == "past"
+        )
         if name.id in evaluator.file.broken:
             raise Poisoned
         if not known and not (isinstance(expr, ast.Call) or _is_called(expr, name)):

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class Fail(Exception):
-    """One finding that makes an expression, a statement or a member meaningless; caught at the next place that can go on."""
+    """One finding that makes an expression, a statement or a member meaningless; caught at the next place that can go
+    on.
+    """
 
     def __init__(self, diagnostic: Diagnostic) -> None:
         super().__init__(diagnostic.message)
@@ -69,8 +71,9 @@ class ExternDecl:
 class Binding:
     """A named value and where it came from.
 
-    `origin` is how messages cite it: `default of GPT2 (gpt2.spec:36)`. `labelled`: the name means the same in the module's emitted
-    code (a hyper-parameter, a `let`, a comprehension variable), so labels may use it; else `label` may say how to write the value.
+    `origin` is how messages cite it: `default of GPT2 (gpt2.spec:36)`. `labelled`: the name means the same in the
+    module's emitted code (a hyper-parameter, a `let`, a comprehension variable), so labels may use it; else `label` may
+    say how to write the value.
     """
 
     value: Any
@@ -129,7 +132,11 @@ def describe(value: Any) -> str:
         (bool, "the bool"), (int, "the int"), (float, "the float"), (str, "the string"), (tuple, "the list"), (DType, "the dtype"),
         (Dim, "the size"), (FnValue, "the function"), (BlockValue, "the block"),
     ]  # fmt: skip
-    return "none" if value is None else next((f"{text} {show(value)}" for kind, text in kinds if isinstance(value, kind)), "a value")
+    return (
+        "none"
+        if value is None
+        else next((f"{text} {show(value)}" for kind, text in kinds if isinstance(value, kind)), "a value")
+    )
 
 
 def number(value: Any) -> bool:

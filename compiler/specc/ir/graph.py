@@ -1,14 +1,16 @@
 """The typed IR: a tree of modules, and per module one graph for each way its methods are called.
 
-Hierarchical on purpose (DECISIONS 1): emitted Python, the Netron picture and cost formulas read the hierarchy; only the executed
-ONNX is flattened. Everything here is frozen and shared: equal (block, arguments) are one `Module`, so a 48-layer model has one
-graph per distinct block.
+Hierarchical on purpose (DECISIONS 1): emitted Python, the Netron picture and cost formulas read the hierarchy; only the
+executed ONNX is flattened. Everything here is frozen and shared: equal (block, arguments) are one `Module`, so a
+48-layer model has one graph per distinct block.
 
-Values are single-assignment. A `Loop` groups the nodes of an unrolled compile-time loop: its meaning is the concatenation of its
-iterations, whose nodes refer to each other's values directly; the grouping lets backends print a loop and draw a block once.
+Values are single-assignment. A `Loop` groups the nodes of an unrolled compile-time loop: its meaning is the
+concatenation of its iterations, whose nodes refer to each other's values directly; the grouping lets backends print a
+loop and draw a block once.
 
-*Labels* keep how the spec wrote a number: text over the hyper-parameters and lets of the module that owns the line, in Python's
-expression syntax (exact int division already `//`). A label is None where the number depends on something else.
+*Labels* keep how the spec wrote a number: text over the hyper-parameters and lets of the module that owns the line, in
+Python's expression syntax (exact int division already `//`). A label is None where the number depends on something
+else.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def dotted(path: Path) -> str:
     return ".".join(str(segment) for segment in path)
 
 
-# ---- values and nodes --------------------------------------------------------------------------------------------------
+# ---- values and nodes ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,8 @@ class Apply:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A call of a part's method (`path` names the part), of this module's own method (`path` is ()), or of a file-level `fn`
+    """A call of a part's method (`path` names the part), of this module's own method (`path` is ()), or of a file-level
+    `fn`
     (`graph.module` is None). `inputs` are in the order of `graph.inputs`, Absent where the graph has no value."""
 
     graph: Graph
@@ -104,8 +107,8 @@ class Iteration:
 class Loop:
     """An unrolled `for`, or the fold of a list of parts.
 
-    `fold` is the list's path when a list was called (`layers(x, mask)`), None for a `for` statement; `names` and `iterable` are the
-    loop's header as the spec wrote it (label syntax), for a fold a made-up singular.
+    `fold` is the list's path when a list was called (`layers(x, mask)`), None for a `for` statement; `names` and
+    `iterable` are the loop's header as the spec wrote it (label syntax), for a fold a made-up singular.
     """
 
     names: tuple[str, ...]
@@ -163,8 +166,8 @@ class Argument:
 class Graph:
     """One method of one module, for one set of present optional arguments and one rank of `...`.
 
-    `dims` are the symbols of its signature in order; `facts` what may be assumed of them. `results` are (name, value), the name
-    None if the signature gives none.
+    `dims` are the symbols of its signature in order; `facts` what may be assumed of them. `results` are (name, value),
+    the name None if the signature gives none.
     """
 
     module: Module | None
@@ -183,12 +186,13 @@ class Graph:
         return frozenset(a.name for a in self.inputs if a.optional and a.value is not None)
 
 
-# ---- modules -----------------------------------------------------------------------------------------------------------
+# ---- modules ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Hyper:
-    """A hyper-parameter or `let` of a module: its value here, and for a let (or a derived default) how it was written."""
+    """A hyper-parameter or `let` of a module: its value here, and for a let (or a derived default) how it was written.
+    """
 
     name: str
     value: Any  # int float bool str None, tuple of those, DType; a fn or block value appears as its text
@@ -232,7 +236,9 @@ class Submodule:
 
 @dataclass(frozen=True, eq=False)
 class Function:
-    """A named function as an element of a list of parts: `relu`, `dropout(p = 0.1)`, or a user `fn` (then `graph` per call)."""
+    """A named function as an element of a list of parts: `relu`, `dropout(p = 0.1)`, or a user `fn` (then `graph` per
+    call).
+    """
 
     name: str
     op: Op | None
@@ -272,7 +278,8 @@ class Tie:
 
 @dataclass(frozen=True)
 class InitRule:
-    """`block`.`parameter` of every instance of that block below here, or a `pattern` of paths relative to the module."""
+    """`block`.`parameter` of every instance of that block below here, or a `pattern` of paths relative to the module.
+    """
 
     block: str | None
     parameter: str | None
@@ -287,7 +294,10 @@ GraphKey = tuple[str, frozenset[str], tuple[int, ...]]
 
 @dataclass(eq=False)
 class Module:
-    """One distinct (block, arguments). Filled by the elaborator, frozen in use; `graphs` grows as its methods are called."""
+    """One distinct (block, arguments).
+
+    Filled by the elaborator, frozen in use; `graphs` grows as its methods are called.
+    """
 
     name: str
     file: str

@@ -1,4 +1,6 @@
-"""Which initialiser each parameter gets (LANGUAGE 5): its declaration, then inner blocks' `init`, then outer; the last match wins."""
+"""Which initialiser each parameter gets (LANGUAGE 5): its declaration, then inner blocks' `init`, then outer; the last
+match wins.
+"""
 
 from __future__ import annotations
 
