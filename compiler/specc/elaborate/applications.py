@@ -2,183 +2,40 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from specc.diagnostics import Label, Size
-from specc.dims import Dim, Facts, Proof, Refuted
-from specc.elaborate.attributes import OpArguments
-from specc.elaborate.blocks import Instance
+from specc.dims import Dim
+from specc.elaborate.access import Results
 from specc.elaborate.builtins import COMPILE_TIME
-from specc.elaborate.evaluate import Evaluator, Scope
-from specc.elaborate.names import available
-from specc.elaborate.references import POISON, ListRef, MethodRef, PartRef
-from specc.elaborate.signatures import Unifier
-from specc.elaborate.values import Binding, Fail, FnValue, Poisoned, describe, number, show
+from specc.elaborate.evaluate import Evaluator
+from specc.elaborate.mismatch import Mismatches
+from specc.elaborate.references import ListRef, PartRef
+from specc.elaborate.values import Binding, FnValue, describe, number
 from specc.ir.graph import (
     Absent,
     Apply,
-    Argument,
     Function,
     Input,
-    Node,
-    Parameter,
-    PartGroup,
     PartList,
-    Path,
-    Read,
-    Submodule,
     Value,
-)  # fmt: skip
+)
 from specc.op import Op, OpError, operators
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
-from specc.types import Scalar, TensorType
+from specc.types import Scalar
 
 if TYPE_CHECKING:
-    from specc.elaborate.elaborator import Elaborator
+    pass
 
 
-class Results(tuple[Value, ...]):
-    """The results of one call with several: must be unpacked."""
-
-
-class Applications(OpArguments):
+class Applications(Mismatches):
     """The part of a body's checker that evaluates tensor expressions and appends nodes."""
-
-    instance: Instance | None = None
-
-    def __init__(self, elab: Elaborator, scope: Scope) -> None:
-        super().__init__(elab, scope)
-        self.locals: dict[str, Any] = {}
-        self.nodes: list[Node] = []
-        self.reads: dict[Path, Value] = {}
-        self.mode = ""
-        self.aux: list[tuple[str, Value]] = []
-        self.facts = Facts.EMPTY
-        self.bound: frozenset[str] = frozenset()
 
     # ---- names ---------------------------------------------------------------------------------------------------
 
-    def _Name(self, expr: ast.Name) -> Any:
-        if expr.id in self.locals:
-            local = self.locals[expr.id]
-            if local is POISON:
-                raise Poisoned
-            return local.value if isinstance(local, Binding) else local
-        member = self.member(expr.id, expr.span)
-        if member is not None:
-            return member
-        return super()._Name(expr)
-
-    def _Evaluated(self, expr: Any) -> Any:
-        return expr.value
-
-    def _name_label(self, expr: ast.Name) -> str | None:
-        local = self.locals.get(expr.id)
-        if isinstance(local, Binding):
-            return local.label
-        return None if local is not None else super()._name_label(expr)
-
-    def _label(self, expr: ast.Expr) -> str | None:
-        original = getattr(expr, "original", None)
-        return super()._label(original if original is not None else expr)
-
-    def text_of(self, expr: ast.Expr) -> str | None:
-        return unparse(expr)
-
-    def member(self, name: str, span: Span, *, called: bool = False) -> Any:
-        """A member of the block at hand as a value: its parameter, part, method; `Absent` if this configuration has
-        none.
-        """
-        instance = self.instance
-        if instance is None:
-            return None
-        if name in instance.broken:
-            raise Poisoned
-        if name in instance.members:
-            return self.reference(PartRef((name,), instance.members[name], instance), span)
-        if name in instance.methods and called:
-            return MethodRef((), instance, instance.methods[name])
-        if name in instance.absent:
-            if called:
-                raise self.absent_part(instance, name, name, span)
-            return Absent()
-        return None
-
-    def absent_part(self, instance: Instance, key: str, text: str, span: Span) -> Fail:
-        absence = instance.absent[key]
-        names = [h for h in instance.scope.names if re.search(rf"\b{h}\b", absence.cond.text)]
-        values = (
-            " and ".join(f"{n} is {describe(instance.scope.names[n].value).split(' ', 2)[-1]}" for n in names)
-            or "its condition is false"
-        )
-        rows = tuple(Size(n, show(instance.scope.names[n].value), instance.scope.names[n].origin) for n in names)
-        return self.fail(
-            "S140", f"part `{text}` does not exist when {values}", span, others=(Label(absence.cond, "declared only then"),), sizes=rows,
-            help=f"if {absence.cond.text} {{ .. }}",
-        )  # fmt: skip
-
-    def reference(self, ref: PartRef, span: Span) -> Any:
-        """A part as a value: parameters are read."""
-        if not isinstance(ref.member, Parameter):
-            return ref
-        if ref.path not in self.reads:
-            value = Value(str(ref.path[-1]), ref.member.type, span)
-            self.reads[ref.path] = value
-            self.nodes.append(Read(ref.path, value, span))
-        return self.reads[ref.path]
-
-    def _Attr(self, expr: ast.Attr) -> Any:
-        base = self.value(expr.base)
-        name = expr.name.id
-        if not isinstance(base, PartRef):
-            kind = f"a tensor, {base.type}" if isinstance(base, Value) else describe(base)
-            raise self.fail("E107", f"`{unparse(expr.base)}` is {kind} and has no member `{name}`", expr.name.span)
-        if isinstance(base.member, Submodule):
-            inner = self.elab.instance_of(base.member.module)
-            if name in inner.broken:
-                raise Poisoned
-            if name in inner.methods:
-                return MethodRef(base.path, inner, inner.methods[name])
-            if name in inner.members:
-                return self.reference(PartRef((*base.path, name), inner.members[name], inner), expr.span)
-            if name in inner.absent:
-                return Absent()
-            names = [*inner.members, *inner.methods]
-        elif isinstance(base.member, PartGroup):
-            if name in base.member.members:
-                return self.reference(PartRef((*base.path, name), base.member.members[name], base.owner), expr.span)
-            key = ".".join(map(str, (*base.path, name)))
-            if key in base.owner.absent:
-                raise self.absent_part(base.owner, key, unparse(expr), expr.span)
-            names = list(base.member.members)
-        else:
-            raise self.fail("E107", f"`{unparse(expr.base)}` is a list: index it or loop over it", expr.name.span)
-        raise self.fail(
-            "E107", f"`{unparse(expr.base)}` has no member `{name}`", expr.name.span, available=available(names)
-        )
-
     # ---- tensors -------------------------------------------------------------------------------------------------
-
-    def tensor(self, value: Any, at: ast.Expr) -> Value:
-        """The value as one tensor, or the reason why it is none."""
-        if isinstance(value, Value):
-            return value
-        if isinstance(value, Absent):
-            raise self.fail(
-                "S141",
-                f"`{unparse(at)}` is optional and absent here",
-                at.span,
-                help=f"if {unparse(at)} != none {{ .. }}",
-            )
-        if isinstance(value, Results):
-            raise self.fail("S150", f"this call has {len(value)} results: name them first", at.span, help="a, b = ..")
-        if isinstance(value, PartRef):
-            raise self.fail("E100", f"`{unparse(at)}` is a part, not a tensor", at.span, help=f"{unparse(at)}(x)")
-        raise self.fail("E125", f"a tensor is needed here, found {describe(value)}", at.span)
 
     def results(self, outputs: tuple[Value, ...]) -> Any:
         return Results(outputs)
@@ -206,123 +63,6 @@ class Applications(OpArguments):
         outputs = tuple(Value(None, type_, span) for type_ in several)
         self.nodes.append(Apply(op, inputs, outputs, span, labels))
         return outputs[0] if not isinstance(inferred, tuple) else Results(outputs)
-
-    def explained(self, op: Op, error: OpError, types: list[Any], spans: tuple[Span, ...], span: Span) -> Fail:
-        """A shape rule's refusal with places, the origins of the sizes, and the counter-example."""
-        index = error.operand if isinstance(error.operand, int) and error.operand < len(spans) else None
-        primary = spans[index] if index is not None else span
-        label = str(types[index]) if index is not None and types[index] is not None else ""
-        others = tuple(
-            Label(s, str(t))
-            for i, (s, t) in enumerate(zip(spans, types, strict=False))
-            if i != index and isinstance(t, TensorType) and s.start != primary.start
-        )
-        rows: dict[str, Size] = {}
-        for type_ in types:
-            if isinstance(type_, TensorType):
-                rows.update((row.name, row) for row in self.size_rows(type_))
-        example = str(error.proof) if isinstance(error.proof, Refuted) else ""
-        return self.fail(
-            error.code, error.message, primary, label, others=others[:3], sizes=tuple(rows.values()), help=error.help,
-            expected=error.expected, found=error.found, counter_example=example,
-        )  # fmt: skip
-
-    def size_rows(self, type_: TensorType) -> tuple[Size, ...]:
-        """Origins of the names in a type's sizes."""
-        rows = {}
-        for dim in type_.shape:
-            for name in re.findall(r"[A-Za-z_]\w*", dim.label or ""):
-                binding = self.scope.find(name)
-                if binding is not None and number(binding.value):
-                    rows[name] = Size(name, show(binding.value), binding.origin)
-        return tuple(rows.values())
-
-    def hyper_rows(self, argument: Argument, axis: int, member: Submodule | None) -> tuple[Size, ...]:
-        """Origin of the callee's hyper-parameter that its signature names on this axis."""
-        label = argument.type.shape[axis].label
-        if member is None or label is None:
-            return ()
-        binding = self.elab.instance_of(member.module).scope.find(label)
-        return (Size(label, show(binding.value), binding.origin),) if binding is not None else ()
-
-    def expected_type(self, argument: Argument, unifier: Unifier) -> TensorType:
-        return argument.type.with_shape(tuple(unifier.resolve(d, {}) for d in argument.type.shape))
-
-    def check_type(self, have: TensorType, want: TensorType, span: Span, declared: Span, *, what: str) -> None:
-        """A value against a declared type of this body (S201, S202, S220, S221, S301)."""
-        others = (Label(declared, "declared here"),)
-        if have.rank != want.rank:
-            raise self.fail(
-                "S202",
-                f"{what} has {have.rank} axes, {want.rank} are declared",
-                span,
-                str(have),
-                others=others,
-                expected=str(want),
-                found=str(have),
-            )
-        if have.dtype is not want.dtype:
-            message = f"{what} is {have.dtype.spec_name}, {want.dtype.spec_name} is declared"
-            raise self.fail("S301", message, span, str(have), others=others, expected=str(want), found=str(have))
-        for i, (a, b) in enumerate(zip(have.shape, want.shape, strict=True)):
-            proof = self.facts.equal(a, b)
-            if not proof:
-                message = f"{what} has {a} on axis {i}, {b} is declared"
-                rows = (*self.size_rows(have), *self.size_rows(want))
-                if a.value is not None and b.value is not None:
-                    raise self.fail(
-                        "S201", message, span, str(have), others=others, sizes=rows, expected=str(want), found=str(have)
-                    )
-                raise self.unequal(message, span, str(have), b, a, proof, others=others, sizes=rows)
-
-    def unequal(
-        self,
-        message: str,
-        span: Span,
-        label: str,
-        want: Dim,
-        have: Dim,
-        proof: Proof,
-        *,
-        others: tuple[Label, ...],
-        sizes: tuple[Size, ...],
-    ) -> Fail:
-        """S220 with a counter-example, or S221 with the fact that would settle it."""
-        fact = self.facts.suggestion(want, have)
-        help = (
-            f"promise it on the model:  dim {fact}      (checked at the entry, exported as a constraint)"
-            if fact
-            else ""
-        )
-        if isinstance(proof, Refuted):
-            return self.fail(
-                "S220", message, span, label, others=others, sizes=sizes, counter_example=str(proof), help=help
-            )
-        return self.fail(
-            "S221",
-            f"{message}: not provable",
-            span,
-            label,
-            others=others,
-            sizes=sizes,
-            help=help or "state a fact: dim ..",
-        )
-
-    def check_bound(self, dim: Dim, span: Span) -> None:
-        """Every symbol of a size is bound by the (present) arguments (S104)."""
-        for symbol in dim.symbols:
-            inner = symbol[5:-1] if symbol.startswith("past(") else symbol
-            if inner not in self.bound:
-                raise self.fail(
-                    "S104", f"dimension `{inner}` is not bound: no argument that is given has an axis of just that size", span,
-                    note="sizes never depend on data; a dim is bound by an argument of the signature",
-                )  # fmt: skip
-
-    def size(self, expr: ast.Expr) -> Dim:
-        dim = super().size(expr)
-        if self.bound:
-            self.check_bound(dim, expr.span)
-        return dim
 
     # ---- operators -----------------------------------------------------------------------------------------------
 

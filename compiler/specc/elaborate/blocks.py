@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from specc.dims import Dim, Facts
-from specc.elaborate.evaluate import Evaluator, Scope, names_in
+from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.names import available, closest
+from specc.elaborate.scopes import Scope, names_in
 from specc.elaborate.values import (
     Binding,
     BlockDecl,
@@ -22,7 +23,7 @@ from specc.elaborate.values import (
     fits,
     show,
     type_text,
-)  # fmt: skip
+)
 from specc.ir.graph import Hyper, InitRule, Member, Module, Tie
 from specc.source import Span
 from specc.syntax import ast

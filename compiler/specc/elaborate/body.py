@@ -8,9 +8,10 @@ from specc.diagnostics import Label
 from specc.dims import Facts
 from specc.elaborate.blocks import Instance
 from specc.elaborate.calls import CallChecker
-from specc.elaborate.evaluate import Evaluator, Scope
+from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
 from specc.elaborate.references import POISON, ListRef, PartRef
+from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import is_tensor, tensor_type
 from specc.elaborate.values import Binding, Fail, FnDecl, FnValue, Poisoned
 from specc.ir.graph import Absent, Argument, Graph, Iteration, Loop, Value, When

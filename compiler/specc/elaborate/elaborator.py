@@ -10,8 +10,9 @@ from specc.diagnostics import Collector, Diagnostic
 from specc.dims import Dim, DimError, Facts
 from specc.elaborate.blocks import Blocks, Instance
 from specc.elaborate.body import Bodies
-from specc.elaborate.evaluate import Evaluator, Scope
+from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import Files, FileScope, Loader
+from specc.elaborate.scopes import Scope
 from specc.elaborate.values import Fail, Poisoned
 from specc.source import Span
 from specc.syntax import ast

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from specc.diagnostics import Diagnostic, Label, Size
 from specc.dims import Dim, DimError
+from specc.elaborate.arithmetic import Arithmetic
 from specc.elaborate.builtins import COMPILE_TIME, BadArgument
 from specc.elaborate.files import Decl, FileScope
 from specc.elaborate.names import available, closest
+from specc.elaborate.scopes import Scope
 from specc.elaborate.values import (
     Binding,
     BlockDecl,
@@ -31,77 +30,13 @@ from specc.syntax.unparse import unparse
 from specc.types import DType
 
 if TYPE_CHECKING:
-    from specc.elaborate.elaborator import Elaborator
+    pass
 
-INT64 = 2**63
 DTYPES = {d.value: d for d in DType if d is not DType.COMPUTE}
 
 
-@dataclass
-class Scope:
-    """Names to bindings, innermost first; the file is the outermost."""
-
-    file: FileScope
-    names: dict[str, Binding] = field(default_factory=dict)
-    parent: Scope | None = None
-    dims: Mapping[str, Dim] = field(default_factory=dict)  # runtime sizes that may be named here
-
-    def find(self, name: str) -> Binding | None:
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.names:
-                return scope.names[name]
-            scope = scope.parent
-        return None
-
-    def child(self, names: dict[str, Binding] | None = None) -> Scope:
-        return Scope(self.file, names if names is not None else {}, self, self.dims)
-
-    def visible(self) -> list[str]:
-        own = [*self.names]
-        return own + (self.parent.visible() if self.parent else [])
-
-
-class Evaluator:
+class Evaluator(Arithmetic):
     """Evaluates expressions in a scope. The body checker extends it with tensors."""
-
-    def __init__(self, elab: Elaborator, scope: Scope) -> None:
-        self.elab = elab
-        self.scope = scope
-
-    @property
-    def file(self) -> FileScope:
-        return self.scope.file
-
-    # ---- errors --------------------------------------------------------------------------------------------------
-
-    def fail(
-        self,
-        code: str,
-        message: str,
-        span: Span,
-        label: str = "",
-        *,
-        names: ast.Expr | None = None,
-        others: tuple[Label, ...] = (),
-        sizes: tuple[Size, ...] = (),
-        help: str = "",
-        note: str = "",
-        **notes: str,
-    ) -> Fail:
-        """A finding at this place of the instance tree; `names`: print the origins of the names in that expression."""
-        rows = sizes + (tuple(self.origins(names)) if names is not None else ())
-        lines = tuple((key.replace("_", "-"), text) for key, text in notes.items() if text)
-        return Fail(Diagnostic(code, message, span, label, others, self.elab.where(), rows, lines, help, note=note))
-
-    def origins(self, expr: ast.Expr) -> Iterator[Size]:
-        """`dim = 4096   default of Llama (llama.spec:41)` for each name of an expression."""
-        seen = set()
-        for node in names_in(expr):
-            binding = self.scope.find(node.id)
-            if binding is not None and node.id not in seen and not isinstance(binding.value, (BlockValue, FnValue)):
-                seen.add(node.id)
-                yield Size(node.id, show(binding.value), binding.origin)
 
     # ---- values --------------------------------------------------------------------------------------------------
 
@@ -130,10 +65,10 @@ class Evaluator:
             note='specc has no truthiness: 0 and "" are ordinary settings',
         )
 
-    def _Int(self, expr: ast.Int) -> int:
+    def _Int(self, expr: ast.Int) -> Any:
         return self.checked(expr.value, expr)
 
-    def _Float(self, expr: ast.Float) -> float:
+    def _Float(self, expr: ast.Float) -> Any:
         return self.checked(expr.value, expr)
 
     def _Str(self, expr: ast.Str) -> str:
@@ -147,14 +82,6 @@ class Evaluator:
 
     def _Paren(self, expr: ast.Paren) -> Any:
         return self.value(expr.inner)
-
-    def checked(self, value: Any, expr: ast.Expr) -> Any:
-        """Ints fit in 64 bits, floats are finite (E191)."""
-        if isinstance(value, float) and not math.isfinite(value):
-            raise self.fail("E191", "the number is not finite", expr.span, names=expr)
-        if isinstance(value, int) and not -INT64 <= value < INT64:
-            raise self.fail("E191", "the number does not fit in 64 bits", expr.span, names=expr)
-        return value
 
     def _Name(self, expr: ast.Name) -> Any:
         binding = self.scope.find(expr.id)
@@ -267,83 +194,6 @@ class Evaluator:
             return self.condition(expr.right) if left == (expr.op == "and") else left
         return self.arithmetic(expr, self.value(expr.left), self.value(expr.right))
 
-    def arithmetic(self, expr: ast.Binary, left: Any, right: Any) -> Any:
-        """`left op right` on numbers, sizes and lists."""
-        op = expr.op
-        if isinstance(left, tuple) and isinstance(right, tuple) and op == "+":
-            return left + right
-        if op == "*" and (isinstance(left, tuple) or isinstance(right, tuple)):
-            raise self.fail(
-                "E101",
-                "`*` does not repeat a list",
-                expr.span,
-                help="[.. for i in range(n)]",
-                note="`[Layer(dim)] * 12` would read as twelve uses of one layer's weights",
-            )
-        for side, value in ((expr.left, left), (expr.right, right)):
-            if not number(value) and not isinstance(value, Dim):
-                raise self.fail("E125", f"`{op}` takes numbers, found {describe(value)}", side.span, names=expr)
-        try:
-            return self.checked(self._calculate(expr, op, left, right), expr)
-        except OverflowError:
-            raise self.fail("E191", "the number is too large", expr.span, names=expr) from None
-
-    def _calculate(self, expr: ast.Binary, op: str, left: Any, right: Any) -> Any:
-        if op == "+":
-            return left + right
-        if op == "-":
-            return left - right
-        if op == "*":
-            return left * right
-        if op in ("/", "//", "%") and right == 0:
-            raise self.fail("E110", f"division by zero: {show(left)} {op} 0", expr.span, names=expr)
-        whole = not isinstance(left, float) and not isinstance(right, float)
-        if op == "/":
-            return self._exact(expr, left, right) if whole else left / right
-        if op in ("//", "%"):
-            if isinstance(right, Dim) or (isinstance(right, int) and right > 0) or not isinstance(left, Dim):
-                return left // right if op == "//" else left % right
-            raise self.fail("E110", f"a size is divided by {show(right)}", expr.span, names=expr)
-        if op == "**":
-            return self._power(expr, left, right)
-        raise self.fail("E100", f"`{op}` is for tensors", expr.span)
-
-    def _exact(self, expr: ast.Binary, left: Any, right: Any) -> Any:
-        quotient = left // right
-        if quotient * right == left:
-            return quotient
-        help = "pass a size that divides, or round down with `//`"
-        if isinstance(left, int) and isinstance(right, int) and right > 0:
-            near = [d for d in range(max(1, right - 16), right + 17) if left % d == 0]
-            near = sorted(sorted(near, key=lambda d: abs(d - right))[:2])
-            name = unparse(expr.right)
-            if near:
-                help = f"nearest {name} that divide {left}: {', '.join(map(str, near))}"
-        raise self.fail(
-            "E110",
-            f"{show(left)} / {show(right)} is not a whole number",
-            expr.span,
-            names=expr,
-            help=help,
-            note="`//` rounds down",
-        )
-
-    def _power(self, expr: ast.Binary, left: Any, right: Any) -> Any:
-        if isinstance(left, Dim) or isinstance(right, Dim):
-            if isinstance(left, Dim) and isinstance(right, int) and 0 <= right <= 8:
-                return left**right
-            raise self.fail("E100", "a size can be raised to 0 .. 8 only", expr.span, names=expr)
-        if isinstance(left, int) and isinstance(right, int) and right >= 0:
-            if abs(left) > 1 and right * math.log2(abs(left)) > 64:  # bounded before it is computed
-                raise self.fail("E191", f"{left}**{right} does not fit in 64 bits", expr.span, names=expr)
-            return left**right
-        if left == 0 and right < 0:
-            raise self.fail("E110", f"division by zero: 0**{show(right)}", expr.span, names=expr)
-        result = float(left) ** right
-        if isinstance(result, complex):
-            raise self.fail("E191", f"{show(left)}**{show(right)} is not a real number", expr.span, names=expr)
-        return result
-
     def _Compare(self, expr: ast.Compare) -> Any:
         left = self.value(expr.first)
         result = True
@@ -352,31 +202,6 @@ class Evaluator:
             result = result and self.compare(expr, op, left, right, right_expr)
             left = right
         return result
-
-    def compare(self, expr: ast.Compare, op: str, left: Any, right: Any, at: ast.Expr) -> bool:
-        if op in ("==", "!="):
-            same = left == right and isinstance(left, bool) == isinstance(right, bool)
-            if isinstance(left, Dim) or isinstance(right, Dim):
-                return self.same_size(expr, left, right) == (op == "==")
-            return bool(same) == (op == "==")
-        if op in ("in", "not in"):
-            if not isinstance(right, tuple):
-                raise self.fail("E125", f"`{op}` takes a list on its right, found {describe(right)}", at.span)
-            return (left in right) == (op == "in")
-        if op == "~=":
-            raise self.fail("E100", "`~=` belongs in `expect`", expr.span)
-        if not number(left) or not number(right):
-            bad = left if not number(left) else right
-            hint = "a runtime size has no value at compile time" if isinstance(bad, Dim) else ""
-            raise self.fail("E125", f"`{op}` compares numbers, found {describe(bad)}", expr.span, names=expr, why=hint)
-        return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[op]
-
-    def same_size(self, expr: ast.Compare, left: Any, right: Any) -> bool:
-        if left is None or right is None:
-            return False
-        if isinstance(left, (Dim, int)) and isinstance(right, (Dim, int)) and Dim.of(left) == Dim.of(right):
-            return True
-        raise self.fail("E125", "a runtime size has no value at compile time", expr.span, names=expr)
 
     # ---- calls, indexing -----------------------------------------------------------------------------------------
 
@@ -476,72 +301,6 @@ class Evaluator:
 
     # ---- labels --------------------------------------------------------------------------------------------------
 
-    def label(self, expr: ast.Expr) -> str | None:
-        """How to write the expression's value in Python over the module's hyper-parameters, or None (see
-        `specc.ir.graph`).
-        """
-        try:
-            return self._label(expr)
-        except (Fail, Poisoned):
-            return None
-
-    def _label(self, expr: ast.Expr) -> str | None:
-        if isinstance(expr, (ast.Int, ast.Float, ast.Bool)):
-            return repr(expr.value)
-        if isinstance(expr, ast.Str):
-            return repr(expr.value)
-        if isinstance(expr, ast.NoneLit):
-            return "None"
-        if isinstance(expr, ast.Paren):
-            inner = self._label(expr.inner)
-            return None if inner is None else f"({inner})"
-        if isinstance(expr, ast.Name):
-            return self._name_label(expr)
-        if isinstance(expr, ast.Unary):
-            return self._join(("not {}" if expr.op == "not" else "-{}"), expr.operand, nested=True)
-        if isinstance(expr, ast.Binary) and expr.op != "@":
-            op = expr.op
-            if op == "/" and not isinstance(self.value(expr), float):
-                op = "//"
-            spaced = op if op in ("*", "**") else f" {op} "
-            return self._join(f"{{}}{spaced}{{}}", expr.left, expr.right, nested=op != "+")
-        if isinstance(expr, ast.Ternary) and expr.other is not None:
-            return self._join("{} if {} else {}", expr.then, expr.cond, expr.other, nested=True)
-        if isinstance(expr, ast.Compare):
-            form = "{}" + "".join(f" {op} {{}}" for op in expr.ops)
-            return self._join(form, expr.first, *expr.rest, nested=True)
-        if isinstance(expr, ast.Index) and len(expr.items) == 1 and isinstance(expr.items[0], ast.Expr):
-            return self._join("{}[{}]", expr.base, expr.items[0])
-        if isinstance(expr, ast.ListExpr) and all(isinstance(e, ast.Expr) for e in expr.elements):
-            return self._join(
-                f"[{', '.join('{}' for _ in expr.elements)}]", *[e for e in expr.elements if isinstance(e, ast.Expr)]
-            )
-        if isinstance(expr, ast.Call) and isinstance(expr.func, ast.Name) and expr.func.id in COMPILE_TIME:
-            args = [a.value for a in expr.args if isinstance(a, ast.Arg) and a.name is None]
-            if len(args) == len(expr.args):
-                return self._join(f"{expr.func.id}({', '.join('{}' for _ in args)})", *args)
-        return None
-
-    def _join(self, form: str, *exprs: ast.Expr, nested: bool = False) -> str | None:
-        """The form filled with the labels of the operands; `nested`: compound operands in parentheses."""
-        texts = []
-        for expr in exprs:
-            text = self._label(expr)
-            if text is None:
-                return None
-            compound = isinstance(expr, (ast.Binary, ast.Ternary, ast.Compare, ast.Unary))
-            texts.append(f"({text})" if nested and compound else text)
-        return form.format(*texts)
-
-    def _name_label(self, expr: ast.Name) -> str | None:
-        binding = self.scope.find(expr.id)
-        if binding is None:
-            value = self.value(expr)
-            return repr(value) if number(value) or isinstance(value, (bool, str)) else None
-        if isinstance(binding.value, (FnValue, BlockValue, Dim)):
-            return None
-        return expr.id if binding.labelled else binding.label
-
     def size(self, expr: ast.Expr) -> Dim:
         """A size: an int or a polynomial over declared dims, with its label."""
         value = self.value(expr)
@@ -552,19 +311,6 @@ class Evaluator:
             return dim.with_label(expr.id) if isinstance(expr, ast.Name) and not dim.is_symbol() else dim
         label = None if isinstance(expr, ast.Int) else self.label(expr)
         return dim.plain() if label is None else dim.plain().with_label(label)
-
-
-def names_in(expr: Any) -> Iterator[ast.Name]:
-    """Every name an expression reads, in order."""
-    if isinstance(expr, ast.Name):
-        yield expr
-    elif isinstance(expr, ast.Node):
-        for key, child in vars(expr).items():
-            if key != "span":
-                yield from names_in(child)
-    elif isinstance(expr, tuple):
-        for child in expr:
-            yield from names_in(child)
 
 
 KIND: dict[type, str] = {

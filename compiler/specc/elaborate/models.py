@@ -10,9 +10,10 @@ from typing import Any
 from specc.diagnostics import Diagnostic
 from specc.elaborate.blocks import Instance
 from specc.elaborate.elaborator import Elaborator
-from specc.elaborate.evaluate import Evaluator, Scope
+from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
 from specc.elaborate.names import available, closest
+from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import is_tensor
 from specc.elaborate.values import Binding, BlockDecl, Fail, FnValue, Poisoned, coerced, fits, show
 from specc.ir.graph import Entry, Graph, Model

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from specc.dims import Dim
-from specc.elaborate.evaluate import Evaluator, names_in
+from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.names import closest
+from specc.elaborate.scopes import names_in
 from specc.elaborate.values import Poisoned
 from specc.source import Span
 from specc.syntax import ast

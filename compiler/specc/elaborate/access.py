@@ -1,0 +1,194 @@
+"""Names in bodies: locals, members of the block, parts of parts; and what each is as a value."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from specc.diagnostics import Label, Size
+from specc.dims import Dim, Facts
+from specc.elaborate.attributes import OpArguments
+from specc.elaborate.blocks import Instance
+from specc.elaborate.names import available
+from specc.elaborate.references import POISON, MethodRef, PartRef
+from specc.elaborate.scopes import Scope
+from specc.elaborate.values import Binding, Fail, Poisoned, describe, number, show
+from specc.ir.graph import (
+    Absent,
+    Node,
+    Parameter,
+    PartGroup,
+    Path,
+    Read,
+    Submodule,
+    Value,
+)
+from specc.source import Span
+from specc.syntax import ast
+from specc.syntax.unparse import unparse
+from specc.types import TensorType
+
+if TYPE_CHECKING:
+    from specc.elaborate.elaborator import Elaborator
+
+
+class Results(tuple[Value, ...]):
+    """The results of one call with several: must be unpacked."""
+
+
+class Access(OpArguments):
+    """The part of a body's checker that knows what names stand for."""
+
+    instance: Instance | None = None
+
+    def __init__(self, elab: Elaborator, scope: Scope) -> None:
+        super().__init__(elab, scope)
+        self.locals: dict[str, Any] = {}
+        self.nodes: list[Node] = []
+        self.reads: dict[Path, Value] = {}
+        self.mode = ""
+        self.aux: list[tuple[str, Value]] = []
+        self.facts = Facts.EMPTY
+        self.bound: frozenset[str] = frozenset()
+
+    def _Name(self, expr: ast.Name) -> Any:
+        if expr.id in self.locals:
+            local = self.locals[expr.id]
+            if local is POISON:
+                raise Poisoned
+            return local.value if isinstance(local, Binding) else local
+        member = self.member(expr.id, expr.span)
+        if member is not None:
+            return member
+        return super()._Name(expr)
+
+    def _Evaluated(self, expr: Any) -> Any:
+        return expr.value
+
+    def _name_label(self, expr: ast.Name) -> str | None:
+        local = self.locals.get(expr.id)
+        if isinstance(local, Binding):
+            return local.label
+        return None if local is not None else super()._name_label(expr)
+
+    def _label(self, expr: ast.Expr) -> str | None:
+        original = getattr(expr, "original", None)
+        return super()._label(original if original is not None else expr)
+
+    def text_of(self, expr: ast.Expr) -> str | None:
+        return unparse(expr)
+
+    def member(self, name: str, span: Span, *, called: bool = False) -> Any:
+        """A member of the block at hand as a value: its parameter, part, method; `Absent` if this configuration has
+        none.
+        """
+        instance = self.instance
+        if instance is None:
+            return None
+        if name in instance.broken:
+            raise Poisoned
+        if name in instance.members:
+            return self.reference(PartRef((name,), instance.members[name], instance), span)
+        if name in instance.methods and called:
+            return MethodRef((), instance, instance.methods[name])
+        if name in instance.absent:
+            if called:
+                raise self.absent_part(instance, name, name, span)
+            return Absent()
+        return None
+
+    def absent_part(self, instance: Instance, key: str, text: str, span: Span) -> Fail:
+        absence = instance.absent[key]
+        names = [h for h in instance.scope.names if re.search(rf"\b{h}\b", absence.cond.text)]
+        values = (
+            " and ".join(f"{n} is {describe(instance.scope.names[n].value).split(' ', 2)[-1]}" for n in names)
+            or "its condition is false"
+        )
+        rows = tuple(Size(n, show(instance.scope.names[n].value), instance.scope.names[n].origin) for n in names)
+        return self.fail(
+            "S140", f"part `{text}` does not exist when {values}", span, others=(Label(absence.cond, "declared only then"),), sizes=rows,
+            help=f"if {absence.cond.text} {{ .. }}",
+        )  # fmt: skip
+
+    def reference(self, ref: PartRef, span: Span) -> Any:
+        """A part as a value: parameters are read."""
+        if not isinstance(ref.member, Parameter):
+            return ref
+        if ref.path not in self.reads:
+            value = Value(str(ref.path[-1]), ref.member.type, span)
+            self.reads[ref.path] = value
+            self.nodes.append(Read(ref.path, value, span))
+        return self.reads[ref.path]
+
+    def _Attr(self, expr: ast.Attr) -> Any:
+        base = self.value(expr.base)
+        name = expr.name.id
+        if not isinstance(base, PartRef):
+            kind = f"a tensor, {base.type}" if isinstance(base, Value) else describe(base)
+            raise self.fail("E107", f"`{unparse(expr.base)}` is {kind} and has no member `{name}`", expr.name.span)
+        if isinstance(base.member, Submodule):
+            inner = self.elab.instance_of(base.member.module)
+            if name in inner.broken:
+                raise Poisoned
+            if name in inner.methods:
+                return MethodRef(base.path, inner, inner.methods[name])
+            if name in inner.members:
+                return self.reference(PartRef((*base.path, name), inner.members[name], inner), expr.span)
+            if name in inner.absent:
+                return Absent()
+            names = [*inner.members, *inner.methods]
+        elif isinstance(base.member, PartGroup):
+            if name in base.member.members:
+                return self.reference(PartRef((*base.path, name), base.member.members[name], base.owner), expr.span)
+            key = ".".join(map(str, (*base.path, name)))
+            if key in base.owner.absent:
+                raise self.absent_part(base.owner, key, unparse(expr), expr.span)
+            names = list(base.member.members)
+        else:
+            raise self.fail("E107", f"`{unparse(expr.base)}` is a list: index it or loop over it", expr.name.span)
+        raise self.fail(
+            "E107", f"`{unparse(expr.base)}` has no member `{name}`", expr.name.span, available=available(names)
+        )
+
+    def tensor(self, value: Any, at: ast.Expr) -> Value:
+        """The value as one tensor, or the reason why it is none."""
+        if isinstance(value, Value):
+            return value
+        if isinstance(value, Absent):
+            raise self.fail(
+                "S141",
+                f"`{unparse(at)}` is optional and absent here",
+                at.span,
+                help=f"if {unparse(at)} != none {{ .. }}",
+            )
+        if isinstance(value, Results):
+            raise self.fail("S150", f"this call has {len(value)} results: name them first", at.span, help="a, b = ..")
+        if isinstance(value, PartRef):
+            raise self.fail("E100", f"`{unparse(at)}` is a part, not a tensor", at.span, help=f"{unparse(at)}(x)")
+        raise self.fail("E125", f"a tensor is needed here, found {describe(value)}", at.span)
+
+    def size_rows(self, type_: TensorType) -> tuple[Size, ...]:
+        """Origins of the names in a type's sizes."""
+        rows = {}
+        for dim in type_.shape:
+            for name in re.findall(r"[A-Za-z_]\w*", dim.label or ""):
+                binding = self.scope.find(name)
+                if binding is not None and number(binding.value):
+                    rows[name] = Size(name, show(binding.value), binding.origin)
+        return tuple(rows.values())
+
+    def check_bound(self, dim: Dim, span: Span) -> None:
+        """Every symbol of a size is bound by the (present) arguments (S104)."""
+        for symbol in dim.symbols:
+            inner = symbol[5:-1] if symbol.startswith("past(") else symbol
+            if inner not in self.bound:
+                raise self.fail(
+                    "S104", f"dimension `{inner}` is not bound: no argument that is given has an axis of just that size", span,
+                    note="sizes never depend on data; a dim is bound by an argument of the signature",
+                )  # fmt: skip
+
+    def size(self, expr: ast.Expr) -> Dim:
+        dim = super().size(expr)
+        if self.bound:
+            self.check_bound(dim, expr.span)
+        return dim

@@ -1,0 +1,126 @@
+"""What is called in a body, and which argument goes where (LANGUAGE 3, third row of its table)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specc.elaborate.applications import Applications
+from specc.elaborate.builtins import COMPILE_TIME
+from specc.elaborate.names import available, closest
+from specc.elaborate.references import POISON, ListRef, MethodRef, PartRef
+from specc.elaborate.values import (
+    Binding,
+    BlockValue,
+    FnValue,
+    Poisoned,
+    describe,
+)
+from specc.ir.graph import (
+    Value,
+)
+from specc.op import operators
+from specc.source import Span
+from specc.syntax import ast
+from specc.syntax.unparse import unparse
+
+Labels = dict[str, "str | None"]
+
+
+class Lookup(Applications):
+    """The part of a body's checker that finds what a call means."""
+
+    def callee(self, func: ast.Expr) -> Any:
+        """A PartRef, ListRef, MethodRef, FnValue, or the name of a built-in function (LANGUAGE 3, third row)."""
+        if not isinstance(func, ast.Name):
+            value = self.value(func)
+            if isinstance(value, (PartRef, ListRef, MethodRef, FnValue)):
+                return value
+            raise self.fail("E109", f"`{unparse(func)}` cannot be called", func.span)
+        name = func.id
+        local = self.locals.get(name)
+        if local is POISON:
+            raise Poisoned
+        if isinstance(local, (PartRef, ListRef, MethodRef)):
+            return local
+        if isinstance(local, Binding) and isinstance(local.value, FnValue):
+            return local.value
+        member = self.member(name, func.span, called=True)
+        if member is not None:
+            return member
+        binding = self.scope.find(name)
+        if binding is not None and isinstance(binding.value, FnValue):
+            return binding.value
+        if binding is not None and isinstance(binding.value, BlockValue):
+            raise self.created(name, func.span)
+        found = self.file.find(name)
+        if found is not None:
+            value = self.declared(*found)
+            if isinstance(value, FnValue):
+                return value
+            if isinstance(value, BlockValue):
+                raise self.created(name, func.span)
+        if name in self.file.broken:
+            raise Poisoned
+        op = operators().get(name)
+        if (op is not None and not op.syntax) or name in COMPILE_TIME:
+            return name
+        if local is not None or binding is not None:
+            what = local if local is not None else binding.value if binding is not None else None
+            kind = f"a tensor, {what.type}" if isinstance(what, Value) else describe(getattr(what, "value", what))
+            raise self.fail("E109", f"`{name}` is {kind}, not a part or function", func.span)
+        raise self.unknown_call(func)
+
+    def created(self, name: str, span: Span) -> Any:
+        return self.fail(
+            "E131",
+            f"{name} is a block: parts are created in declarations, not in bodies",
+            span,
+            help=f"part: {name}(..)   above, then  part(x)",
+        )
+
+    def unknown_call(self, func: ast.Name) -> Any:
+        parts = list(self.instance.members) if self.instance else []
+        builtin = [n for n, op in operators().items() if not op.syntax] + list(COMPILE_TIME)
+        guess = closest(func.id, [*parts, *self.file.visible()]) or closest(func.id, builtin)
+        home = self.elab.std_home(func.id)
+        help = (
+            f"from {home} import {func.id}, then a part of it" if home else f"did you mean `{guess}`?" if guess else ""
+        )
+        return self.fail(
+            "E103", f"unknown function or part `{func.id}`", func.span, help=help, available=available(parts)
+        )
+
+    def bind_arguments(self, expr: ast.Call, method: ast.Method) -> dict[str, tuple[Any, ast.Expr]]:
+        """Arguments of a method by parameter name: (value, expression)."""
+        params = {p.name.id: p for p in method.params}
+        order = list(params)
+        args: dict[str, tuple[Any, ast.Expr]] = {}
+        position, what = 0, method.name.id if method.name.id != "forward" else unparse(expr.func)
+        for arg in expr.args:
+            if isinstance(arg, ast.StarArg):
+                raise self.fail("E120", "`*` passes hyper-parameters, in declarations only", arg.span)
+            if arg.name is None:
+                if position >= len(order):
+                    raise self.fail(
+                        "E122",
+                        f"{what} takes {len(order)} arguments",
+                        arg.span,
+                        why=f"declared at {method.name.span.where}",
+                    )
+                name = order[position]
+                position += 1
+            else:
+                name = arg.name.id
+                if name not in params:
+                    guess = closest(name, order)
+                    help = f"did you mean `{guess}`?" if guess else ""
+                    raise self.fail(
+                        "E120", f"{what} has no argument `{name}`", arg.name.span, help=help, available=available(order)
+                    )
+            if name in args:
+                raise self.fail("E121", f"{what}: `{name}` is given twice", arg.span)
+            args[name] = (self.value(arg.value), arg.value)
+        for name, param in params.items():
+            if name not in args and param.default is None and not param.type.optional:
+                raise self.fail("E124", f"{what}: missing `{name}`", expr.span, why=f"declared at {param.span.where}")
+        return args

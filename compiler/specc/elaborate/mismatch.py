@@ -1,0 +1,116 @@
+"""What does not fit: refusals of shape rules and declared types, told with places, origins and counter-examples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from specc.diagnostics import Label, Size
+from specc.dims import Dim, Proof, Refuted
+from specc.elaborate.access import Access
+from specc.elaborate.signatures import Unifier
+from specc.elaborate.values import Fail, show
+from specc.ir.graph import (
+    Argument,
+    Submodule,
+)
+from specc.op import Op, OpError
+from specc.source import Span
+from specc.types import TensorType
+
+if TYPE_CHECKING:
+    pass
+
+
+class Mismatches(Access):
+    """The part of a body's checker that holds types against each other."""
+
+    def explained(self, op: Op, error: OpError, types: list[Any], spans: tuple[Span, ...], span: Span) -> Fail:
+        """A shape rule's refusal with places, the origins of the sizes, and the counter-example."""
+        index = error.operand if isinstance(error.operand, int) and error.operand < len(spans) else None
+        primary = spans[index] if index is not None else span
+        label = str(types[index]) if index is not None and types[index] is not None else ""
+        others = tuple(
+            Label(s, str(t))
+            for i, (s, t) in enumerate(zip(spans, types, strict=False))
+            if i != index and isinstance(t, TensorType) and s.start != primary.start
+        )
+        rows: dict[str, Size] = {}
+        for type_ in types:
+            if isinstance(type_, TensorType):
+                rows.update((row.name, row) for row in self.size_rows(type_))
+        example = str(error.proof) if isinstance(error.proof, Refuted) else ""
+        return self.fail(
+            error.code, error.message, primary, label, others=others[:3], sizes=tuple(rows.values()), help=error.help,
+            expected=error.expected, found=error.found, counter_example=example,
+        )  # fmt: skip
+
+    def hyper_rows(self, argument: Argument, axis: int, member: Submodule | None) -> tuple[Size, ...]:
+        """Origin of the callee's hyper-parameter that its signature names on this axis."""
+        label = argument.type.shape[axis].label
+        if member is None or label is None:
+            return ()
+        binding = self.elab.instance_of(member.module).scope.find(label)
+        return (Size(label, show(binding.value), binding.origin),) if binding is not None else ()
+
+    def expected_type(self, argument: Argument, unifier: Unifier) -> TensorType:
+        return argument.type.with_shape(tuple(unifier.resolve(d, {}) for d in argument.type.shape))
+
+    def check_type(self, have: TensorType, want: TensorType, span: Span, declared: Span, *, what: str) -> None:
+        """A value against a declared type of this body (S201, S202, S220, S221, S301)."""
+        others = (Label(declared, "declared here"),)
+        if have.rank != want.rank:
+            raise self.fail(
+                "S202",
+                f"{what} has {have.rank} axes, {want.rank} are declared",
+                span,
+                str(have),
+                others=others,
+                expected=str(want),
+                found=str(have),
+            )
+        if have.dtype is not want.dtype:
+            message = f"{what} is {have.dtype.spec_name}, {want.dtype.spec_name} is declared"
+            raise self.fail("S301", message, span, str(have), others=others, expected=str(want), found=str(have))
+        for i, (a, b) in enumerate(zip(have.shape, want.shape, strict=True)):
+            proof = self.facts.equal(a, b)
+            if not proof:
+                message = f"{what} has {a} on axis {i}, {b} is declared"
+                rows = (*self.size_rows(have), *self.size_rows(want))
+                if a.value is not None and b.value is not None:
+                    raise self.fail(
+                        "S201", message, span, str(have), others=others, sizes=rows, expected=str(want), found=str(have)
+                    )
+                raise self.unequal(message, span, str(have), b, a, proof, others=others, sizes=rows)
+
+    def unequal(
+        self,
+        message: str,
+        span: Span,
+        label: str,
+        want: Dim,
+        have: Dim,
+        proof: Proof,
+        *,
+        others: tuple[Label, ...],
+        sizes: tuple[Size, ...],
+    ) -> Fail:
+        """S220 with a counter-example, or S221 with the fact that would settle it."""
+        fact = self.facts.suggestion(want, have)
+        help = (
+            f"promise it on the model:  dim {fact}      (checked at the entry, exported as a constraint)"
+            if fact
+            else ""
+        )
+        if isinstance(proof, Refuted):
+            return self.fail(
+                "S220", message, span, label, others=others, sizes=sizes, counter_example=str(proof), help=help
+            )
+        return self.fail(
+            "S221",
+            f"{message}: not provable",
+            span,
+            label,
+            others=others,
+            sizes=sizes,
+            help=help or "state a fact: dim ..",
+        )

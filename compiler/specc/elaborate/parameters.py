@@ -1,0 +1,217 @@
+"""Parameters of a block, their ties and their initialisation (LANGUAGE 5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from specc import initializers
+from specc.diagnostics import Label
+from specc.elaborate.blocks import Instance
+from specc.elaborate.evaluate import Evaluator
+from specc.elaborate.files import FileScope
+from specc.elaborate.names import available, closest
+from specc.elaborate.values import BlockDecl, Poisoned
+from specc.ir.graph import (
+    Initializer,
+    InitRule,
+    Member,
+    Parameter,
+    PartGroup,
+    PartList,
+    Path,
+    Submodule,
+    Tie,
+    element_count,
+)
+from specc.source import Span
+from specc.syntax import ast
+from specc.syntax.unparse import unparse
+from specc.types import TYPE_NAMES, TensorType
+
+if TYPE_CHECKING:
+    from specc.elaborate.elaborator import Elaborator
+
+MAX_LIST = 65_536
+MAX_SIZE = 2**31 - 1
+
+
+class ParameterBuilder(Evaluator):
+    """The part of a block's builder that declares, ties and initialises parameters."""
+
+    def __init__(self, elab: Elaborator, instance: Instance, ties: list[Tie], inits: list[InitRule]) -> None:
+        super().__init__(elab, instance.scope)
+        self.instance, self.ties, self.inits = instance, ties, inits
+        self.seen: dict[str, Span] = {}
+
+    def _count(self, parts: int, elements: int) -> None:
+        self.instance.parts += parts
+        self.instance.elements += elements
+
+    def _parameter(self, member: ast.ParamDecl) -> Parameter | None:
+        init = member.init
+        if isinstance(init, ast.Ternary):
+            if self.condition(init.cond):
+                init = init.then
+            elif init.other is None:
+                return None
+            else:
+                init = init.other
+        type_ = self._static_type(member.type)
+        initializer = self.initializer(init) if init is not None else None
+        self._count(1, 0 if member.buffer else element_count(type_))
+        return Parameter(member.name.id, type_, initializer, member.buffer, member.span)
+
+    def _static_type(self, type_: ast.TypeExpr) -> TensorType:
+        if not isinstance(type_, ast.TensorTypeExpr) or type_.name not in TYPE_NAMES or type_.optional:
+            raise self.fail("E125", "a parameter has a tensor type", type_.span, help="param w: Tensor[dim] = zeros()")
+        dims = []
+        for expr in type_.dims:
+            dim = self.size(expr)
+            if dim.value is None or not 1 <= dim.value <= MAX_SIZE:
+                raise self.fail(
+                    "E112", f"the size of a parameter is an int from 1 to 2**31 - 1, found {dim}", expr.span, names=expr
+                )
+            dims.append(dim)
+        return TensorType(TYPE_NAMES[type_.name], tuple(dims))
+
+    def initializer(self, expr: ast.Expr) -> Initializer:
+        """`normal(0.02)` with its arguments evaluated."""
+        if (
+            not isinstance(expr, ast.Call)
+            or not isinstance(expr.func, ast.Name)
+            or expr.func.id not in initializers.SIGNATURES
+        ):
+            found = unparse(expr.func) if isinstance(expr, ast.Call) else unparse(expr)
+            guess = closest(found, initializers.SIGNATURES)
+            help = f"did you mean `{guess}`?" if guess else ""
+            raise self.fail(
+                "E140",
+                f"`{found}` is not an initialiser",
+                expr.span,
+                help=help,
+                available=available(initializers.SIGNATURES, 20),
+            )
+        name = expr.func.id
+        params = initializers.SIGNATURES[name]
+        args: dict[str, Any] = {}
+        labels: dict[str, str] = {}
+        order = list(params)
+        for position, arg in enumerate(expr.args):
+            if isinstance(arg, ast.StarArg):
+                raise self.fail("E120", "initialisers take no `*`", arg.span)
+            if arg.name is None and position >= len(order):
+                raise self.fail("E122", f"{name} takes {len(order)} arguments", arg.span)
+            key = arg.name.id if arg.name is not None else order[position]
+            if key not in params:
+                raise self.fail("E120", f"{name} has no argument `{key}`", arg.span, available=available(order))
+            args[key] = self.value(arg.value)
+            label = self.label(arg.value)
+            if label is not None:
+                labels[key] = label
+        for key, default in params.items():
+            if key not in args:
+                if default is initializers.REQUIRED:
+                    raise self.fail("E124", f"{name}: missing `{key}`", expr.span)
+                args[key] = default
+        return Initializer(name, {key: args[key] for key in order}, labels)
+
+    def _path(self, expr: ast.Expr) -> Path:
+        """`model.embed_tokens.weight`, `h[0].w` as a path."""
+        if isinstance(expr, ast.Name):
+            return (expr.id,)
+        if isinstance(expr, ast.Attr):
+            return (*self._path(expr.base), expr.name.id)
+        if isinstance(expr, ast.Int):
+            return (expr.value,)
+        if isinstance(expr, ast.Index) and len(expr.items) == 1 and isinstance(expr.items[0], ast.Expr):
+            index = self.value(expr.items[0])
+            if isinstance(index, int):
+                return (*self._path(expr.base), index)
+        raise self.fail(
+            "E250", "a tie names two parameters by their paths", expr.span, help="tie lm_head.weight = wte.weight"
+        )
+
+    def _tie(self, member: ast.Tie) -> None:
+        if member.cond is not None and not self.condition(member.cond):
+            return
+        left, right = self._path(member.left), self._path(member.right)
+        targets = [self._resolve(path, expr) for path, expr in ((left, member.left), (right, member.right))]
+        a, b = targets
+        if a.type.shape != b.type.shape or a.type.dtype != b.type.dtype:
+            labels = (Label(member.right.span, _shape_text(b.type)),)
+            raise self.fail(
+                "S250",
+                f"cannot tie {unparse(member.left)} to {unparse(member.right)}",
+                member.left.span,
+                _shape_text(a.type),
+                others=labels,
+                help="build both from one size",
+            )
+        self.ties.append(Tie(left, right, member.span))
+
+    def _resolve(self, path: Path, expr: ast.Expr) -> Parameter:
+        member: Member | None = None
+        members: Any = self.instance.members
+        for i, segment in enumerate(path):
+            if i == 0 and segment in self.instance.broken:
+                raise Poisoned
+            if (
+                isinstance(member, PartList)
+                and isinstance(segment, int)
+                and -len(member.items) <= segment < len(member.items)
+            ):
+                member = member.items[segment]
+            else:
+                member = members.get(segment)
+            if member is None:
+                raise self.fail(
+                    "E250",
+                    f"`{unparse(expr)}` names no parameter: there is no `{segment}`",
+                    expr.span,
+                    available=available(map(str, members)),
+                )
+            members = (
+                member.module.members
+                if isinstance(member, Submodule)
+                else member.members
+                if isinstance(member, PartGroup)
+                else {}
+            )
+        if not isinstance(member, Parameter):
+            raise self.fail(
+                "E250", f"`{unparse(expr)}` is not a parameter", expr.span, available=available(map(str, members))
+            )
+        return member
+
+    def _init(self, member: ast.Init) -> None:
+        for rule in member.rules:
+            with self.elab.collecting():
+                init = self.initializer(rule.value)
+                if isinstance(rule.key, ast.Str):
+                    self.inits.append(InitRule(None, None, rule.key.value, init, rule.span))
+                else:
+                    self.inits.append(self._block_rule(rule.key, init, rule.span))
+
+    def _block_rule(self, key: ast.Expr, init: Initializer, span: Span) -> InitRule:
+        if isinstance(key, ast.Attr) and isinstance(key.base, ast.Name):
+            found = self.file.find(key.base.id)
+            if found is not None and isinstance(found[1], BlockDecl):
+                return InitRule(found[1].name, key.name.id, None, init, span)
+        blocks = [n for n in self.file.visible() if _is_block(self.file, n)]
+        raise self.fail(
+            "E103",
+            f"`{unparse(key)}`: an init rule names `Block.parameter` or a path pattern",
+            key.span,
+            available=available(blocks),
+        )
+
+
+def _is_block(file: FileScope, name: str) -> bool:
+    found = file.find(name)
+    return found is not None and isinstance(found[1], BlockDecl)
+
+
+def _shape_text(type_: TensorType) -> str:
+    sizes = [str(d) for d in type_.shape]
+    labels = [d.label or str(d) for d in type_.shape]
+    return f"[{', '.join(sizes)}]" + (f" = [{', '.join(labels)}]" if labels != sizes else "")
