@@ -103,7 +103,7 @@ class ParamSpec:
     @property
     def choices(self) -> tuple[str, ...]:
         """The strings a `Literal` attribute admits."""
-        return tuple(re.findall(r'"([^"]*)"', self.kind)) if self.kind.startswith("Literal") else ()
+        return tuple(re.findall(r"""["']([^"']*)["']""", self.kind)) if self.kind.startswith("Literal") else ()
 
 
 _OPERAND_KINDS = {

@@ -31,8 +31,8 @@ class ScaledDotProductAttention(Op):
     example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 1, S, 8], v: Tensor[B, 1, S, 8], mask: Bool[B, T, S], scale = 0.5) -> Tensor[B, 2, T, 8]
     example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], causal = true, window = 2) -> Tensor[B, 2, T, 8]
     example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], mask: Bool[B, T], causal = true, softcap = 2.0) -> Tensor[B, 4, T, 8]
-    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, S, 8], v: Tensor[B, 2, S, 8], mask: Bool[B, S], bias: Tensor[2, T, S]) -> Tensor[B, 2, T, 8]
-    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], bias: Tensor[1, 2, T, T], causal = true, dropout = 0.1) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, S, 8], v: Tensor[B, 2, S, 8], mask: Bool[B, S], bias = bias: Tensor[2, T, S]) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], bias = bias: Tensor[1, 2, T, T], causal = true, dropout = 0.1) -> Tensor[B, 2, T, 8]
     example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T + 3, 8], v: Tensor[B, 2, T + 3, 8], causal = true, softcap = 2.0, dropout = 0.1) -> Tensor[B, 2, T, 8]
     example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, S, 8], v: Tensor[B, 2, S, 8], mask: Bool[B, T]) -> error S241
     example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 3, S, 8], v: Tensor[B, 3, S, 8]) -> error S240

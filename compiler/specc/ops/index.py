@@ -191,7 +191,7 @@ class Unpack(Op):
     """The slices of a tensor along its first axis, whose size is static: `q, k, v = x`.
 
     example: a, b, c = (x: Tensor[3, B, T]) -> Tensor[B, T], Tensor[B, T], Tensor[B, T]
-    example: a, b = (x: Tensor[B, 2]) -> error S150
+    example: a, b = (x: Tensor[B, 2]) -> error S151
     """
 
     name = "= unpack"
@@ -202,7 +202,7 @@ class Unpack(Op):
         count = x.shape[0].value if x.rank else None
         if count is None:
             why = "a scalar cannot be unpacked" if not x.rank else f"the size of axis 0, {x.shape[0]}, is known at run time only"
-            raise OpError("S150", f"cannot unpack {x}: {why}", operand=0, found=str(x))
+            raise OpError("S151", f"cannot unpack {x}: {why}", operand=0, found=str(x))
         return (x.with_shape(x.shape[1:]),) * count
 
     def torch(self, t: TorchText, x: str) -> str:

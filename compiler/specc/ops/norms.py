@@ -96,9 +96,9 @@ class RMSNorm(Norm):
 class GroupNorm(Norm):
     """(x - mean) / sqrt(var + eps) * w + b; statistics over each group of channels (axis 1) and all later axes (Wu and He, 2018).
 
-    example: group_norm(x: Tensor[B, 8, T], groups = 2, w: Tensor[8], b: Tensor[8]) -> Tensor[B, 8, T]
-    example: group_norm(x: Tensor[B, 6, Y, X], groups = 3, w: Tensor[6], b: Tensor[6], eps = 0.01) -> Tensor[B, 6, Y, X]
-    example: group_norm(x: Tensor[B, 8, T], groups = 3, w: Tensor[8], b: Tensor[8]) -> error S201
+    example: group_norm(x: Tensor[B, 8, T], 2, w: Tensor[8], b: Tensor[8]) -> Tensor[B, 8, T]
+    example: group_norm(x: Tensor[B, 6, Y, X], 3, w: Tensor[6], b: Tensor[6], eps = 0.01) -> Tensor[B, 6, Y, X]
+    example: group_norm(x: Tensor[B, 8, T], 3, w: Tensor[8], b: Tensor[8]) -> error S201
     """
 
     name = "group_norm"
@@ -136,7 +136,7 @@ class GroupNorm(Norm):
 class InstanceNorm(Norm):
     """(x - mean) / sqrt(var + eps) * w + b; statistics over all axes after the channels (axis 1) (Ulyanov et al., 2016).
 
-    example: instance_norm(x: Tensor[B, 8, T], w: Tensor[8], b: Tensor[8]) -> Tensor[B, 8, T]
+    example: instance_norm(x: Tensor[B, 8, T, 2], w: Tensor[8], b: Tensor[8]) -> Tensor[B, 8, T, 2]
     example: instance_norm(x: Tensor[B, 3, Y, X], w: Tensor[3], b: Tensor[3], eps = 0.01) -> Tensor[B, 3, Y, X]
     example: instance_norm(x: Tensor[B, 8], w: Tensor[8], b: Tensor[8]) -> error S202
     """

@@ -18,7 +18,7 @@ class Positions(Op):
 
     example: positions(T) -> Int[T]
     example: positions(T, mask: Bool[B, T]) -> Int[B, T]
-    example: positions(T, mask: Bool[B, past(T) + T]) -> Int[B, T]
+    example: positions(T, mask: Bool[B, K]) -> Int[B, T]
     example: positions(T, mask: Bool[B, S]) -> error S241
     """
 

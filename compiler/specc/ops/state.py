@@ -36,8 +36,8 @@ class Cached(Kept):
 
     In a plain entry past(along) is 0 and nothing happens.
 
-    example: cached(k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 6], along = T) -> Tensor[B, 2, past(T) + T, 8], Tensor[B, 2, past(T) + T, 6]
-    example: cached(k: Tensor[B, T, 8], along = T) -> Tensor[B, past(T) + T, 8]
+    example: cached(k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 6], along = T) -> Tensor[B, 2, K, 8], Tensor[B, 2, K, 6]
+    example: cached(k: Tensor[B, T, 8], along = T) -> Tensor[B, K, 8]
     example: cached(k: Tensor[B, S, 8], along = T) -> error S230
     """
 
