@@ -136,6 +136,13 @@ def test_unparse(text: str, canonical: str) -> None:
     assert shape(expression(canonical)) == shape(expression(text))
 
 
+@pytest.mark.parametrize(
+    "text", ["1" + " + 1" * 255, "-" * 255 + "x", "f" + "()" * 255, "x" + "\n|> f" * 255, "(" * 63 + "x" + ")" * 63]
+)
+def test_the_deepest_expressions_have_a_text(text: str) -> None:
+    assert shape(expression(unparse(expression(text)))) == shape(expression(text))
+
+
 def test_precedence() -> None:
     assert shape(expression("x + y |> f")) == shape(expression("(x + y) |> f"))
     assert shape(expression("-x**2")) == shape(expression("-(x**2)"))

@@ -44,8 +44,8 @@ _KEYWORDS = {
     "const": "let name = ..",
     "var": "let name = ..",
 }
-_HEADER = re.compile(r"[ \t]*(?:(elif)\b|else\b|if\b|for\b|when\b|forward\b|fn\b|block\b|model\b)")
-_PYTHON_LINE = re.compile(r"[^\n]*:[ \t]*\Z")
+_HEADER = r"[ \t]*(?:(elif)\b|else\b|if\b|for\b|when\b|forward\b|fn\b|block\b|model\b)"
+_PYTHON_LINE = r"[^\n]*:[ \t]*\Z"
 
 
 def comprehension_filter(iterable: ast.Ternary) -> Diagnostic:
@@ -88,7 +88,11 @@ def _python_header(place: Place) -> int | None:
     """Where the suite ends if the statement is a Python header (`..:` at the end of its line)."""
     end = place.text.find("\n", place.at)  # newlines inside brackets are blank
     end = len(place.text) if end < 0 else end
-    return suite_end(place.source.text, end) if _PYTHON_LINE.match(place.text[place.start : end].rstrip()) else None
+    return (
+        suite_end(place.source.text, end)
+        if re.compile(_PYTHON_LINE).match(place.text[place.start : end].rstrip())
+        else None
+    )
 
 
 def _def(place: Place) -> Finding | None:
@@ -279,7 +283,7 @@ def _braces(source: Source, text: str, start: int, end: int) -> tuple[Edit, ...]
     while at < end:
         stop = _end_of_line(source.text, at)
         line = text[at:stop].rstrip()
-        header = _HEADER.match(line)
+        header = re.compile(_HEADER).match(line)
         if header and line.endswith(":"):
             last = suite_end(source.text, at)
             if last == stop:

@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from specc.diagnostics import Collector
 from specc.source import Source
 from specc.syntax import lexical
+from specc.syntax.lexical import MAX_LINE, MAX_SIZE
 
 MAX_DEPTH = 64
 
+# What an ASCII text may not have: control characters (a carriage return only before a newline), long lines.
+_SUSPICIOUS = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|[^\n]{{{MAX_LINE + 1}}}")
 # Everything with a meaning for layout; text in between is code of one line.
 _EVENT = re.compile(r'[\n(){}\[\]]|#[^\n]*|"(?:\\.|[^"\\\n])*("?)')
 # A line that ends so goes on.
@@ -146,7 +149,9 @@ class _Scan:
 
 def scan(source: Source, collector: Collector) -> Layout | None:
     """The layout of a text, or None when its brackets, strings or size leave nothing to parse (reported)."""
-    if not lexical.admit(source, collector):
+    text = source.text
+    suspicious = len(text) > MAX_SIZE or not text.isascii() or _SUSPICIOUS.search(text)
+    if suspicious and not lexical.admit(source, collector):
         return None
     before = len(collector.errors)
     layout = _Scan(source, collector).run()

@@ -11,14 +11,15 @@ from specc.source import Source, Span
 MAX_SIZE = 1 << 20  # bytes
 MAX_LINE = 4096  # characters
 
+# Patterns are compiled when a text is refused: that takes longer than reading one that is not.
 # Control characters (a carriage return only before a newline), zero-width and bidirectional-format ones.
-_INVISIBLE = re.compile(
+_INVISIBLE = (
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]|\r(?!\n)"
 )
-_LONG_LINE = re.compile(rf"[^\n]{{{MAX_LINE + 1}}}")
-_NON_ASCII = re.compile(r"[A-Za-z0-9_]*[^\x00-\x7f][\w\u0080-\U0010ffff]*")
-_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_LONG_LINE = rf"[^\n]{{{MAX_LINE + 1}}}"
+_NON_ASCII = r"[A-Za-z0-9_]*[^\x00-\x7f][\w\u0080-\U0010ffff]*"
+_BIDI = "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 _LOOKALIKES = {
     "\u201c": '"',
     "\u201d": '"',
@@ -44,10 +45,9 @@ _LOOKALIKES = {
     "\u00b7": "*",
     "\u2248": "~=",
 }
-_TOP_LEVEL = re.compile(
+_TOP_LEVEL = (
     r"(?:(block|model|fn|extern|preset|weights|train|test|dim|let)[ \t]+[A-Za-z_\"]|(from|import)[ \t]+[A-Za-z_\"])"
 )
-_OPENER_NAME = re.compile(r"(?:\b(?:block|model|fn|test|train|weights)[ \t]+)?(\w+)[^\n]*\Z")
 
 
 def admit(source: Source, collector: Collector) -> bool:
@@ -64,8 +64,8 @@ def admit(source: Source, collector: Collector) -> bool:
             )
         )
         return False
-    long = _LONG_LINE.search(text)
-    invisible = _INVISIBLE.search(text, 1 if text.startswith("\ufeff") else 0)
+    long = re.search(_LONG_LINE, text)
+    invisible = re.compile(_INVISIBLE).search(text, 1 if text.startswith("\ufeff") else 0)
     # A binary file has both; the one that comes first is the one to show.
     if long and (invisible is None or long.start() <= invisible.start()):
         end = text.find("\n", long.end())
@@ -81,7 +81,7 @@ def admit(source: Source, collector: Collector) -> bool:
         )
         return False
     if invisible:
-        for count, match in enumerate(_INVISIBLE.finditer(text, 1 if text.startswith("\ufeff") else 0)):
+        for count, match in enumerate(re.compile(_INVISIBLE).finditer(text, 1 if text.startswith("\ufeff") else 0)):
             if count == 20:
                 break
             _invisible(source, match, collector)
@@ -103,7 +103,7 @@ def admit(source: Source, collector: Collector) -> bool:
 def _invisible(source: Source, match: re.Match[str], collector: Collector) -> None:
     char = match.group()
     name = unicodedata.name(char, "").lower() or "control character"
-    if _BIDI.match(char):
+    if re.match(_BIDI, char):
         why = "text would be displayed in another order than it is read"
     elif ord(char) < 32 or 127 <= ord(char) < 160:
         why = "a spec is text; this character has no meaning in one"
@@ -124,7 +124,7 @@ def _invisible(source: Source, match: re.Match[str], collector: Collector) -> No
 
 def non_ascii(source: Source, start: int, end: int, collector: Collector) -> None:
     """Report characters outside ASCII in code."""
-    for match in _NON_ASCII.finditer(source.text, start, end):
+    for match in re.compile(_NON_ASCII).finditer(source.text, start, end):
         if match.group() == "\ufeff":
             continue
         found = match.group()
@@ -260,7 +260,7 @@ def unclosed(source: Source, stack: list[int], collector: Collector) -> None:
     why = ""
     for number in range(source.position(stack[0])[0] + 1, len(source.line_starts) + 1):
         start = source.line_starts[number - 1]
-        item = _TOP_LEVEL.match(text, start)
+        item = re.compile(_TOP_LEVEL).match(text, start)
         if item:
             before = [at for at in stack if at < start]
             opened = before[-1] if before else stack[-1]

@@ -9,8 +9,8 @@ from specc.diagnostics import Diagnostic, Edit
 from specc.syntax import ast
 from specc.syntax.place import Finding, Place
 
-_RANGE = re.compile(r"(\w+|\))?[ \t]*(\.\.=?)[ \t]*(\w+)?")
-_OPEN_FLOAT = re.compile(r"(?<![\w.])\d[\d_]*\.(?![\d.])(?:[eE][-+]?\d+)?")
+_RANGE = r"(\w+|\))?[ \t]*(\.\.=?)[ \t]*(\w+)?"
+_OPEN_FLOAT = r"(?<![\w.])\d[\d_]*\.(?![\d.])(?:[eE][-+]?\d+)?"
 LITERALS = {"True": "true", "False": "false", "None": "none"}
 
 
@@ -63,7 +63,7 @@ def _float(place: Place) -> Finding | None:
             edits=(place.edit(place.at, place.at, "0"),),
         )
     line_start = text.rfind("\n", 0, place.at) + 1
-    match = _OPEN_FLOAT.search(text, max(line_start, place.before - 24), place.end + 24)
+    match = re.compile(_OPEN_FLOAT).search(text, max(line_start, place.before - 24), place.end + 24)
     if match and match.start() <= place.at <= match.end() + 1:
         point = text.index(".", match.start()) + 1
         fixed = text[match.start() : point] + "0" + text[point : match.end()]
@@ -112,7 +112,11 @@ def _string_prefix(place: Place) -> Finding | None:
 def _dots(place: Place) -> Finding | None:
     """P016: `0..12`"""
     start, end = max(place.before - 40, place.start), place.end + 40
-    near = [match for match in _RANGE.finditer(place.text, start, end) if match.start(2) <= place.at <= match.end(2)]
+    near = [
+        match
+        for match in re.compile(_RANGE).finditer(place.text, start, end)
+        if match.start(2) <= place.at <= match.end(2)
+    ]
     match = near[0] if near else None
     if not match or place.text[match.start(2) : match.start(2) + 3] == "...":
         return None

@@ -14,9 +14,9 @@ from specc.diagnostics import Collector, Edit
 from specc.syntax import habits
 from specc.syntax.place import Finding, Place
 
-_OPERAND_END = re.compile(r'[\w"\])]\Z')
-_BLANK = re.compile(r"[\n; \t]*")
-_OPERAND = re.compile(r'[A-Za-z_0-9"(\[]')
+_OPERAND_END = r'[\w"\])]\Z'
+_BLANK = r"[\n; \t]*"
+_OPERAND = r'[A-Za-z_0-9"(\[]'
 _RESERVED = frozenset("and or not if else for in return true false none".split())
 _EXPECTED = {
     "file": "a file has from .. import, dim, let, block, model, fn, extern fn, preset, weights, train and test",
@@ -183,7 +183,7 @@ def _brace_below(place: Place) -> Finding | None:
     """P000: the `{` of a block on a line of its own."""
     if place.token != "\n" and not (place.token == "{" and place.at == place.start):
         return None
-    at = _BLANK.match(place.text, place.at).end()  # type: ignore[union-attr]
+    at = re.compile(_BLANK).match(place.text, place.at).end()  # type: ignore[union-attr]
     if place.text[at : at + 1] != "{" or not place.first_on_line_at(at):
         return None
     edit = place.edit(place.before, at + 1, " {")
@@ -258,10 +258,10 @@ def _several_values(place: Place) -> Finding | None:
 
 def _missing_comma(place: Place) -> Finding | None:
     """P022: two values beside each other in brackets."""
-    if place.innermost not in ("(", "[") or not _OPERAND.match(place.token) or place.before == place.at:
+    if place.innermost not in ("(", "[") or not re.compile(_OPERAND).match(place.token) or place.before == place.at:
         return None
     if (
-        not _OPERAND_END.search(place.text[max(place.before - 1, 0) : place.before])
+        not re.compile(_OPERAND_END).search(place.text[max(place.before - 1, 0) : place.before])
         or place.previous in _RESERVED
         or place.token in _RESERVED
     ):
@@ -305,7 +305,10 @@ def _two_statements(place: Place) -> Finding | None:
     """P000: a statement goes on where it should have ended."""
     if place.innermost in ("(", "[") or place.at == place.start or not re.match(r"[A-Za-z_]", place.token):
         return None
-    if not _OPERAND_END.search(place.text[max(place.before - 1, 0) : place.before]) and place.previous != "}":
+    if (
+        not re.compile(_OPERAND_END).search(place.text[max(place.before - 1, 0) : place.before])
+        and place.previous != "}"
+    ):
         return None
     return place.finding(
         "P000",

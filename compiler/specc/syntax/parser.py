@@ -18,12 +18,13 @@ MAX_DEPTH = 256  # of an expression
 MAX_ERRORS = 100  # of one file; beyond, the rest is not looked at
 
 _BLANK = re.compile(r"[ \t\ufeff]*").match
-_TOKEN = re.compile(r'[A-Za-z_]\w*|\d[\w.]*|"(?:\\.|[^"\\\n])*"|\|>|->|\.\.\.|\*\*|//|[-+*/<>=!~]=|\S')
+# Patterns for what follows an error are compiled then.
+_TOKEN = r'[A-Za-z_]\w*|\d[\w.]*|"(?:\\.|[^"\\\n])*"|\|>|->|\.\.\.|\*\*|//|[-+*/<>=!~]=|\S'
 _OPENING = {"LPAR": "(", "LSQB": "[", "LBRACE": "{"}
-_ARGUMENTS = re.compile(r'"(?:\\.|[^"\\\n])*"|[(){}\[\],]')
-_NEWLINES = re.compile(r"[\n; \t]*").match
+_ARGUMENTS = r'"(?:\\.|[^"\\\n])*"|[(){}\[\],]'
+_NEWLINES = r"[\n; \t]*"
 _CLOSING = frozenset({"RPAR", "RSQB", "RBRACE"})
-_STRUCTURE = re.compile(r'"(?:\\.|[^"\\\n])*"|[(){}\[\]\n;]')
+_STRUCTURE = r'"(?:\\.|[^"\\\n])*"|[(){}\[\]\n;]'
 
 
 @dataclass(slots=True)
@@ -206,7 +207,7 @@ class _Parser:
         return brackets
 
     def token_end(self, at: int) -> int:
-        found = _TOKEN.match(self.layout.text, at)
+        found = re.compile(_TOKEN).match(self.layout.text, at)
         return found.end() if found else min(at + 1, len(self.layout.text))
 
     def recover(self, failed: int, resume: int | None) -> int:
@@ -220,7 +221,7 @@ class _Parser:
         stuck = entry == len(self.stack.states) - 1
         self.stack.cut(entry + 1)
         text = self.layout.text
-        for found in _STRUCTURE.finditer(text, failed):
+        for found in re.compile(_STRUCTURE).finditer(text, failed):
             char = found.group()
             if char in "([{":
                 depth += 1
@@ -229,7 +230,7 @@ class _Parser:
                     return found.end() if stuck and found.start() == failed else found.start()
                 depth -= 1
             elif char in "\n;" and depth == 0 and (resume is None or found.start() >= resume):
-                return _NEWLINES(text, found.end()).end()  # type: ignore[union-attr]
+                return re.compile(_NEWLINES).match(text, found.end()).end()  # type: ignore[union-attr]
         return len(text)
 
     def next_argument(self, failed: int) -> int | None:
@@ -241,7 +242,7 @@ class _Parser:
         while symbols[states[entry]] not in ("LPAR", "COMMA") or depth:
             depth += (symbols[states[entry]] in _CLOSING) - (symbols[states[entry]] in _OPENING)
             entry -= 1
-        for found in _ARGUMENTS.finditer(self.layout.text, failed):
+        for found in re.compile(_ARGUMENTS).finditer(self.layout.text, failed):
             char = found.group()
             if char in "([{":
                 depth += 1

@@ -9,7 +9,7 @@ from functools import cached_property
 from specc.diagnostics import Diagnostic, Edit
 from specc.source import Source, Span
 
-_TOKEN_END = re.compile(r'(?:[A-Za-z_0-9.]*\w|"(?:\\.|[^"\\\n])*"|\|>|->|\.\.\.|\*\*|//|[<>=!~]=|\S)\Z')
+_TOKEN_END = r'(?:[A-Za-z_0-9.]*\w|"(?:\\.|[^"\\\n])*"|\|>|->|\.\.\.|\*\*|//|[<>=!~]=|\S)\Z'
 # What a container can hold tells what it is.
 _KINDS = (
     ("import_stmt", "file"), ("require", "block"), ("part", "group"), ("assign", "body"), ("init_rule", "init"),
@@ -44,7 +44,7 @@ class Place:
     def previous(self) -> str:
         """The token before."""
         line = self.text[max(0, self.before - 200) : self.before]
-        found = _TOKEN_END.search(line)
+        found = re.compile(_TOKEN_END).search(line)
         return found.group() if found else ""
 
     @cached_property

@@ -10,19 +10,18 @@ own is never used.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import sys
-import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 GRAMMAR = Path(__file__).with_name("grammar.lark")
 PACKAGED = Path(__file__).with_name("grammar.tables.json")
 
@@ -97,13 +96,12 @@ class Tables:
 def load() -> Tables:
     """The tables of the installed grammar."""
     grammar = GRAMMAR.read_text(encoding="utf-8")
-    key = _key(grammar)
-    for path in (PACKAGED, _cache_file(key)):
-        tables = path and _read(path, key)
+    for path in (PACKAGED, _cache_file(grammar)):
+        tables = path and _read(path, grammar)
         if tables:
             return tables
     data = build(grammar)
-    _store(_cache_file(key), data)
+    _store(_cache_file(grammar), data)
     return _decode(json.loads(data))
 
 
@@ -143,7 +141,7 @@ def build(grammar: str) -> bytes:
     terminals = sorted(lark.terminals, key=lambda t: (-t.priority, -t.pattern.max_width, -len(t.pattern.value), t.name))
     content = {
         "format": FORMAT,
-        "key": _key(grammar),
+        "grammar": grammar,  # whole: tables of another grammar are never taken for these
         "start": 0,
         "end": renumbered[table.end_states["start"]],
         "fresh": [n for n, symbol in enumerate(symbols) if symbol in starters or n == 0],
@@ -243,10 +241,6 @@ def _group_end(pattern: str) -> int:
         at += 1
 
 
-def _key(grammar: str) -> str:
-    return hashlib.sha256(f"{FORMAT}\0{grammar}".encode()).hexdigest()
-
-
 def _decode(content: dict[str, Any]) -> Tables:
     rows = content["rows"]
     return Tables(
@@ -264,7 +258,7 @@ def _decode(content: dict[str, Any]) -> Tables:
     )
 
 
-def _read(path: Path, key: str) -> Tables | None:
+def _read(path: Path, grammar: str) -> Tables | None:
     """The tables in a file, or None if it is absent, damaged, of another grammar or not to be trusted."""
     try:
         with path.open("rb") as file:
@@ -272,18 +266,18 @@ def _read(path: Path, key: str) -> Tables | None:
             if hasattr(os, "getuid") and owner not in (os.getuid(), 0):
                 return None
             content = json.loads(file.read())
-        return _decode(content) if content["format"] == FORMAT and content["key"] == key else None
+        return _decode(content) if content["format"] == FORMAT and content["grammar"] == grammar else None
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
 
 
-def _cache_file(key: str) -> Path | None:
+def _cache_file(grammar: str) -> Path | None:
     base = os.environ.get("XDG_CACHE_HOME", "")
     try:
         folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
     except RuntimeError:  # no home folder
         return None
-    return folder / "specc" / f"grammar-{key[:16]}.json"
+    return folder / "specc" / f"grammar-{FORMAT}-{zlib.crc32(grammar.encode()):08x}.json"
 
 
 def _store(path: Path | None, data: bytes) -> None:
@@ -292,13 +286,13 @@ def _store(path: Path | None, data: bytes) -> None:
         return
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".grammar-")
+        name = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(data)
             os.replace(name, path)
         except OSError:
-            os.unlink(name)
+            name.unlink(missing_ok=True)
     except OSError:
         return
 

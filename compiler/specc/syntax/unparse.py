@@ -24,12 +24,12 @@ _BINDING = {
 
 def unparse(expr: ast.Expr | ast.Group) -> str:
     """Canonical text: minimal parentheses, one spacing. Parses back to the same tree, `Paren` nodes aside."""
-    return _expr(expr)[0]
+    return _expr.dispatch(type(expr))(expr)[0]
 
 
 def _within(expr: ast.Node, binding: int) -> str:
     """The text of an operand, in parentheses if it binds looser than its place."""
-    text, own = _expr(expr)
+    text, own = _expr.dispatch(type(expr))(expr)  # one frame less for each level than a call
     return text if own >= binding else f"({text})"
 
 
