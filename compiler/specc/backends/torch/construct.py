@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from specc.backends.torch.labels import Scope
@@ -48,7 +48,7 @@ class Constructor:
     def _member(self, target: str, owner: str, name: str, member: Member) -> list[Statement]:
         if isinstance(member, Parameter):
             return self._parameter(target, owner, name, member)
-        expr = self._part(member, {})
+        expr = self._part(member, {}) if not isinstance(member, PartGroup) else None
         if expr is not None:
             return [assign(target, expr)]
         if isinstance(member, PartGroup):
@@ -87,34 +87,41 @@ class Constructor:
         arguments: list[str] = []
         by_keyword = False
         for name in self.classes.arguments_of(part.module):
-            text = texts[name]
+            text = texts(name)
             by_keyword = by_keyword or not names_in(text)
             arguments.append(f"{name}={text}" if by_keyword else text)
         return tidy(f"{self.classes.class_of(part.module)}({', '.join(arguments)})")
 
-    def _leaf_arguments(self, leaf: Leaf, module: Module, texts: Mapping[str, str]) -> list[str]:
+    def _leaf_arguments(self, leaf: Leaf, module: Module, texts: Callable[[str], str]) -> list[str]:
         values = {h.name: h.value for h in module.hypers}
         arguments = []
         for hyper, keyword, _ in leaf.arguments:
             value = values[hyper]
-            if keyword and is_default(leaf, hyper, value):
+            if value is None or (isinstance(value, bool) and is_default(leaf, hyper, value)):
                 continue
-            text = literal(value) if isinstance(value, bool) else texts[hyper]
+            text = literal(value) if isinstance(value, bool) else texts(hyper)
+            if keyword and is_default(leaf, hyper, value) and not names_in(text):
+                continue
             arguments.append(f"{keyword}={text}" if keyword else text)
         return arguments
 
-    def _texts(self, part: Submodule, variables: Variables) -> dict[str, str]:
-        """Each hyper-parameter of a part, as written here: by its label, by how its default derives from others, or as a literal."""
+    def _texts(self, part: Submodule, variables: Variables) -> Callable[[str], str]:
+        """How a hyper-parameter of a part is written here: by its label, as its default derives from others, or as a literal.
+
+        Asked for one by one, because what is written down becomes an argument of this class.
+        """
         given = {name: (value, label) for name, value, label in part.args}
         inner = self.classes.scope_of(part.module)
-        texts: dict[str, str] = {}
-        for name, hyper in inner.hypers.items():
+
+        def text(name: str) -> str:
+            hyper = inner.hypers[name]
             value, label = given.get(name, (hyper.value, None))
-            text = self.scope.init(label, value, variables)
-            if text is None and hyper.label is not None and not hyper.is_let:
-                text = inner.over(hyper.label, hyper.value, texts)
-            texts[name] = text if text is not None else literal(hyper.value)
-        return texts
+            found = self.scope.init(label, value, variables)
+            if found is None and hyper.label is not None:
+                found = inner.over(hyper.label, hyper.value, text)
+            return found if found is not None else literal(hyper.value)
+
+        return text
 
     def _function(self, function: Function, variables: Variables) -> str:
         """A named function in a list. Where calls do not go through the element, it only holds the place."""

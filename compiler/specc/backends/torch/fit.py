@@ -74,6 +74,9 @@ class _Fitter:
         others = _reads(Line("", (), tidy(show(_replaced(parse(line.expr), part, "_"), -1))))
         if root is not None and root not in live | others:
             return root
+        target = line.targets[0] if len(line.targets) == 1 else ""
+        if target.isidentifier() and target not in others | self.fixed:
+            return target
         free = [n for n in (*_SPARE, *(f"y{i}" for i in range(2, 100))) if n not in self.taken]
         again = [n for n in self.made if n not in live | others]
         name = (sorted(again) + free)[0]

@@ -177,13 +177,13 @@ class Scope:
         names = {name: self.init_name(name) for name in used}
         return self._written(node, names, variables or {})
 
-    def over(self, label: str, value: object, texts: Mapping[str, str]) -> str | None:
-        """The number in the enclosing module's `__init__`, where `texts` are what each name here was given as."""
+    def over(self, label: str, value: object, given: Callable[[str], str]) -> str | None:
+        """The number in the enclosing module's `__init__`, where `given` tells what each name here was passed as."""
         node = self._checked(label, value, {})
-        used = self._used(node) if node is not None else []
-        if node is None or any(name not in texts for name in used):
+        if node is None:
             return None
-        text = tidy(show(_Rewriter({n: protected(texts[n]) for n in used}, self.env).visit(copy.deepcopy(node)), 0))
+        texts = {name: protected(given(name)) for name in self._used(node)}
+        text = tidy(show(_Rewriter(texts, self.env).visit(copy.deepcopy(node)), 0))
         return text if names_in(text) else None
 
     def init_name(self, name: str) -> str:

@@ -93,8 +93,9 @@ def _bracketed(opening: str, items: list[tuple[str, ast.expr]], closing: str, in
     if len(together) <= WIDTH:
         return [pad + opening, together, pad + closing]
     lines = []
+    comma = "," if len(items) > 1 else ""
     for prefix, item in items:
-        lines += break_up(prefix, item, ",", indent + _STEP)
+        lines += break_up(prefix, item, comma, indent + _STEP)
     return [pad + opening, *lines, pad + closing]
 
 

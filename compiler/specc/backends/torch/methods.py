@@ -13,11 +13,12 @@ from specc.backends.torch.program import Item, LoopStep, Program, Step, WhenStep
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.dims import Dim
 from specc.ir.graph import Absent, Apply, Argument, Call, Graph, Input, Loop, Path, Value
-from specc.types import Scalar, TensorType, show_axes
+from specc.types import Operand, Scalar, TensorType, show_axes
 
 RESHAPING = frozenset(
     "rearrange reshape flatten permute transpose expand pixel_shuffle pixel_unshuffle interpolate repeat_interleave".split()
 )
+REGROUPING = frozenset({"rearrange", "reshape", "flatten"})
 _SPARE = ("x", "y", "h", "z", "u", "v", "w")
 
 
@@ -61,7 +62,7 @@ class Method:
             sequential=around.is_sequential,
             identity=is_identity,
             constant=lambda v: around.constant(v) is not None,
-            fixed=self._takes_optional,
+            own_line=self._own_line,
         )
         self.plain = plain_sizes(graph)
         self.size_names = {name: python_name(name) for name in graph.dims if name.isidentifier()}
@@ -236,7 +237,7 @@ class Method:
         if value.name is not None:
             return [python_name(value.name)]
         wishes = []
-        if self._takes_optional(step) and isinstance(step.node, Apply):
+        if isinstance(step.node, Apply) and (step.node.op.name == "positions" or self._takes_optional(step)):
             wishes.append(step.node.op.name)
         root = self._root(step)
         if root is not None and root.type.dtype == value.type.dtype and root in self.naming.of:
@@ -282,7 +283,7 @@ class Method:
         return protected(self._expression(self.program.producer[value]))
 
     def _absent(self, value: Absent) -> str:
-        known = any(a.name == value.label and a.value is None for a in self.graph.inputs)
+        known = value.label is not None and value.label in self.around.optional - self.graph.present
         return python_name(value.label) if value.label is not None and known else "None"
 
     def number(self, scalar: Scalar) -> str:
@@ -323,7 +324,10 @@ class Method:
     def _call(self, node: Call, inputs: tuple[Input, ...]) -> str:
         arguments: list[str] = []
         skipped = False
+        known = {a.name for a in parameters_of(node.graph)}
         for argument, value in zip(node.graph.inputs, inputs, strict=True):
+            if argument.name not in known:
+                continue
             text = self.text(value)
             if text == "None" and isinstance(value, Absent):
                 skipped = True
@@ -360,6 +364,15 @@ class Method:
 
     # ---- facts about values --------------------------------------------------------------------------------------
 
+    def _own_line(self, step: Step, user: Step | None) -> bool:
+        """Whether an expression gets a statement of its own: one whose axes a reader wants to see, or that has variants."""
+        if not isinstance(step.node, Apply):
+            return False
+        if step.node.op.name in REGROUPING and user is not None:
+            chained = isinstance(user.node, Apply) and user.node.op.name in RESHAPING
+            return not chained and len(user.outputs) == 1
+        return step.node.op.name == "positions" or self._takes_optional(step)
+
     def _takes_optional(self, step: Step) -> bool:
         """Whether an operator's text depends on the presence of an optional input: then it gets a statement of its own."""
         if not isinstance(step.node, Apply):
@@ -372,9 +385,16 @@ class Method:
                 return True
         return False
 
+    def plain_tensor(self, type_: TensorType) -> TensorType:
+        """The type where nothing is cached."""
+        return type_.with_shape(tuple(d.substitute(self.plain) for d in type_.shape))
+
+    def plain_type(self, type_: Operand) -> Operand:
+        return self.plain_tensor(type_) if isinstance(type_, TensorType) else type_
+
     def shape(self, type_: TensorType) -> str:
         """`[B, heads, T, head_dim]`."""
-        return f"[{', '.join(show_axes(tuple(d.substitute(self.plain) for d in type_.shape)))}]"
+        return f"[{', '.join(show_axes(self.plain_tensor(type_).shape))}]"
 
     def tensor_in_scope(self, *, floating: bool) -> str:
         """A tensor that holds for the whole method: an argument (never re-bound to another type), or a parameter."""
@@ -386,6 +406,21 @@ class Method:
     def _stays(self, argument: Argument) -> bool:
         values = [v for v in self.program.producer if v.name == argument.name]
         return all(v.type.dtype.value == "Tensor" for v in values) and argument.type.dtype.value == "Tensor"
+
+
+def variants_of(graph: Graph) -> list[Graph]:
+    """The graphs of a method that differ in the optional arguments that are given."""
+    if graph.module is None:
+        return [graph]
+    found = graph.module.graphs
+    ranks = next((key[2] for key, one in found.items() if one is graph), ())
+    return [one for key, one in found.items() if key[0] == graph.method and key[2] == ranks] or [graph]
+
+
+def parameters_of(graph: Graph) -> list[Argument]:
+    """The arguments of the Python function: those that some call gives."""
+    given = frozenset[str]().union(*(g.present for g in variants_of(graph)))
+    return [a for a in graph.inputs if not a.optional or a.name in given]
 
 
 def plain_sizes(graph: Graph) -> Mapping[str, Dim | int]:

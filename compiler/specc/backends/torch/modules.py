@@ -11,7 +11,7 @@ from specc.backends.torch.construct import Constructor, member_at
 from specc.backends.torch.entry import checks, size_bindings
 from specc.backends.torch.labels import Scope, python_name
 from specc.backends.torch.merge import merge
-from specc.backends.torch.methods import Method
+from specc.backends.torch.methods import Method, parameters_of
 from specc.backends.torch.optext import InitText, without_device
 from specc.backends.torch.printer import literal, tidy
 from specc.backends.torch.statements import Line, Remark, Statement, assign
@@ -19,6 +19,7 @@ from specc.backends.torch.weights import InitSection
 from specc.dims import Facts
 from specc.ir.graph import (
     Apply,
+    Argument,
     Graph,
     Hyper,
     Loop,
@@ -93,7 +94,10 @@ class Function:
     def draft(self, name: str, graphs: Sequence[Graph], facts: Facts | None, *, is_method: bool) -> FunctionDraft:
         """One Python function for the variants of a method; `facts` are checked on entry."""
         full = max(graphs, key=lambda g: len(g.present))
-        optional = [a.name for a in full.inputs if a.optional]
+        everywhere = frozenset.intersection(*(g.present for g in graphs))
+        inputs = parameters_of(full)
+        always = [a for a in inputs if not a.optional or a.name in everywhere]
+        optional = [a.name for a in inputs if a not in always]
         self.optional = frozenset(optional)
         methods = {graph.present: Method(graph, self) for graph in graphs}
         bodies = {present: method.statements() for present, method in methods.items()}
@@ -103,11 +107,10 @@ class Function:
         guards = checks(full, facts, self.scope, self.module) if facts is not None else []
         for guard in guards:
             dims.update(dict.fromkeys(guard.dims))
-        always = [a for a in full.inputs if not a.optional]
         header, rest = size_bindings(full, always, dims)
         header += [g.statement for g in guards if not set(g.dims) & set(rest)]
         for present, body in bodies.items():
-            extra, _ = size_bindings(full, [a for a in full.inputs if a.name in present], rest)
+            extra, _ = size_bindings(full, [a for a in inputs if a.name in present], rest)
             extra += [
                 g.statement
                 for g in guards
@@ -115,29 +118,30 @@ class Function:
             ]
             bodies[present] = (*extra, *body)
         body = (*header, *merge(bodies, [python_name(n) for n in optional]))
+        fixed = {python_name(a.name) for a in inputs if a not in always or not a.type.dtype.is_float}
         return FunctionDraft(
-            name, self._params(full), self._returns(full), full.doc, self._remarks(methods[full.present]), body,
-            frozenset(python_name(a.name) for a in full.inputs if a.optional or not a.type.dtype.is_float) | {python_name(d) for d in full.dims},
-            is_method,
-        )  # fmt: skip
+            name=name,
+            params=self._params(inputs),
+            returns=self._returns(full),
+            doc=full.doc,
+            remarks=self._remarks(methods[full.present], inputs),
+            body=body,
+            fixed=frozenset(fixed | {python_name(d) for d in full.dims}),
+            is_method=is_method,
+        )
 
-    def _params(self, graph: Graph) -> tuple[Param, ...]:
+    def _params(self, inputs: Sequence[Argument]) -> tuple[Param, ...]:
         params: list[Param] = []
-        for argument in reversed(graph.inputs):
-            required_after = any(not p.default for p in params)
-            annotation = f"{TENSOR} | None" if argument.optional else TENSOR
-            params.insert(
-                0,
-                Param(
-                    python_name(argument.name), annotation, "None" if argument.optional and not required_after else ""
-                ),
-            )
-        return tuple(params)
+        for argument in reversed(inputs):
+            optional = argument.name in self.optional
+            default = "None" if optional and all(p.default for p in params) else ""
+            params.append(Param(python_name(argument.name), f"{TENSOR} | None" if optional else TENSOR, default))
+        return tuple(reversed(params))
 
     def _returns(self, graph: Graph) -> str:
         return TENSOR if len(graph.results) == 1 else f"tuple[{', '.join([TENSOR] * len(graph.results))}]"
 
-    def _remarks(self, method: Method) -> tuple[str, ...]:
+    def _remarks(self, method: Method, arguments: Sequence[Argument]) -> tuple[str, ...]:
         """Shapes of arguments and results, on a line of their own."""
         graph = method.graph
 
@@ -145,7 +149,7 @@ class Function:
             kind = "" if type_ is DType.COMPUTE else f"{getattr(type_, 'spec_name', '').lower()} "
             return f"{name + ' ' if name else ''}{kind}{shape}"
 
-        inputs = [typed(python_name(a.name), a.type.dtype, method.shape(a.type)) for a in graph.inputs]
+        inputs = [typed(python_name(a.name), a.type.dtype, method.shape(a.type)) for a in arguments]
         results = [typed(name, v.type.dtype, method.shape(v.type)) for name, v in graph.results]
         line = f"{', '.join(inputs)} -> {', '.join(results)}"
         return (line,) if len(line) <= 90 else (*inputs, f"-> {', '.join(results)}")

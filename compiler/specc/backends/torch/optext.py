@@ -59,8 +59,8 @@ class OpText:
 
     def __init__(self, method: Method, node: Apply) -> None:
         self.method, self.node = method, node
-        self.operands: Sequence[Operand] = [operand_type(i) for i in node.inputs]
-        self.results: Sequence[TensorType] = [v.type for v in node.outputs]
+        self.operands: Sequence[Operand] = [method.plain_type(operand_type(i)) for i in node.inputs]
+        self.results: Sequence[TensorType] = [method.plain_tensor(v.type) for v in node.outputs]
 
     def attr(self, name: str) -> str:
         value = getattr(self.node.op, name)

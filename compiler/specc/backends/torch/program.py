@@ -6,11 +6,10 @@ use of a value has the position of the statement that will contain it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Value, When
-from specc.types import Scalar
 
 END = 1 << 60
 
@@ -63,13 +62,13 @@ def build(
     sequential: Callable[[Path], bool],
     identity: Callable[[Apply], bool],
     constant: Callable[[Value], bool],
-    fixed: Callable[[Step], bool],
+    own_line: Callable[[Step, Step | None], bool],
 ) -> Program:
     """`sequential`: whether the list at a path is called as one module. `identity`: whether an operator gives its operands back.
 
-    `constant`: values computed in `__init__`. `fixed`: steps that get a name of their own even where an expression would do.
+    `constant`: values computed in `__init__`. `own_line`: whether a step gets a name although its only user could contain it.
     """
-    return _Builder(graph, sequential, identity, constant, fixed).build()
+    return _Builder(graph, sequential, identity, constant, own_line).build()
 
 
 class _Builder:
@@ -79,15 +78,10 @@ class _Builder:
         sequential: Callable[[Path], bool],
         identity: Callable[[Apply], bool],
         constant: Callable[[Value], bool],
-        fixed: Callable[[Step], bool],
+        own_line: Callable[[Step, Step | None], bool],
     ) -> None:
-        self.graph, self.sequential, self.identity, self.constant, self.fixed = (
-            graph,
-            sequential,
-            identity,
-            constant,
-            fixed,
-        )
+        self.graph, self.sequential, self.identity = graph, sequential, identity
+        self.constant, self.own_line = constant, own_line
         self.program = Program()
         self.alias: dict[Value, Input] = {}
         self.regions = 0
@@ -222,13 +216,16 @@ class _Builder:
                 for _, value in item.aux:
                     self.use(value, self.position, -1)
 
+    def _on_its_own(self, step: Step, user: Step | int) -> bool:
+        return self.own_line(step, user if isinstance(user, Step) else None)
+
     def decide(self) -> None:
         """Which values are written where they are used: nameless ones with one use, in the same body."""
         program = self.program
         for value, step in program.producer.items():
             uses = self.uses.get(value, [])
             alone = len(step.outputs) == 1 and value.name is None and len(uses) == 1 and value not in self.bound
-            if alone and uses[0][1] == step.region and not self.fixed(step):
+            if alone and uses[0][1] == step.region and not self._on_its_own(step, uses[0][0]):
                 program.inline.add(value)
 
         ends: dict[Value, int] = {}
@@ -282,12 +279,3 @@ def last_output(loop: Loop) -> Value | None:
             elif isinstance(node, (Apply, Call)):
                 return node.outputs[0]
     return None
-
-
-def scalar_free(inputs: Sequence[Input]) -> bool:
-    """Whether no operand is a runtime size."""
-    return not any(isinstance(i, Scalar) and not isinstance(i.value, (int, float, bool)) for i in inputs)
-
-
-def rebound(mapping: Mapping[Value, str], value: Value, name: str) -> dict[Value, str]:
-    return {**mapping, value: name}
