@@ -138,6 +138,13 @@ def test_colours_only_when_asked() -> None:
     assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == report.full([residual()])
 
 
+def test_the_path_that_the_user_gave_is_printed() -> None:
+    source = Source("m.spec", "x\n", "../models/m.spec")
+    found = [Diagnostic("P000", "here", place(source, "x"))]
+    assert " --> ../models/m.spec:1:1\n" in report.full(found)
+    assert report.concise(found).startswith("../models/m.spec:1:1: ")
+
+
 def test_concise() -> None:
     assert report.concise([residual()]) == (
         "gpt2.spec:29:10: error[S200]: cannot add Tensor[B, T, 3072] to Tensor[B, T, 768]\n"
