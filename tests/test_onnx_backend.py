@@ -411,8 +411,9 @@ def test_the_debug_graph_computes_the_same_and_shows_heads_before_they_merge(sma
 def test_a_repeated_block_is_drawn_once(small: ir.Model) -> None:
     picture, blocks = view(small)
     check(picture)
-    assert [f.name for f in picture.functions] == ["3 x layer", "Attention"]
-    assert [n.op_type for n in picture.graph.node] == ["3 x layer", "Transpose", "MatMul", "Add"]
+    assert [f.name for f in picture.functions] == ["3 x layer", "Linear", "Attention"] + 4 * ["Linear"]
+    assert [n.op_type for n in picture.graph.node] == ["3 x layer", "Linear"]
+    assert [n.op_type for n in picture.functions[0].node] == ["Attention", "Add"]
     node = picture.graph.node[0]
     assert node.name == "layers.0..2"
     assert {p.key: p.value for p in node.metadata_props} == {"repeat": "3"}
@@ -431,6 +432,9 @@ def test_functions_state_their_shapes(small: ir.Model) -> None:
     assert shapes["q_proj.weight"] == [16, 16]
     assert shapes["q_proj"] == ["B", "T", 16]
     assert shapes["output"] == ["B", "T", 16]
+    linear = next(f for f in picture.functions if f.name == "Linear")
+    assert [n.op_type for n in linear.node] == ["Transpose", "MatMul", "Add"]
+    assert len({(f.name, f.overload) for f in picture.functions}) == len(picture.functions)
 
 
 def test_no_picture_holds_weights(small: ir.Model) -> None:

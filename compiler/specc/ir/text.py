@@ -95,8 +95,8 @@ def _module(module: Module, names: _Names) -> Iterator[str]:
     for rule in module.inits:
         key = f'"{rule.pattern}"' if rule.pattern else f"{rule.block}.{rule.parameter}"
         yield f"  init {key} = {rule.init}"
-    for graph in module.graphs.values():
-        yield from _graph(graph, names)
+    for (_, _, ranks), graph in module.graphs.items():
+        yield from _graph(graph, names, ranks)
 
 
 def _member(name: str, member: Member, names: _Names, indent: str) -> Iterator[str]:
@@ -104,7 +104,7 @@ def _member(name: str, member: Member, names: _Names, indent: str) -> Iterator[s
         init = f" = {member.init}" if member.init else ""
         yield f"{indent}{'buffer' if member.buffer else 'param'} {name}: {_type(member.type)}{init}"
     elif isinstance(member, Submodule):
-        arguments = ", ".join(f"{key} = {_labelled(label, value)}" for key, value, label in member.args)
+        arguments = ", ".join(_argument(key, label, value) for key, value, label in member.args)
         yield f"{indent}{name}: {names.of(member.module)}({arguments})"
     elif isinstance(member, Function):
         yield f"{indent}{name}: {member.op if member.op is not None else member.name}"
@@ -136,8 +136,8 @@ def _list(name: str, member: PartList, names: _Names, indent: str) -> Iterator[s
 # ---- graphs ----------------------------------------------------------------------------------------------------------
 
 
-def _graph(graph: Graph, names: _Names) -> Iterator[str]:
-    yield f"  {_signature(graph)}"
+def _graph(graph: Graph, names: _Names, ranks: Sequence[int]) -> Iterator[str]:
+    yield f"  {_signature(graph)}" + (f"  # ... is {', '.join(map(str, ranks))} axes" if ranks else "")
     for fact in graph.facts.statements():
         yield f"    fact {fact}"
     writer = _Writer(names)
@@ -203,8 +203,8 @@ class _Writer:
         defaults = {p.name: p.default for p in node.op.params if not p.is_operand and not p.required}
         for key, value in node.op.attributes.items():
             if key in node.labels or key not in defaults or defaults[key] != value:
-                arguments.append(f"{key} = {_labelled(node.labels.get(key), value)}")
-        return f"{node.op.name}({', '.join(arguments)})"
+                arguments.append(_argument(key, node.labels.get(key), value))
+        return f"{node.op.name.removeprefix('= ')}({', '.join(arguments)})"
 
     def _loop(self, loop: Loop, indent: str) -> Iterator[str]:
         what = (
@@ -248,7 +248,12 @@ def _size(size: Dim) -> str:
 
 def _labelled(label: str | None, value: Any) -> str:
     text = _plain(value)
-    return text if label is None or label == text else f"{label}={text}"
+    return text if label in (None, text, str(value)) else f"{label}={text}"
+
+
+def _argument(key: str, label: str | None, value: Any) -> str:
+    """`heads=4` where the value is the enclosing module's own `heads`, else `dim = 4*heads=16`."""
+    return f"{key}={_plain(value)}" if label == key else f"{key} = {_labelled(label, value)}"
 
 
 def _plain(value: Any) -> str:

@@ -94,6 +94,7 @@ class GraphEmitter:
         *inputs: Any,
         types: Sequence[TensorType] = (),
         domain: str = "",
+        overload: str = "",
         **attributes: Any,
     ) -> tuple[Ref, ...]:
         given = list(inputs)
@@ -105,10 +106,10 @@ class GraphEmitter:
         guessed, known = guess_type(op_type, given, attributes)
         attributes = {k: self._attribute(v) for k, v in attributes.items() if v is not None}
         named = tuple((k, _hashable(v)) for k, v in sorted(attributes.items()))
-        key = (op_type, domain, count, tuple(map(id, given)), named)
+        key = (op_type, domain, overload, count, tuple(map(id, given)), named)
         if key in self._nodes:
             return self._nodes[key]
-        record = Record(op_type, domain, given, attributes, self.scope, self.origin)
+        record = Record(op_type, domain, given, attributes, self.scope, self.origin, overload=overload)
         for i in range(count):
             type_ = types[i] if i < len(types) else guessed
             record.outputs.append(Ref(type_, i < len(types) or (known and count == 1), record))

@@ -40,7 +40,7 @@ def view(
         metadata=metadata(model, entry, graph),
     )
     blocks = {
-        drawn.name: model_proto(drawn.emit, drawn.name, functions=library.needed(drawn.emit), doc=drawn.doc)
+        drawn.file_name: model_proto(drawn.emit, drawn.name, functions=library.needed(drawn.emit), doc=drawn.doc)
         for drawn in library.blocks()
     }
     return whole, blocks
@@ -48,12 +48,20 @@ def view(
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """A function. `parameters`: what it reads, in the order of its inputs, under the paths of its own text."""
+    """A function. `parameters`: what it reads, in the order of its inputs, under the paths of its own text.
+
+    Blocks of one name with different hyper-parameters are overloads of one function: "", "2", "3" ...
+    """
 
     name: str
+    overload: str
     doc: str
     emit: GraphEmitter
     parameters: tuple[tuple[Path, TensorType], ...]
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}_{self.overload}" if self.overload else self.name
 
 
 class _Library:
@@ -61,11 +69,11 @@ class _Library:
 
     def __init__(self, opset: int, domain: str) -> None:
         self.domain = domain
-        self.called: dict[str, _Drawn] = {}  # by the name of the function node, which may begin with a count
+        self.called: dict[tuple[str, str], _Drawn] = {}  # by the name of the node, which may begin with a count
         self._opset = opset
         self._blocks: dict[Graph, _Drawn] = {}
         self._bodies: dict[Iteration, _Drawn] = {}
-        self._names: set[str] = set()
+        self._overloads: dict[str, int] = {}
 
     def block(self, graph: Graph, operands: Sequence[Operand]) -> _Drawn:
         if graph not in self._blocks:
@@ -84,28 +92,26 @@ class _Library:
         return self._bodies[first]
 
     def blocks(self) -> Iterator[_Drawn]:
-        yield from self._blocks.values()
+        yield from (drawn for graph, drawn in self._blocks.items() if not is_leaf(graph))
 
     def needed(self, emit: GraphEmitter) -> list[FunctionProto]:
         """The functions that a graph calls, directly or not; callers first."""
-        found: dict[str, FunctionProto] = {}
+        found: dict[tuple[str, str], FunctionProto] = {}
         waiting = [emit]
         while waiting:
             for _, record in listing(waiting.pop(0)).records:
-                if record.domain == self.domain and record.op_type not in found:
-                    drawn = self.called[record.op_type]
-                    found[record.op_type] = function_proto(drawn.emit, record.op_type, self.domain, drawn.doc)
+                key = record.op_type, record.overload
+                if record.domain == self.domain and key not in found:
+                    drawn = self.called[key]
+                    found[key] = function_proto(drawn.emit, key[0], self.domain, key[1], drawn.doc)
                     waiting.append(drawn.emit)
         return list(found.values())
 
     def _drawn(self, drawing: _Drawing, name: str, doc: str) -> _Drawn:
-        unique, count = name, 1
-        while unique in self._names:
-            count += 1
-            unique = f"{name}_{count}"
-        self._names.add(unique)
+        count = self._overloads[name] = self._overloads.get(name, 0) + 1
         read = listing(drawing.emit).parameters
-        return _Drawn(unique, doc, drawing.emit, tuple((drawing.paths[key], ref.type) for key, ref in read.items()))
+        parameters = tuple((drawing.paths[key], ref.type) for key, ref in read.items())
+        return _Drawn(name, "" if count == 1 else str(count), doc, drawing.emit, parameters)
 
 
 def _block_name(graph: Graph) -> str:
@@ -115,7 +121,7 @@ def _block_name(graph: Graph) -> str:
 
 
 class _Drawing(Flattener):
-    """Runs one graph's own nodes; leaves stay as they are, other calls become function nodes.
+    """Runs one graph's own nodes; what it calls becomes a function node, unless it is a leaf of a single node.
 
     In the body of a loop, paths begin with the loop variable: `binds` says what it stands for.
     """
@@ -183,11 +189,11 @@ class _Drawing(Flattener):
         """A picture has no taps."""
 
     def _call(self, frame: Frame, node: Call) -> None:
-        if is_leaf(node.graph):
-            super()._call(frame, node)
-            return
         operands = self._operands(frame, node)
         drawn = self._block(node, operands)
+        if is_leaf(node.graph) and len(listing(drawn.emit).records) < 2:
+            super()._call(frame, node)
+            return
         path = (*frame.path, *node.path)
         paths = [((*path, *inner), (*path, *inner)) for inner, _ in drawn.parameters]
         results = self._invoke(frame, drawn, 1, operands, paths, node.outputs)
@@ -245,7 +251,7 @@ class _Drawing(Flattener):
     ) -> tuple[Ref, ...]:
         """A node that calls `drawn`; `paths` are its parameters' paths here and how they are shown."""
         op_type = drawn.name if count == 1 else f"{count} x {drawn.name}"
-        self._library.called[op_type] = drawn
+        self._library.called[op_type, drawn.overload] = drawn
         self.emit.functions[self._library.domain] = 1
         formal = [ref for ref in operands if isinstance(ref, Ref)]
         read = [
@@ -253,7 +259,10 @@ class _Drawing(Flattener):
             for (path, shown), (_, type_) in zip(paths, drawn.parameters, strict=True)
         ]
         types = [frame.sizes.type(value.type) for value in outputs]
-        return self.emit.many(op_type, len(outputs), *formal, *read, types=types, domain=self._library.domain)
+        domain = self._library.domain
+        return self.emit.many(
+            op_type, len(outputs), *formal, *read, types=types, domain=domain, overload=drawn.overload
+        )
 
     def _label(self, results: Sequence[Ref], label: str, origin: str, count: int = 1) -> None:
         record = results[0].node

@@ -199,6 +199,7 @@ def node_proto(name: str, record: Record) -> NodeProto:
         name=name,
         op_type=record.op_type,
         domain=record.domain,
+        overload=record.overload,
         input=["" if ref is None else ref.name for ref in record.inputs],
         output=[ref.name for ref in record.outputs],
         attribute=[attribute(key, value) for key, value in sorted(record.attributes.items())],
@@ -259,10 +260,10 @@ def graph_proto(emit: GraphEmitter, name: str, weights: WeightsRef | None) -> Gr
     return graph
 
 
-def function_proto(emit: GraphEmitter, name: str, domain: str, doc: str) -> FunctionProto:
+def function_proto(emit: GraphEmitter, name: str, domain: str, overload: str, doc: str) -> FunctionProto:
     """The graph as a local function: parameters become inputs after the graph's own, constants become nodes."""
     parts = listing(emit)
-    function = FunctionProto(name=name, domain=domain, doc_string=doc)
+    function = FunctionProto(name=name, domain=domain, overload=overload, doc_string=doc)
     function.opset_import.extend(_opsets(emit))
     function.input.extend([ref.name for ref in parts.inputs] + list(parts.parameters))
     function.output.extend(ref.name for ref in parts.outputs)

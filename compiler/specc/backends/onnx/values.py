@@ -64,6 +64,7 @@ class Record:
     outputs: list[Ref] = field(default_factory=list)
     label: str | None = None  # its own name instead of the one made from scope and op_type
     metadata: dict[str, str] = field(default_factory=dict)
+    overload: str = ""  # tells local functions of one name apart
 
 
 def stored(value: Any, dtype: DType) -> np.ndarray[Any, Any]:
