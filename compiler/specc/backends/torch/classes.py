@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from specc.backends.torch.fit import fit
 from specc.backends.torch.layout import WIDTH, lay_out, signature
-from specc.backends.torch.statements import Block, Statement, rename_in
+from specc.backends.torch.statements import Block, Line, Statement, rename_in, without_comments
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,19 @@ class ClassDraft:
     body: tuple[Statement, ...]
     methods: tuple[FunctionDraft, ...]
 
+    def bare(self) -> ClassDraft:
+        """Without comments: what two modules must agree on to be one class."""
+        methods = tuple(replace(m, remarks=(), body=without_comments(m.body)) for m in self.methods)
+        return replace(self, methods=methods)
+
+    def general(self, other: ClassDraft) -> ClassDraft:
+        """The same class with comments that are right for `other` too: a size in which they differ becomes `_`."""
+        pairs = zip(self.methods, other.methods, strict=True)
+        methods = [
+            replace(a, remarks=_common(a.remarks, b.remarks), body=_common_body(a.body, b.body)) for a, b in pairs
+        ]
+        return replace(self, methods=tuple(methods))
+
     def with_defaults(self, defaults: Mapping[str, str]) -> ClassDraft:
         return replace(self, params=tuple(replace(p, default=defaults[p.name]) for p in self.params))
 
@@ -82,6 +96,32 @@ def _loop_variables(statements: Sequence[Statement]) -> frozenset[str]:
                 found.update(n.strip() for n in statement.header[4:].partition(" in ")[0].split(","))
             found |= _loop_variables((*statement.body, *statement.orelse))
     return frozenset(found)
+
+
+def _common_body(ours: tuple[Statement, ...], theirs: tuple[Statement, ...]) -> tuple[Statement, ...]:
+    """The same statements with comments that hold for both."""
+    done: list[Statement] = []
+    for a, b in zip(ours, theirs, strict=True):
+        if isinstance(a, Line) and isinstance(b, Line) and a.comment != b.comment:
+            a = replace(a, comment=next(iter(_common((a.comment,), (b.comment,))), ""))
+        elif isinstance(a, Block) and isinstance(b, Block):
+            a = replace(a, body=_common_body(a.body, b.body), orelse=_common_body(a.orelse, b.orelse))
+        done.append(a)
+    return tuple(done)
+
+
+def _common(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
+    """Shape comments that hold for both; none if more than sizes differ."""
+    if ours == theirs:
+        return ours
+    merged = []
+    for a, b in zip(ours, theirs, strict=False):
+        left, right = re.split(r"([\[\],])", a), re.split(r"([\[\],])", b)
+        if len(left) != len(right) or len(ours) != len(theirs):
+            return ()
+        same = [x if x == y else re.sub(r"\S.*", "_", x) for x, y in zip(left, right, strict=True)]
+        merged.append("".join(same))
+    return tuple(merged)
 
 
 def docstring(doc: str, indent: int) -> list[str]:

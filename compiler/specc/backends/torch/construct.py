@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Protocol
 
 from specc.backends.torch.labels import Scope
@@ -106,7 +107,7 @@ class Constructor:
         return arguments
 
     def _texts(self, part: Submodule, variables: Variables) -> Callable[[str], str]:
-        """How a hyper-parameter of a part is written here: by its label, as its default derives from others, or as a literal.
+        """How a hyper-parameter of a part is written here: by its label, as its default derives, or as a literal.
 
         Asked for one by one, because what is written down becomes an argument of this class.
         """
@@ -134,13 +135,16 @@ class Constructor:
     def _list(self, parts: PartList, variables: Variables) -> str | None:
         sequential = self.classes.sequential(parts)
         container = "nn.Sequential" if sequential else "nn.ModuleList"
+        needs = self.scope.needs()
         comprehension = self._comprehension(parts, variables)
+        if comprehension is None:
+            self.scope.restore(needs)
         if comprehension is not None:
             return tidy(f"{container}({'*' if sequential else ''}[{comprehension}])")
         items = [self._part(item, variables) for item in parts.items]
         if any(item is None for item in items):
             return None
-        inner = ", ".join(item for item in items if item is not None)
+        inner = ", ".join(_with_runs([item for item in items if item is not None]))
         return tidy(f"{container}({inner})" if sequential else f"{container}([{inner}])")
 
     def _comprehension(self, parts: PartList, variables: Variables) -> str | None:
@@ -198,10 +202,19 @@ class Constructor:
     def _initial_arguments(self, parameter: Parameter) -> dict[str, str]:
         if parameter.init is None:
             return {}
-        if parameter.init.name == "sinusoids":
-            self.classes.helper("sinusoids", HELPERS["sinusoids"])
+        if parameter.init.name in HELPERS:
+            self.classes.helper(parameter.init.name, HELPERS[parameter.init.name])
         labels = parameter.init.labels
         return {k: self.scope.init(labels.get(k), v) or literal(v) for k, v in parameter.init.args.items()}
+
+
+def _with_runs(items: Sequence[str]) -> list[str]:
+    """The elements of a list, three and more equal ones as one comprehension."""
+    done: list[str] = []
+    for item, run in groupby(items):
+        count = len(list(run))
+        done += [f"*[{item} for _ in range({count})]"] if count > 2 else [item] * count
+    return done
 
 
 def member_at(module: Module, path: Path) -> Member | None:

@@ -1,4 +1,4 @@
-"""The emitted file: classes in order, children before parents, each once; the functions they call; names for all of them."""
+"""The emitted file: classes, children before parents, each once; the functions they call; names for all."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class FileBuilder:
         self.scopes: dict[Module, Scope] = {}
         self.tokens: dict[Module, str] = {}
         self.drafts: dict[str, ClassDraft] = {}  # token -> draft
+        self.bare: dict[str, ClassDraft] = {}  # the same without comments
         self.members: dict[str, list[Module]] = {}  # token -> modules that it stands for
         self.methods: dict[Graph, str] = {}
         self.functions: dict[FunctionDraft, str] = {}
@@ -85,10 +86,13 @@ class FileBuilder:
         return self._text()
 
     def _add(self, module: Module, draft: ClassDraft) -> None:
-        token = next((t for t, known in self.drafts.items() if known == draft), None)
+        bare = draft.bare()
+        token = next((t for t, known in self.bare.items() if known == bare), None)
         if token is None:
             token = f"__Class{len(self.drafts)}__"
-            self.drafts[token] = draft
+            self.drafts[token], self.bare[token] = draft, bare
+        else:
+            self.drafts[token] = self.drafts[token].general(draft)
         self.tokens[module] = token
         self.members.setdefault(token, []).append(module)
 

@@ -1,10 +1,11 @@
-"""Long statements become several: a part of the expression gets a name, that of the value it grew from where that one is done with."""
+"""Long statements become several: a part of the expression gets a name, if possible that of the value it grew from."""
 
 from __future__ import annotations
 
 import ast
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from specc.backends.torch.layout import WIDTH, one_line
 from specc.backends.torch.printer import parse, show, tidy
@@ -17,7 +18,7 @@ _MODULES = frozenset({"self", "torch", "F", "nn", "math"})
 def fit(
     statements: Sequence[Statement], indent: int, taken: frozenset[str], fixed: frozenset[str]
 ) -> tuple[Statement, ...]:
-    """The statements of a function with every expression short enough for its line, where naming a part of it can do that.
+    """The statements of a function, every expression short enough for its line where naming a part can do that.
 
     `taken`: names that must not be introduced; `fixed`: names that must not be re-bound (optional inputs, sizes,
     loop variables).
@@ -47,17 +48,15 @@ class _Fitter:
         return tuple(done)
 
     def line(self, line: Line, indent: int, live: frozenset[str]) -> list[Line]:
-        done: list[Line] = []
-        while indent + len(one_line(line)) > WIDTH:
-            part = self._part(line, indent)
-            if part is None:
-                break
-            text = show(part)
-            name = self._name(part, line, live)
-            rest = tidy(show(_replaced(parse(line.expr), part, name), -1))
-            done.append(assign(name, text))
-            line = Line(line.keyword, line.targets, rest, line.comment)
-        return [*done, line]
+        if indent + len(one_line(line)) <= WIDTH:
+            return [line]
+        part = self._part(line, indent)
+        if part is None:
+            return [line]
+        name = self._name(part, line, live)
+        rest = replace(line, expr=tidy(show(_replaced(parse(line.expr), part, name), -1)))
+        before = self.line(assign(name, show(part)), indent, live_before([rest], live))
+        return [*before, *self.line(rest, indent, live)]
 
     def _part(self, line: Line, indent: int) -> ast.expr | None:
         """The largest part that fits on a line of its own, preferably one that leaves a statement that fits."""
@@ -77,9 +76,8 @@ class _Fitter:
         target = line.targets[0] if len(line.targets) == 1 else ""
         if target.isidentifier() and target not in others | self.fixed:
             return target
-        free = [n for n in (*_SPARE, *(f"y{i}" for i in range(2, 100))) if n not in self.taken]
-        again = [n for n in self.made if n not in live | others]
-        name = (sorted(again) + free)[0]
+        spare = (*_SPARE, *(f"y{i}" for i in range(2, 100)))
+        name = next(n for n in spare if n not in (live | others if n in self.made else self.taken))
         self.made.add(name)
         return name
 

@@ -1,7 +1,7 @@
 """Labels: how the spec wrote a number, rewritten as Python over constructor arguments or attributes.
 
-A label is used only if it evaluates to the number it stands for; everything else prints as a literal. So emitted code is right by
-construction, whatever the elaborator could or could not keep of the source.
+A label is used only if it evaluates to the number it stands for; everything else prints as a literal. So emitted code is
+right by construction, whatever the elaborator could or could not keep of the source.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from specc.dims import Dim, DimError
 from specc.ir.graph import Hyper, Module
 
 ATTRIBUTE_NAMES_TAKEN = frozenset(
-    "T_destination add_module apply aux bfloat16 buffers call_super_init children compile cpu cuda double dump_patches eval "
-    "extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu load_state_dict modules mtia "
+    "T_destination add_module apply aux bfloat16 buffers call_super_init children compile cpu cuda double dump_patches "
+    "eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu load_state_dict "
+    "modules mtia "
     "named_buffers named_children named_modules named_parameters parameters register_backward_hook register_buffer "
     "register_forward_hook register_forward_pre_hook register_full_backward_hook register_load_state_dict_pre_hook "
-    "register_module register_parameter register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory "
-    "state_dict to to_empty train training type xpu zero_grad init_weights".split()
+    "register_module register_parameter register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule "
+    "share_memory state_dict to to_empty train training type xpu zero_grad init_weights".split()
 )
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -95,7 +96,7 @@ def evaluate(node: ast.expr, env: Mapping[str, Any]) -> Any:
 
 
 def same(found: object, value: object) -> bool:
-    """Whether a label's value is the number it stands for; roots and logarithms may differ in the last digits of a double."""
+    """Whether a label's value is the number it stands for; roots and logarithms may differ in a double's last digits."""
     if isinstance(found, bool) or isinstance(value, bool) or found is None or value is None:
         return found is value
     if isinstance(found, float) and isinstance(value, (int, float)):
@@ -152,7 +153,7 @@ class Scope:
         self.math = False
 
     def forward(self, label: str | None, value: object, dims: Mapping[str, str] | None = None) -> str | None:
-        """The number in a method: attributes of `self`, and `dims`, the locals that hold runtime sizes (as symbol -> name)."""
+        """The number in a method: attributes of `self`, and locals that hold runtime sizes (`dims`: symbol -> name)."""
         sizes = dims or {}
         node = self._checked(label, value, {name: Dim.symbol(name) for name in sizes})
         if node is None:
@@ -194,6 +195,13 @@ class Scope:
         """What a let is computed from, in `__init__`."""
         hyper = self.hypers[name]
         return self.init(hyper.label, hyper.value) or literal(hyper.value)
+
+    def needs(self) -> tuple[frozenset[str], ...]:
+        """What the class needs so far; for `restore` after an attempt that came to nothing."""
+        return frozenset(self.arguments), frozenset(self.attributes), frozenset(self.locals)
+
+    def restore(self, needs: tuple[frozenset[str], ...]) -> None:
+        self.arguments, self.attributes, self.locals = (set(names) for names in needs)
 
     def values(self, label: str | None) -> tuple[Any, ...] | None:
         """The elements of a compile-time list, or None if the label says nothing here."""
@@ -248,8 +256,8 @@ def python_name(name: str) -> str:
 
 
 PYTHON_NAMES = frozenset(
-    "False None True and as assert async await break class continue def del elif else except finally for from global if import in "
-    "is lambda nonlocal not or pass raise return try while with yield "
+    "False None True and as assert async await break class continue def del elif else except finally for from global if "
+    "import in is lambda nonlocal not or pass raise return try while with yield "
     "self torch nn F math enumerate float int isinstance len list max min range reversed round sum super tuple zip "
     "ValueError".split()
 )

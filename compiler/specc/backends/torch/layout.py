@@ -1,7 +1,7 @@
 """Statements laid out in lines of at most `WIDTH` characters, the way `ruff format` lays them out.
 
-What does not fit is taken apart at the outermost brackets: the contents on a line of their own, else one item per line with a
-trailing comma, which `ruff format` keeps as it is.
+What does not fit is taken apart at the outermost brackets: the contents on a line of their own, else one item per line
+with a trailing comma, which `ruff format` keeps as it is.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ _STEP = 4
 def lay_out(statements: Sequence[Statement], indent: int) -> list[str]:
     """The lines of a body."""
     lines: list[str] = []
+    said = ""  # the comment above; it goes for the statements after it too
     for statement in statements:
         if isinstance(statement, Remark):
             lines.append(f"{' ' * indent}# {statement.text}" if statement.text else "")
         elif isinstance(statement, Line):
-            lines += _line(statement, indent)
+            lines += _line(statement, indent, said)
+            said = statement.comment
         else:
             lines += _block(statement, indent)
     return lines
@@ -40,12 +42,14 @@ def one_line(line: Line) -> str:
     return prefix_of(line) + line.expr
 
 
-def _line(line: Line, indent: int) -> list[str]:
+def _line(line: Line, indent: int, said: str) -> list[str]:
     lines = break_up(prefix_of(line), parse(line.expr), "", indent, top=True)
     if not line.comment:
         return lines
     if len(lines) == 1 and len(lines[0]) + len(line.comment) + 4 <= WIDTH:
         return [f"{lines[0]}  # {line.comment}"]
+    if line.comment == said:
+        return lines
     return [f"{' ' * indent}# {line.comment}", *lines]
 
 

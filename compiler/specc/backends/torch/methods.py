@@ -16,7 +16,8 @@ from specc.ir.graph import Absent, Apply, Argument, Call, Graph, Input, Loop, Pa
 from specc.types import Operand, Scalar, TensorType, show_axes
 
 RESHAPING = frozenset(
-    "rearrange reshape flatten permute transpose expand pixel_shuffle pixel_unshuffle interpolate repeat_interleave".split()
+    "rearrange reshape flatten permute transpose expand pixel_shuffle pixel_unshuffle interpolate "
+    "repeat_interleave".split()
 )
 REGROUPING = frozenset({"rearrange", "reshape", "flatten"})
 _SPARE = ("x", "y", "h", "z", "u", "v", "w")
@@ -236,9 +237,11 @@ class Method:
     def _wishes(self, value: Value, step: Step) -> list[str]:
         if value.name is not None:
             return [python_name(value.name)]
+        if isinstance(step.node, Apply) and step.node.op.name == "positions":
+            return [step.node.op.name]
+        if self._takes_optional(step):
+            return ["y"]
         wishes = []
-        if isinstance(step.node, Apply) and (step.node.op.name == "positions" or self._takes_optional(step)):
-            wishes.append(step.node.op.name)
         root = self._root(step)
         if root is not None and root.type.dtype == value.type.dtype and root in self.naming.of:
             wishes.append(self.naming.of[root])
@@ -365,7 +368,7 @@ class Method:
     # ---- facts about values --------------------------------------------------------------------------------------
 
     def _own_line(self, step: Step, user: Step | None) -> bool:
-        """Whether an expression gets a statement of its own: one whose axes a reader wants to see, or that has variants."""
+        """Whether an expression gets its own statement: one whose axes a reader wants to see, or that has variants."""
         if not isinstance(step.node, Apply):
             return False
         if step.node.op.name in REGROUPING and user is not None:
@@ -374,7 +377,7 @@ class Method:
         return step.node.op.name == "positions" or self._takes_optional(step)
 
     def _takes_optional(self, step: Step) -> bool:
-        """Whether an operator's text depends on the presence of an optional input: then it gets a statement of its own."""
+        """Whether an operator's text depends on the presence of an optional input."""
         if not isinstance(step.node, Apply):
             return False
         kinds = [p.kind for p in step.node.op.params if p.is_operand]
@@ -412,9 +415,14 @@ def variants_of(graph: Graph) -> list[Graph]:
     """The graphs of a method that differ in the optional arguments that are given."""
     if graph.module is None:
         return [graph]
-    found = graph.module.graphs
-    ranks = next((key[2] for key, one in found.items() if one is graph), ())
-    return [one for key, one in found.items() if key[0] == graph.method and key[2] == ranks] or [graph]
+    axes = ellipsis_rank(graph)
+    return [one for one in graph.module.method(graph.method) if ellipsis_rank(one) == axes] or [graph]
+
+
+def ellipsis_rank(graph: Graph) -> int:
+    """How many axes `...` stands for in a graph."""
+    sizes = (d for a in graph.inputs if a.value is not None for d in a.value.type.shape)
+    return len({s for d in sizes for s in d.symbols if s.startswith("...")})
 
 
 def parameters_of(graph: Graph) -> list[Argument]:

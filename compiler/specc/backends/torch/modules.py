@@ -11,7 +11,7 @@ from specc.backends.torch.construct import Constructor, member_at
 from specc.backends.torch.entry import checks, size_bindings
 from specc.backends.torch.labels import Scope, python_name
 from specc.backends.torch.merge import merge
-from specc.backends.torch.methods import Method, parameters_of
+from specc.backends.torch.methods import Method, ellipsis_rank, parameters_of
 from specc.backends.torch.optext import InitText, without_device
 from specc.backends.torch.printer import literal, tidy
 from specc.backends.torch.statements import Line, Remark, Statement, assign
@@ -182,10 +182,9 @@ class ModuleBuilder(Function):
 
     def _methods(self, name: str) -> list[FunctionDraft]:
         """A method's drafts: one, unless its text depends on the rank of `...`."""
-        by_rank: dict[tuple[int, ...], list[Graph]] = {}
-        for (method, _, ranks), graph in self.target.graphs.items():
-            if method == name:
-                by_rank.setdefault(ranks, []).append(graph)
+        by_rank: dict[int, list[Graph]] = {}
+        for graph in self.target.method(name):
+            by_rank.setdefault(ellipsis_rank(graph), []).append(graph)
         done: list[FunctionDraft] = []
         for graphs in by_rank.values():
             for graph in graphs:
@@ -265,7 +264,7 @@ class ModuleBuilder(Function):
             Line("", (), tidy(f'self.register_buffer("{name}", {text}, persistent=False)'))
             for name, text in self.buffers.items()
         ]
-        weights = InitSection(self.target, scope, self.file.class_of).statements()
+        weights = InitSection(self.target, scope, self.file.class_of, self.helper).statements()
         ties: list[Statement] = [
             assign(f"self{_access(t.left)}", f"self{_access(t.right)}", "tied") for t in self.target.ties
         ]

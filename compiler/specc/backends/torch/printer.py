@@ -82,7 +82,8 @@ def _show(node: ast.expr) -> str:
         return _binary(node)
     if isinstance(node, ast.UnaryOp):
         sign, level = _UNARY[type(node.op)]
-        return sign + show(node.operand, level)
+        power = isinstance(node.operand, ast.BinOp) and isinstance(node.operand.op, ast.Pow)
+        return sign + show(node.operand, _ATOM if power else level)
     if isinstance(node, ast.BoolOp):
         word, level = (" or ", 1) if isinstance(node.op, ast.Or) else (" and ", 2)
         return word.join(show(value, level + 1) for value in node.values)

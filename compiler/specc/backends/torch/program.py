@@ -1,7 +1,7 @@
 """One graph as steps: what is an expression, what becomes a statement, and until when each value is needed.
 
-Names that mean nothing at run time are gone here (`cached(k, v)` is `k, v`), the fold of an `nn.Sequential` is one step, and every
-use of a value has the position of the statement that will contain it.
+What means nothing at run time is gone here (`cached(k, v)` is `k, v`), the fold of an `nn.Sequential` is one step, and
+every use of a value has the position of the statement that will contain it.
 """
 
 from __future__ import annotations
@@ -64,9 +64,10 @@ def build(
     constant: Callable[[Value], bool],
     own_line: Callable[[Step, Step | None], bool],
 ) -> Program:
-    """`sequential`: whether the list at a path is called as one module. `identity`: whether an operator gives its operands back.
+    """`sequential`: whether the list at a path is called as one module. `identity`: whether an operator does nothing.
 
-    `constant`: values computed in `__init__`. `own_line`: whether a step gets a name although its only user could contain it.
+    `constant`: values computed in `__init__`. `own_line`: whether a step gets a name although its only user could
+    contain it.
     """
     return _Builder(graph, sequential, identity, constant, own_line).build()
 

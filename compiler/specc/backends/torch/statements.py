@@ -83,6 +83,18 @@ def live_before(statements: Sequence[Statement], live: frozenset[str]) -> frozen
     return live
 
 
+def without_comments(statements: Sequence[Statement]) -> tuple[Statement, ...]:
+    """The statements alone."""
+    done: list[Statement] = []
+    for statement in statements:
+        if isinstance(statement, Line):
+            done.append(replace(statement, comment=""))
+        elif isinstance(statement, Block):
+            body, orelse = without_comments(statement.body), without_comments(statement.orelse)
+            done.append(Block(statement.header, body, orelse))
+    return tuple(done)
+
+
 def rename_in(statements: Sequence[Statement], mapping: Mapping[str, str]) -> tuple[Statement, ...]:
     """Replaces tokens (placeholders of class names) in all text."""
 

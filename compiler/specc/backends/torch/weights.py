@@ -1,6 +1,6 @@
 """Initial values: of a module's own parameters, and the `init` sections that override those of its parts.
 
-Emitted constructors run parts first, so that an outer section overrides an inner one and both override declarations (LANGUAGE 5).
+Emitted constructors make parts first, so that an outer section overrides an inner one and both override declarations.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ def _call(function: str, *arguments: str) -> str:
 class InitSection:
     """The `init` rules of one module as statements of its `__init__`, before its ties."""
 
-    def __init__(self, module: Module, scope: Scope, class_of: Callable[[Module], str]) -> None:
-        self.module, self.scope, self.class_of = module, scope, class_of
+    def __init__(
+        self, module: Module, scope: Scope, class_of: Callable[[Module], str], helper: Callable[[str, str], str]
+    ) -> None:
+        self.module, self.scope, self.class_of, self.helper = module, scope, class_of, helper
         self.names = {name: p for name, p in parameters(module).items() if not p.buffer}
         inner = dict(aliases(module))
         for tie in module.ties:
@@ -84,6 +86,8 @@ class InitSection:
         return [Block("for module in self.modules()", chain)] if chain else []
 
     def _fill(self, rule: InitRule, target: str) -> list[Statement]:
+        if rule.init.name in initializers.HELPERS:
+            self.helper(rule.init.name, initializers.HELPERS[rule.init.name])
         labels = rule.init.labels
         arguments = {k: self.scope.init(labels.get(k), v) or literal(v) for k, v in rule.init.args.items()}
         return [

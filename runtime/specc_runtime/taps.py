@@ -1,0 +1,176 @@
+"""Every intermediate value of a torch run, by the keys of `specc.ir.taps`: where do two programs first differ?
+
+The IR is executed operator by operator with the text that the emitted source is made of, but with nothing inlined,
+merged or folded into loops. So a value here is that of the emitted module, and a key exists for each node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from specc.backends.torch.optext import operand_type, torch_dtype
+from specc.backends.torch.printer import literal, protected
+from specc.dims import Dim
+from specc.ir.graph import Absent, Apply, Call, Graph, Input, Path, Read, Value
+from specc.ir.taps import TapKeys, call_scope, executed, numbered
+from specc.types import DType, Operand, Scalar, TensorType
+
+if TYPE_CHECKING:
+    import torch
+
+
+def run(
+    graph: Graph, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """(results by name, taps by key) of one evaluation of an entry outside training.
+
+    `graph` is the entry's graph for exactly the optional inputs that `inputs` holds, `module` the live emitted module,
+    whose parameters are read; it is not called. A result without a name is called `output`, several `output0`, `output1`.
+    """
+    import torch
+
+    machine = _Machine(module)
+    given = [inputs.get(a.name) if a.value is not None else None for a in graph.inputs]
+    with torch.no_grad():
+        results = machine.call(graph, given, "", ())
+    several = len(results) > 1
+    names = [name or (f"output{i}" if several else "output") for i, (name, _) in enumerate(graph.results)]
+    return dict(zip(names, results, strict=True)), machine.taps
+
+
+class _Machine:
+    def __init__(self, module: torch.nn.Module) -> None:
+        import torch
+        import torch.nn.functional as F
+
+        self.module = module
+        self.keys = TapKeys()
+        self.taps: dict[str, torch.Tensor] = {}
+        floating = next((p for p in module.parameters() if p.is_floating_point()), None)
+        self.dtype = torch.get_default_dtype() if floating is None else floating.dtype
+        self.namespace: dict[str, Any] = {"torch": torch, "nn": torch.nn, "F": F, "self": _Evaluation}
+
+    def call(
+        self, graph: Graph, arguments: Sequence[torch.Tensor | None], scope: str, path: Path
+    ) -> list[torch.Tensor]:
+        """Run one graph; `path` is where its module is, `scope` how keys call it."""
+        values: dict[Value, torch.Tensor] = {}
+        sizes: dict[str, int] = {}
+        for argument, given in zip(graph.inputs, arguments, strict=True):
+            if argument.value is not None and given is not None:
+                values[argument.value] = given
+                sizes.update(_bound(argument.value.type, given))
+        index = numbered(graph)
+        for node in executed(graph.nodes):
+            if isinstance(node, Read):
+                values[node.output] = self.parameter((*path, *node.path))
+                continue
+            if isinstance(node, Call):
+                operands = [self.tensor(i, values) for i in node.inputs]
+                results = self.call(node.graph, operands, call_scope(scope, node), (*path, *node.path))
+            else:
+                results = self.apply(node, values, sizes)
+            for position, (value, result) in enumerate(zip(node.outputs, results, strict=True)):
+                values[value] = result
+                self.taps[self.keys.key(scope, index[node], node, position)] = result
+        return [values[value] for _, value in graph.results]
+
+    def parameter(self, path: Path) -> torch.Tensor:
+        found: Any = self.module
+        for segment in path:
+            found = found[segment] if isinstance(segment, int) else getattr(found, segment)
+        tensor: torch.Tensor = found
+        return tensor
+
+    def tensor(self, value: Input, values: Mapping[Value, torch.Tensor]) -> torch.Tensor | None:
+        return values[value] if isinstance(value, Value) else None
+
+    def apply(
+        self, node: Apply, values: Mapping[Value, torch.Tensor], sizes: Mapping[str, int]
+    ) -> list[torch.Tensor]:
+        """The operator's own torch text, evaluated."""
+        namespace = dict(self.namespace)
+        text = _Text(node, self, namespace, sizes)
+        operands: list[str | None] = []
+        for i, value in enumerate(node.inputs):
+            if isinstance(value, Absent):
+                operands.append(None)
+            elif isinstance(value, Scalar):
+                operands.append(text.number(value))
+            else:
+                namespace[f"x{i}"] = values[value]
+                operands.append(f"x{i}")
+        result = eval(node.op.torch(text, *operands), namespace)  # our own operators' text, never the spec's
+        return [result] if len(node.outputs) == 1 else list(result)
+
+
+class _Evaluation:
+    """What an operator's text may ask of `self`."""
+
+    training = False
+
+
+def _bound(type_: TensorType, tensor: torch.Tensor) -> dict[str, int]:
+    """The sizes that an argument's axes name."""
+    axes = zip(type_.shape, tensor.shape, strict=True)
+    return {dim.symbols[0]: size for dim, size in axes if dim.is_symbol()}
+
+
+class _Text:
+    """`TorchText` with everything known: sizes are ints, attributes literals."""
+
+    def __init__(self, node: Apply, machine: _Machine, namespace: dict[str, Any], sizes: Mapping[str, int]) -> None:
+        self.node, self.machine, self.namespace, self.sizes = node, machine, namespace, sizes
+        self.operands: Sequence[Operand] = [self._plain(operand_type(i)) for i in node.inputs]
+        self.results: Sequence[TensorType] = [self._type(v.type) for v in node.outputs]
+
+    def _size(self, dim: Dim) -> Dim:
+        """The size with `past(..)` taken as 0: nothing is cached."""
+        return dim.substitute({name: 0 for name in dim.symbols if name.startswith("past(")})
+
+    def _type(self, type_: TensorType) -> TensorType:
+        return type_.with_shape(tuple(self._size(d) for d in type_.shape))
+
+    def _plain(self, type_: Operand) -> Operand:
+        return self._type(type_) if isinstance(type_, TensorType) else type_
+
+    def number(self, scalar: Scalar) -> str:
+        return protected(self.dim(scalar.value) if isinstance(scalar.value, Dim) else literal(scalar.value))
+
+    def attr(self, name: str) -> str:
+        value = getattr(self.node.op, name)
+        if isinstance(value, Dim):
+            return self.dim(value)
+        if isinstance(value, DType):
+            return self.dtype(value)
+        if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], int):
+            return protected(literal(value[0]))
+        return protected(literal(value))
+
+    def dim(self, dim: Dim) -> str:
+        return str(self._size(dim).evaluate(self.sizes))
+
+    def dims(self, dims: Sequence[Dim]) -> str:
+        return ", ".join(self.dim(d) for d in dims)
+
+    def dtype(self, dtype: DType) -> str:
+        return str(self.machine.dtype) if dtype is DType.COMPUTE else torch_dtype(dtype)
+
+    def device(self) -> str:
+        tensor = next(self.machine.module.parameters(), None)
+        return "None" if tensor is None else f'torch.device("{tensor.device}")'
+
+    def bind(self, hint: str, expression: str) -> str:
+        number, name = 2, f"{hint}_"
+        while name in self.namespace:
+            name = f"{hint}_{number}"
+            number += 1
+        self.namespace[name] = eval(expression, self.namespace)
+        return name
+
+    def helper(self, name: str, source: str) -> str:
+        if name not in self.machine.namespace:
+            exec(source, self.machine.namespace)
+        self.namespace[name] = self.machine.namespace[name]
+        return name
