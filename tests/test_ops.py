@@ -1,12 +1,13 @@
-"""Every operator's docstring examples, as one-operator models: inference, torch, onnxruntime and ONNX's reference agree.
+"""Every operator's docstring examples, as one-operator models: torch, onnxruntime and ONNX's reference agree on them.
 
-An example is a line `example: softmax(x: Tensor[B, 8], axis = -1) -> Tensor[B, 8]`. Arguments written `name: Type` are the
-model's inputs, the rest is text of the language. `-> error S201` states a refusal. Dims need no declaration; K is the length of
-a cache, past(T) + T.
+An example is a line `example: softmax(x: Tensor[B, 8], axis = -1) -> Tensor[B, 8]`. Arguments written `name: Type` are
+the model's inputs, the rest is text of the language. `-> error S201` states a refusal. Dims need no declaration; K is
+the length of a cache, past(T) + T.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +27,7 @@ from specc.backends.torch import emit
 from specc.diagnostics import Rejected
 from specc.op import Op, operators
 
-SIZES = ({}, dict(B=2, T=5, S=7, N=3, H=2, X=6, Y=4, Z=3))
+SIZES = ({}, {"B": 2, "T": 5, "S": 7, "N": 3, "H": 2, "X": 6, "Y": 4, "Z": 3})
 """Two choices of the dims: all 1, and these."""
 OPSETS = range(17, 27)
 TOLERANCE = 1e-5
@@ -71,8 +72,9 @@ class Example:
 
 
 def examples_of(op: type[Op]) -> list[Example]:
-    doc = re.sub(r"\n\s+\.\. ", " ", op.__doc__ or "")
-    return [Example(op.name, line.strip()) for line in re.findall(r"^\s*example: (.*)$", doc, re.MULTILINE)]
+    """A line that is indented below its example continues it."""
+    found = re.findall(r"^example: (.*(?:\n +\S.*)*)", inspect.cleandoc(op.__doc__ or ""), re.MULTILINE)
+    return [Example(op.name, re.sub(r"\n +", " ", text)) for text in found]
 
 
 EXAMPLES = [example for op in operators().values() for example in examples_of(op)]
@@ -83,7 +85,7 @@ REFUSED = [e for e in EXAMPLES if e.refusal is not None]
 def spec_of(example: Example) -> str:
     """A model of the one call. Sizes that no input has as an axis get an input that does."""
     bound = {s for t in example.inputs.values() for s in re.findall(r"(?<=[\[ ])([A-Z])(?=[,\]])", t)}
-    arguments = {name: type_ for name, type_ in example.inputs.items()}
+    arguments = dict(example.inputs)
     arguments |= {f"size_{s}": f"Int[{s}]" for s in example.symbols if s not in bound and s != "K"}
     names = [f"r{i}" for i in range(len(example.results))] or ["r0"]
     statement = example.call
@@ -101,7 +103,8 @@ def spec_of(example: Example) -> str:
     return (
         f"dim {', '.join(s for s in example.symbols if s != 'K') or 'B'}\n"
         + ("dim K = past(T) + T\n" if "K" in example.symbols else "")
-        + f"model One {{\n  forward({signature}) -> {outcome} {{\n    {statement}\n    return {', '.join(names)}\n  }}\n}}\n"
+        + f"model One {{\n  forward({signature}) -> {outcome} {{\n"
+        + f"    {statement}\n    return {', '.join(names)}\n  }}\n}}\n"
     )
 
 
@@ -203,7 +206,7 @@ def check(example: Example, folder: str, opset: int) -> None:
         assert_same(expected, run_reference(model, feed), f"reference evaluator at {sizes or 'all 1'}")
 
 
-# ---- the tests -----------------------------------------------------------------------------------------------------------
+# ---- the tests ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("op", operators().values(), ids=operators().keys())

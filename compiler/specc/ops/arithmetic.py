@@ -114,7 +114,7 @@ class FloorDivide(Binary):
         a, b = handles(emit, x, y)
         if a.type.dtype.is_int:  # ONNX truncates; what is exactly divisible has one quotient
             return emit("Div", emit("Sub", a, emit("Mod", a, b)), b)
-        # The quotient of a and b may round up to the next whole number; a - (a mod b) does not (torch does the same).
+        # a / b may round up to the next whole number, (a - a mod b) / b does not; torch computes it so too.
         exact = emit("Round", emit("Div", emit("Sub", a, float_remainder(emit, a, b)), b))
         if isinstance(y, Scalar) and y.value != 0:
             return exact
@@ -187,7 +187,7 @@ class Negative(Op):
         return emit("Neg", x)
 
 
-# ---- comparisons and logic: Bool results --------------------------------------------------------------------------------
+# ---- comparisons and logic: Bool results ----------------------------------------------------------------------------
 
 
 class Comparison(Binary):

@@ -18,22 +18,31 @@ LOWEST = -3.4028234663852886e38
 class ScaledDotProductAttention(Op):
     """softmax(q k^T * scale + bias, over the visible keys) v (Vaswani et al., 2017).
 
-    q [B, H, T, d], k [B, G, S, d], v [B, G, S, e] -> [B, H, T, e]; query head h reads key head h // (H/G) (Ainslie et al., 2023).
-    `scale` is d**-0.5 unless given. `softcap` limits the scaled scores: softcap * tanh(scores/softcap). `bias` ([H, T, S] or
-    [1 | B, H, T, S]) is added. `mask` is Bool, true = may attend: [B, S] for keys, [B, T, S], or [B, 1 | H, T, S]. `causal`: query
-    i sees key j if j <= i + S - T. `window = w`: and j > i + S - T - w. Dropout is of the weights, in training.
-    Rows without a visible key are finite and unspecified.
+    q [B, H, T, d], k [B, G, S, d], v [B, G, S, e] -> [B, H, T, e]; query head h reads key head h // (H/G) (Ainslie et
+    al., 2023). `scale` is d**-0.5 unless given. `softcap` limits the scaled scores: softcap * tanh(scores/softcap).
+    `bias` ([H, T, S] or [1 | B, H, T, S]) is added. `mask` is Bool, true = may attend: [B, S] for keys, [B, T, S], or
+    [1 | B, 1 | H, T, S]. `causal`: query i sees key j if j <= i + S - T. `window = w`: and j > i + S - T - w. Dropout
+    is of the weights, in training. Rows without a visible key are finite and unspecified.
 
     example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 4, S, 8], v: Tensor[B, 4, S, 6]) -> Tensor[B, 4, T, 6]
-    example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], causal = true) -> Tensor[B, 4, T, 8]
-    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, S, 8], v: Tensor[B, 2, S, 8], mask: Bool[B, S]) -> Tensor[B, 2, T, 8]
-    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], mask: Bool[B, T], causal = true) -> Tensor[B, 2, T, 8]
-    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 1, S, 8], v: Tensor[B, 1, S, 8], mask: Bool[B, T, S], scale = 0.5) -> Tensor[B, 2, T, 8]
-    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], causal = true, window = 2) -> Tensor[B, 2, T, 8]
-    example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], mask: Bool[B, T], causal = true, softcap = 2.0) -> Tensor[B, 4, T, 8]
-    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, S, 8], v: Tensor[B, 2, S, 8], mask: Bool[B, S], bias = bias: Tensor[2, T, S]) -> Tensor[B, 2, T, 8]
-    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], bias = bias: Tensor[1, 2, T, T], causal = true, dropout = 0.1) -> Tensor[B, 2, T, 8]
-    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T + 3, 8], v: Tensor[B, 2, T + 3, 8], causal = true, softcap = 2.0, dropout = 0.1) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], causal = true)
+        -> Tensor[B, 4, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, S, 8], v: Tensor[B, 2, S, 8], mask: Bool[B, S])
+        -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], mask: Bool[B, T],
+        causal = true) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 1, S, 8], v: Tensor[B, 1, S, 8], mask: Bool[B, T, S],
+        scale = 0.5) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], causal = true, window = 2)
+        -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], mask: Bool[B, T],
+        causal = true, softcap = 2.0) -> Tensor[B, 4, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, S, 8], v: Tensor[B, 2, S, 8], mask: Bool[B, S],
+        bias = bias: Tensor[2, T, S]) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], bias = bias: Tensor[1, 2, T,
+        T], causal = true, dropout = 0.1) -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T + 3, 8], v: Tensor[B, 2, T + 3, 8], causal = true,
+        softcap = 2.0, dropout = 0.1) -> Tensor[B, 2, T, 8]
     example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, S, 8], v: Tensor[B, 2, S, 8], mask: Bool[B, T]) -> error S241
     example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 3, S, 8], v: Tensor[B, 3, S, 8]) -> error S240
     """
@@ -53,7 +62,13 @@ class ScaledDotProductAttention(Op):
     # ---- shapes ----------------------------------------------------------------------------------------------------
 
     def infer(
-        self, facts: Facts, q: TensorType, k: TensorType, v: TensorType, mask: TensorType | None, bias: TensorType | None
+        self,
+        facts: Facts,
+        q: TensorType,
+        k: TensorType,
+        v: TensorType,
+        mask: TensorType | None,
+        bias: TensorType | None,
     ) -> TensorType:
         for i, (name, operand) in enumerate((("q", q), ("k", k), ("v", v))):
             expect.floating(operand, operand=i, what=name)
@@ -65,9 +80,15 @@ class ScaledDotProductAttention(Op):
         expect.size(facts, v.shape[2], k.shape[2], operand=2, what="the length of v")
         expect.size(facts, v.shape[1], k.shape[1], operand=2, what="the number of heads of v", code="S240")
         self._check_heads(facts, q.shape[1], k.shape[1])
-        expect.setting(self.window is None or self.window >= 1, "window", f"sdpa: `window` must be at least 1, found {self.window}")
+        expect.setting(
+            self.window is None or self.window >= 1, "window", f"sdpa: `window` must be at least 1, found {self.window}"
+        )
         expect.setting(0 <= self.dropout < 1, "dropout", f"sdpa: `dropout` must be in 0 .. 1, found {self.dropout}")
-        expect.setting(self.softcap is None or self.softcap > 0, "softcap", f"sdpa: `softcap` must be positive, found {self.softcap}")
+        expect.setting(
+            self.softcap is None or self.softcap > 0,
+            "softcap",
+            f"sdpa: `softcap` must be positive, found {self.softcap}",
+        )
         if mask is not None:
             self._check_mask(facts, q, k, mask)
         if bias is not None:
@@ -87,18 +108,33 @@ class ScaledDotProductAttention(Op):
 
     def _check_mask(self, facts: Facts, q: TensorType, k: TensorType, mask: TensorType) -> None:
         if mask.dtype is not DType.BOOL:
-            raise OpError("S301", f"mask must be Bool, true = may attend; found {mask}", operand=3, expected="Bool", found=str(mask), help="mask != 0")
+            raise OpError(
+                "S301",
+                f"mask must be Bool, true = may attend; found {mask}",
+                operand=3,
+                expected="Bool",
+                found=str(mask),
+                help="mask != 0",
+            )
         batch, heads, queries, keys = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
         expected = {2: (batch, keys), 3: (batch, queries, keys), 4: (batch, heads, queries, keys)}.get(mask.rank)
         if expected is None:
-            raise OpError("S202", f"mask must have 2, 3 or 4 axes, found {mask}", operand=3, expected="Bool[B, S]", found=str(mask))
+            raise OpError(
+                "S202",
+                f"mask must have 2, 3 or 4 axes, found {mask}",
+                operand=3,
+                expected="Bool[B, S]",
+                found=str(mask),
+            )
         _covers(facts, mask, expected, may_be_one=(0, 1) if mask.rank == 4 else (), operand=3, what="mask")
 
     def _check_bias(self, facts: Facts, q: TensorType, k: TensorType, bias: TensorType) -> None:
         expect.same_dtype(bias, q.dtype, operand=4, what="bias")
         full = (*q.shape[:3], k.shape[2])
         if bias.rank not in (3, 4):
-            raise OpError("S202", f"bias must have 3 or 4 axes, found {bias}", operand=4, expected="[H, T, S]", found=str(bias))
+            raise OpError(
+                "S202", f"bias must have 3 or 4 axes, found {bias}", operand=4, expected="[H, T, S]", found=str(bias)
+            )
         _covers(facts, bias, full[-bias.rank :], may_be_one=(0,) if bias.rank == 4 else (), operand=4, what="bias")
 
     # ---- torch -----------------------------------------------------------------------------------------------------
@@ -112,12 +148,9 @@ class ScaledDotProductAttention(Op):
         if only_causal:
             arguments.append("is_causal=True")
         else:
-            visible = self._torch_visible(t, q, mask)
-            attended = bias if visible is None else visible
-            if bias is not None and visible is not None:
-                attended = t.bind("scores_bias", f"{bias}.masked_fill(~({visible}), torch.finfo({q}.dtype).min)")
-            elif visible is not None and visible != mask:
-                attended = t.bind("visible", visible)
+            attended = visible = self._torch_visible(t, q, mask)
+            if bias is not None:
+                attended = bias if visible is None else f"{bias}.masked_fill(~{visible}, torch.finfo({q}.dtype).min)"
             if attended is not None:
                 arguments.append(f"attn_mask={attended}")
         if t.attr("dropout") != "0.0":
@@ -137,19 +170,19 @@ class ScaledDotProductAttention(Op):
         scale = t.attr("scale") if self.scale is not None else f"{t.dim(query.shape[3])} ** -0.5"
         cap = t.attr("softcap")
         scores = t.bind("scores", f"{q} @ {k}.transpose(-2, -1) * {scale}")
-        scores = t.bind("scores", f"{cap} * torch.tanh({scores} / {cap})")
+        scores = t.bind("capped", f"{cap} * torch.tanh({scores} / {cap})")
         if bias is not None:
-            scores = t.bind("scores", f"{scores} + {bias}")
+            scores = t.bind("biased", f"{scores} + {bias}")
         visible = self._torch_visible(t, q, mask)
         if visible is not None:
-            scores = t.bind("scores", f"{scores}.masked_fill(~({visible}), torch.finfo({scores}.dtype).min)")
+            scores = t.bind("masked", f"{scores}.masked_fill(~{visible}, torch.finfo({scores}.dtype).min)")
         weights = t.bind("weights", f"{scores}.softmax(-1, dtype=torch.float32).type_as({q})")
         if t.attr("dropout") != "0.0":
-            weights = t.bind("weights", f"F.dropout({weights}, {t.attr('dropout')}, self.training)")
+            weights = t.bind("kept", f"F.dropout({weights}, {t.attr('dropout')}, self.training)")
         return f"{weights} @ {v}"
 
     def _torch_visible(self, t: TorchText, q: str, mask: str | None) -> str | None:
-        """Which key each query sees, as a Bool expression that broadcasts to [B, H, T, S]; None if all."""
+        """Which key each query sees, as a Bool operand that broadcasts to [B, H, T, S]; None if all."""
         parts = []
         if mask is not None:
             rank = _tensor(t.operands[3]).rank
@@ -162,19 +195,18 @@ class ScaledDotProductAttention(Op):
             if self.causal:
                 band += ".tril()" if shift == 0 else f".tril({t.dim(shift)})"
             if self.window is not None:
-                first = f"1 - {t.attr('window')}"
+                literal = t.attr("window") == str(self.window)
+                first = str(1 - self.window) if literal else f"1 - {t.attr('window')}"
                 band += f".triu({first})" if shift == 0 else f".triu({t.dim(shift)} + {first})"
-            parts.append(band)
-        return " & ".join(parts) if parts else None
+            return t.bind("visible", " & ".join([*parts, band]))
+        return parts[0] if parts else None
 
     # ---- ONNX ------------------------------------------------------------------------------------------------------
 
-    def onnx(
-        self, emit: Emitter, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None
-    ) -> Handle:
+    def onnx(self, emit: Emitter, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None) -> Handle:
         if emit.opset < 23:
             return self._onnx_explicit(emit, q, k, v, mask, bias)
-        # The kernel's own causal mask aligns query 0 with key 0, which is right where there are as many keys as queries.
+        # The kernel's own causal mask aligns query 0 with key 0: right where there are as many keys as queries.
         native = self.causal and self.window is None and _square(q.type, k.type)
         visible = self._onnx_visible(emit, q.type.shape[2], k.type.shape[2], mask, band=not native)
         if bias is not None:
@@ -201,15 +233,16 @@ class ScaledDotProductAttention(Op):
     ) -> Handle:
         if mask is None or mask.type.rank > 2 or (band and self._has_band):
             return visible
-        shape = (q.type.shape[0], Dim.const(1), q.type.shape[2], k.type.shape[2])
-        return emit("Expand", visible, emit.shape(shape), type=TensorType(DType.BOOL, shape))
+        one, (batch, _, queries, _) = Dim.const(1), q.type.shape
+        type_ = TensorType(DType.BOOL, (batch, one, queries, k.type.shape[2]))
+        return emit("Expand", visible, emit.shape((one, one, queries, one)), type=type_)
 
     @property
     def _has_band(self) -> bool:
         return self.causal or self.window is not None
 
     def _onnx_visible(self, emit: Emitter, queries: Dim, keys: Dim, mask: Handle | None, band: bool) -> Handle | None:
-        """Which key each query sees, in a shape that broadcasts to [B, H, T, S]; None if all (but the kernel's own causal mask)."""
+        """Which key each query sees, broadcasting to [B, H, T, S]; None if all (but for the kernel's causal mask)."""
         parts = []
         if mask is not None:
             parts.append(emit.unsqueeze(mask, {2: (1, 2), 3: (1,), 4: ()}[mask.type.rank]))
@@ -234,7 +267,12 @@ class ScaledDotProductAttention(Op):
         shared = heads != groups
         if shared:  # the query heads that share keys become rows of one product
             q = emit.reshape(q, (batch, groups, heads // groups * queries, width))
-        scores = emit("MatMul", self._onnx_scaled(emit, q), emit.transpose(k, (0, 1, 3, 2)), type=q.type.with_shape((*q.type.shape[:3], keys)))
+        scores = emit(
+            "MatMul",
+            self._onnx_scaled(emit, q),
+            emit.transpose(k, (0, 1, 3, 2)),
+            type=q.type.with_shape((*q.type.shape[:3], keys)),
+        )
         if shared:
             scores = emit.reshape(scores, (batch, heads, queries, keys))
         if self.softcap is not None:
@@ -280,7 +318,11 @@ def _covers(
         proof = facts.equal(found, size)
         if not proof:
             last = axis == type_.rank - 1
-            why = f"the {what} covers {found} keys, there are {size}" if last else f"axis {axis} of the {what} must be {size}, found {found}"
+            why = (
+                f"the {what} covers {found} keys, there are {size}"
+                if last
+                else f"axis {axis} of the {what} must be {size}, found {found}"
+            )
             raise OpError(
                 "S221" if isinstance(proof, Unknown) else "S241",
                 why,

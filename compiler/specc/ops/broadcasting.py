@@ -13,7 +13,7 @@ Element = TensorType | Scalar
 
 
 def broadcast(facts: Facts, types: Sequence[Element], doing: str) -> tuple[Dim, ...]:
-    """The common shape: numbers and rank 0 with anything, missing leading axes, unit axes with any size; else S200, S221.
+    """The common shape: numbers and rank 0 fit anything, leading axes may miss, unit axes fit any size; else S200.
 
     `doing` says what fails: "add", so that the message reads "cannot add .. to ..".
     """
@@ -24,7 +24,9 @@ def broadcast(facts: Facts, types: Sequence[Element], doing: str) -> tuple[Dim, 
     return shape
 
 
-def broadcast_leading(facts: Facts, left: Sequence[Dim], right: Sequence[Dim], types: Sequence[Element], doing: str) -> tuple[Dim, ...]:
+def broadcast_leading(
+    facts: Facts, left: Sequence[Dim], right: Sequence[Dim], types: Sequence[Element], doing: str
+) -> tuple[Dim, ...]:
     """The common shape of the leading axes alone (`@` combines these); `types` are what the message shows."""
     return _combined(facts, tuple(left), tuple(right), types, doing)
 
@@ -72,7 +74,7 @@ def _differ(proof: Proof, left: Dim, right: Dim, types: Sequence[Element], doing
 
 
 def common_dtype(operands: Sequence[Element], doing: str) -> DType:
-    """The dtype all tensors share; numbers adopt it. S301 if tensors mix, S302 for a float number with an Int tensor."""
+    """The dtype all tensors share; numbers adopt it. S301 if tensors mix, S302 for a float with an Int tensor."""
     tensors = [t for t in operands if isinstance(t, TensorType)]
     dtype = tensors[0].dtype
     for i, operand in enumerate(operands):
@@ -95,7 +97,11 @@ def _adopts(number: Scalar, dtype: DType, index: int, doing: str) -> None:
     if isinstance(value, bool) != (dtype is DType.BOOL):
         kind = "a truth value" if isinstance(value, bool) else f"the number {number}"
         raise OpError(
-            "S301", f"cannot {doing} {dtype.spec_name} and {kind}", operand=index, expected=dtype.spec_name, found=str(number)
+            "S301",
+            f"cannot {doing} {dtype.spec_name} and {kind}",
+            operand=index,
+            expected=dtype.spec_name,
+            found=str(number),
         )
     if isinstance(value, float) and dtype.is_int:
         raise OpError(

@@ -63,7 +63,7 @@ class Index(Op):
         return x.with_shape(tuple(shape))
 
     def spread(self, rank: int, x: TensorType | None = None) -> list[Dim | Slice | None]:
-        """The items with `...`, and what is left out at the end, written as whole slices; S202 if there are too many."""
+        """The items with `...`, and what is left out at the end, as whole slices; S202 if there are too many."""
         taken = sum(item is not None and item != "..." for item in self.items)
         if taken > rank:
             raise OpError("S202", f"{taken} indices for {rank} axes", operand=0, found=str(x) if x else "")
@@ -119,7 +119,9 @@ def _onnx_slice(emit: Emitter, x: Handle, slices: Sequence[tuple[int, Slice]]) -
     steps = [step for _, (_, _, step) in slices]
     shape = list(x.type.shape)
     for axis, (start, stop, step) in slices:
-        shape[axis] = _length(_from_start(start, shape[axis], Dim.const(0)), _from_start(stop, shape[axis], shape[axis]), step)
+        shape[axis] = _length(
+            _from_start(start, shape[axis], Dim.const(0)), _from_start(stop, shape[axis], shape[axis]), step
+        )
     return emit(
         "Slice",
         x,
@@ -153,7 +155,9 @@ def _sliced(facts: Facts, item: Slice, size: Dim, axis: int) -> Dim:
     """The size of a slice, which must lie within the axis: E105, S222."""
     start, stop, step = item
     if step < 1:
-        raise OpError("E125", f"a slice's step must be at least 1, found {step}", operand=0, help="flip(x, axis) reverses")
+        raise OpError(
+            "E125", f"a slice's step must be at least 1, found {step}", operand=0, help="flip(x, axis) reverses"
+        )
     first, last = _from_start(start, size, Dim.const(0)), _from_start(stop, size, size)
     for bound, shown in ((first, start), (last, stop)):
         if shown is None:
@@ -201,7 +205,11 @@ class Unpack(Op):
     def infer(self, facts: Facts, x: TensorType) -> tuple[TensorType, ...]:
         count = x.shape[0].value if x.rank else None
         if count is None:
-            why = "a scalar cannot be unpacked" if not x.rank else f"the size of axis 0, {x.shape[0]}, is known at run time only"
+            why = (
+                "a scalar cannot be unpacked"
+                if not x.rank
+                else f"the size of axis 0, {x.shape[0]}, is known at run time only"
+            )
             raise OpError("S151", f"cannot unpack {x}: {why}", operand=0, found=str(x))
         return (x.with_shape(x.shape[1:]),) * count
 

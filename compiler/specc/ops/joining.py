@@ -17,7 +17,13 @@ def _same_beside(facts: Facts, xs: tuple[TensorType, ...], axis: int | None, doi
     first = xs[0]
     for i, x in enumerate(xs[1:], 1):
         if x.rank != first.rank:
-            raise OpError("S202", f"cannot {doing} {first} and {x}: different numbers of axes", operand=i, expected=str(first), found=str(x))
+            raise OpError(
+                "S202",
+                f"cannot {doing} {first} and {x}: different numbers of axes",
+                operand=i,
+                expected=str(first),
+                found=str(x),
+            )
         for at, (have, want) in enumerate(zip(x.shape, first.shape, strict=True)):
             proof = facts.equal(have, want)
             if at == axis or proof:
@@ -114,7 +120,9 @@ class Split(Movement):
 
     def infer(self, facts: Facts, x: TensorType) -> tuple[TensorType, ...]:
         axis = axis_index(self.axis, x.rank)
-        expect.setting(all(n >= 1 for n in self.sizes), "sizes", f"split: pieces must be at least 1, found {list(self.sizes)}")
+        expect.setting(
+            all(n >= 1 for n in self.sizes), "sizes", f"split: pieces must be at least 1, found {list(self.sizes)}"
+        )
         size = x.shape[axis]
         if len(self.sizes) == 1:
             expect.multiple(facts, size, self.sizes[0], operand=0, what=f"axis {axis}, to be split,")

@@ -94,7 +94,7 @@ class RMSNorm(Norm):
 
 
 class GroupNorm(Norm):
-    """(x - mean) / sqrt(var + eps) * w + b; statistics over each group of channels (axis 1) and all later axes (Wu and He, 2018).
+    """(x - mean) / sqrt(var + eps) * w + b over each group of channels (axis 1) and all later axes (Wu and He, 2018).
 
     example: group_norm(x: Tensor[B, 8, T], 2, w: Tensor[8], b: Tensor[8]) -> Tensor[B, 8, T]
     example: group_norm(x: Tensor[B, 6, Y, X], 3, w: Tensor[6], b: Tensor[6], eps = 0.01) -> Tensor[B, 6, Y, X]
@@ -127,14 +127,16 @@ class GroupNorm(Norm):
         grouped = emit.reshape(x, (shape[0], Dim.const(self.groups), size // self.groups))
         ones, zeros = ([value] * self.groups for value in (1.0, 0.0))
         dtype = x.type.dtype
-        normal = emit("InstanceNormalization", grouped, emit.const(ones, dtype), emit.const(zeros, dtype), epsilon=float(self.eps))
+        normal = emit(
+            "InstanceNormalization", grouped, emit.const(ones, dtype), emit.const(zeros, dtype), epsilon=float(self.eps)
+        )
         after = range(1, x.type.rank - 1)
         scaled = emit("Mul", emit.reshape(normal, shape), emit.unsqueeze(w, after))
         return scaled if b is None else emit("Add", scaled, emit.unsqueeze(b, after))
 
 
 class InstanceNorm(Norm):
-    """(x - mean) / sqrt(var + eps) * w + b; statistics over all axes after the channels (axis 1) (Ulyanov et al., 2016).
+    """(x - mean) / sqrt(var + eps) * w + b over all axes after the channels (axis 1) (Ulyanov et al., 2016).
 
     example: instance_norm(x: Tensor[B, 8, T, 2], w: Tensor[8], b: Tensor[8]) -> Tensor[B, 8, T, 2]
     example: instance_norm(x: Tensor[B, 3, Y, X], w: Tensor[3], b: Tensor[3], eps = 0.01) -> Tensor[B, 3, Y, X]
@@ -162,10 +164,12 @@ class InstanceNorm(Norm):
 class BatchNorm(Norm):
     """(x - mean) / sqrt(var + eps) * w + b with running statistics per channel (axis 1) (Ioffe and Szegedy, 2015).
 
-    In training the statistics are those of the batch; `mean` and `var` move towards them by `momentum` and `count` goes up.
+    In training the statistics are the batch's; `mean` and `var` move towards them by `momentum`, and `count` goes up.
 
-    example: batch_norm(x: Tensor[B, 8, T], w: Tensor[8], b: Tensor[8], mean: Tensor[8], var: Tensor[8], count: Int[]) -> Tensor[B, 8, T]
-    example: batch_norm(x: Tensor[B, 8], w: Tensor[8], b: Tensor[8], mean: Tensor[8], var: Tensor[7], count: Int[]) -> error S201
+    example: batch_norm(x: Tensor[B, 8, T], w: Tensor[8], b: Tensor[8], mean: Tensor[8], var: Tensor[8], count: Int[])
+        -> Tensor[B, 8, T]
+    example: batch_norm(x: Tensor[B, 8], w: Tensor[8], b: Tensor[8], mean: Tensor[8], var: Tensor[7], count: Int[])
+        -> error S201
     """
 
     name = "batch_norm"
@@ -178,7 +182,14 @@ class BatchNorm(Norm):
     momentum: float = 0.1
 
     def infer(
-        self, facts: Facts, x: TensorType, w: TensorType, b: TensorType, mean: TensorType, var: TensorType, count: TensorType
+        self,
+        facts: Facts,
+        x: TensorType,
+        w: TensorType,
+        b: TensorType,
+        mean: TensorType,
+        var: TensorType,
+        count: TensorType,
     ) -> TensorType:
         _channels_first(x)
         _per_channel(facts, x, 1, w=w, b=b, mean=mean, var=var)
@@ -190,9 +201,7 @@ class BatchNorm(Norm):
         name = t.helper("batch_norm", _BATCH_NORM)
         return f"{name}({x}, {w}, {b}, {mean}, {var}, {count}, self.training, {t.attr('momentum')}, {t.attr('eps')})"
 
-    def onnx(
-        self, emit: Emitter, x: Handle, w: Handle, b: Handle, mean: Handle, var: Handle, count: Handle
-    ) -> Handle:
+    def onnx(self, emit: Emitter, x: Handle, w: Handle, b: Handle, mean: Handle, var: Handle, count: Handle) -> Handle:
         return emit("BatchNormalization", x, w, b, mean, var, epsilon=float(self.eps))
 
 
@@ -208,7 +217,9 @@ def batch_norm(x, weight, bias, mean, var, count, training, momentum, eps):
 def _channels_first(x: TensorType, at_least: int = 2) -> None:
     expect.floating(x, operand=0, what="x")
     if x.rank < at_least:
-        raise OpError("S202", f"x must have at least {at_least} axes, channels second; found {x}", operand=0, found=str(x))
+        raise OpError(
+            "S202", f"x must have at least {at_least} axes, channels second; found {x}", operand=0, found=str(x)
+        )
 
 
 def _per_channel(facts: Facts, x: TensorType, axis: int, **weights: TensorType | None) -> None:

@@ -66,7 +66,7 @@ class Log(Pointwise):
 class Log1p(Pointwise):
     """log(1 + x), accurate near 0.
 
-    ONNX has no such operator. With u = 1 + x as rounded, log(u) * x/(u - 1) corrects the rounding of u (Kahan; Goldberg, "What
+    ONNX has no such operator. With u = 1 + x as rounded, log(u) * x/(u - 1) corrects the rounding of u (Goldberg, "What
     every computer scientist should know about floating-point arithmetic", 1991, theorem 4).
 
     example: log1p(x: Tensor[B, T]) -> Tensor[B, T]
@@ -245,7 +245,9 @@ class Clamp(Op):
         return text
 
     def onnx(self, emit: Emitter, x: Handle) -> Handle:
-        bounds = [None if b is None else emit.scalar(int(b) if x.type.dtype.is_int else b, x) for b in (self.min, self.max)]
+        bounds = [
+            None if b is None else emit.scalar(int(b) if x.type.dtype.is_int else b, x) for b in (self.min, self.max)
+        ]
         return emit("Clip", x, *bounds)
 
 

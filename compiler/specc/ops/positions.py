@@ -12,9 +12,10 @@ from specc.types import DType, Scalar, TensorType
 
 
 class Positions(Op):
-    """0, 1, .. along D; with a Bool mask [B, S] the number of visible positions before each one: clamp(cumsum(mask) - 1, min = 0).
+    """0, 1, .. along D; with a Bool mask [B, S] the number of visible positions before each one.
 
-    In an incremental entry the positions of the new tokens, which is why the mask covers past(D) + D.
+    That is clamp(cumsum(mask) - 1, min = 0), which lets prompts be padded on the left. In an incremental entry these are the
+    positions of the new tokens, which is why the mask covers past(D) + D.
 
     example: positions(T) -> Int[T]
     example: positions(T, mask: Bool[B, T]) -> Int[B, T]
@@ -30,7 +31,14 @@ class Positions(Op):
         if mask is None:
             return TensorType(DType.I64, (self.D,))
         if mask.dtype is not DType.BOOL:
-            raise OpError("S301", f"mask must be Bool, found {mask}", operand=1, expected="Bool", found=str(mask), help="mask != 0")
+            raise OpError(
+                "S301",
+                f"mask must be Bool, found {mask}",
+                operand=1,
+                expected="Bool",
+                found=str(mask),
+                help="mask != 0",
+            )
         expect.rank(mask, ["B", "S"], operand=1, what="mask")
         batch, covered = mask.shape
         if covered != self.D:

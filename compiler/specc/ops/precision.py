@@ -1,4 +1,7 @@
-"""Accumulation in f32: what norms, softmax and reductions over f16 and bf16 do (LANGUAGE 8). Nothing is written for f32 itself."""
+"""Accumulation in f32: what norms, softmax and reductions over f16 and bf16 do (LANGUAGE 8).
+
+For f32 itself nothing is written: a cast to the same type is no node.
+"""
 
 from __future__ import annotations
 

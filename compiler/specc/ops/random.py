@@ -115,4 +115,5 @@ class Bernoulli(Draw):
 
     def torch(self, t: TorchText) -> str:
         sizes = t.dims(self.sizes) + ("," if len(self.sizes) == 1 else "")
-        return f"torch.bernoulli(torch.full(({sizes}), {t.attr('p')}, dtype={t.dtype(DType.COMPUTE)}, device={t.device()}))"
+        like = f"dtype={t.dtype(DType.COMPUTE)}, device={t.device()}"
+        return f"torch.bernoulli(torch.full(({sizes}), {t.attr('p')}, {like}))"

@@ -15,8 +15,8 @@ from specc.types import Operand, TensorType
 class Steps:
     """A rearrangement as at most three steps; None where one has nothing to do.
 
-    View the input as `split`, permute the axes of that, make `merged` of the result. Without a permutation there is at most
-    one of the other two. `groups` are, for each axis of the result, the positions of its factors after the permutation.
+    View the input as `split`, permute the axes of that, make `merged` of the result. Without a permutation there is no
+    `split`. `groups` are, for each axis of the result, the positions of its factors after the permutation.
     """
 
     split: tuple[Dim, ...] | None
@@ -126,7 +126,7 @@ def _reshape(t: TorchText, steps: Steps, straight: bool, pattern: Pattern) -> st
     return f".reshape({t.dims(steps.merged)})"
 
 
-# ---- matching the two sides ----------------------------------------------------------------------------------------------
+# ---- matching the two sides -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,9 @@ def _match(pattern: Pattern) -> _Plan:
                 if atom is not None:
                     free.remove(atom)
                     found[place] = atom
-    _refuse_unpaired(pattern, [sizes[a] for a in free], [f for (_, f), atom in zip(wanted, found, strict=True) if atom is None])
+    _refuse_unpaired(
+        pattern, [sizes[a] for a in free], [f for (_, f), atom in zip(wanted, found, strict=True) if atom is None]
+    )
     right: list[list[int]] = [[] for _ in pattern.right]
     added: list[int] = []
     for place, (axis_number, factor) in enumerate(wanted):
@@ -205,7 +207,11 @@ def _refuse_unpaired(pattern: Pattern, left: Sequence[Dim], right: Sequence[Dim]
     missing = [d for d in right if not d.unit]
     extra = [d for d in left if not d.unit]
     if missing or extra:
-        sides = [f"only on the {side}: {', '.join(map(_text, dims))}" for side, dims in (("left", extra), ("right", missing)) if dims]
+        sides = [
+            f"only on the {side}: {', '.join(map(_text, dims))}"
+            for side, dims in (("left", extra), ("right", missing))
+            if dims
+        ]
         raise OpError(
             "S211",
             f"the two sides of the pattern have different factors; {'; '.join(sides)}",

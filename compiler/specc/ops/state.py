@@ -32,7 +32,7 @@ class Kept(Op):
 
 
 class Cached(Kept):
-    """The values of all earlier steps followed by these, along the axis of size `along`, which becomes past(along) + along.
+    """The values of all earlier steps and then these, along the axis of size `along`: it becomes past(along) + along.
 
     In a plain entry past(along) is 0 and nothing happens.
 
