@@ -1,0 +1,227 @@
+"""Weights to a safetensors file: bytes that stay the same are copied by the kernel, the rest passes a few megabytes at
+a time.
+
+What is written depends on what is asked for and nothing else: the order of the data and of the header is fixed, and
+random values come from one stream per tensor, seeded by (seed, the tensor's name), so neither the number of threads nor
+other tensors change a value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specc.diagnostics import Diagnostic, Rejected
+from specc.initializers import draw
+from specc.ir.graph import Initializer
+from specc.weights.layout import Expr, Read, TensorInfo, reads
+from specc.weights.mapping import Plan
+from specc_runtime.checkpoint import Checkpoint
+from specc_runtime.tensor_file import ITEM_SIZES, damaged
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+ALIGNMENT = 64  # of the first byte of data; the format asks for 8
+THREADS = 4
+_CHUNK = 1 << 22  # bytes, where the kernel cannot copy
+
+# What copy_file_range answers where the two files are on systems that cannot do it between them.
+_CANNOT = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor to write: rearranged from the checkpoint's, or drawn."""
+
+    name: str
+    info: TensorInfo
+    source: Expr | Initializer
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.info.shape) * ITEM_SIZES[self.info.dtype]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies in the file that was written, in bytes from its start."""
+
+    offset: int
+    nbytes: int
+
+
+def new_tensors(
+    model: Mapping[str, TensorInfo],
+    tied: Mapping[str, str],
+    initializers: Mapping[str, Initializer],
+    plan: Plan | None = None,
+) -> list[NewTensor]:
+    """What to write for a model, in its order: by the plan, or drawn where it says so or there is none.
+
+    A tied tensor is stored once, under the name it stands for.
+    """
+    sources = plan.sources if plan is not None else {}
+    return [
+        NewTensor(name, info, sources.get(name) or initializers[name])
+        for name, info in model.items()
+        if name not in tied
+    ]
+
+
+def check_duplicates(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Refuse a file that holds one tied tensor under two names with different values (W312)."""
+    if not plan.duplicates:
+        return
+    from specc_runtime import elements
+
+    found = [
+        Diagnostic(
+            "W312",
+            f"{d.name} and {d.target} are one tensor of the model, but differ in the file",
+            notes=(("why", f"the model ties {d.name} to {d.target}; the checkpoint was trained without"),),
+            help="build with the tie's condition off, if the model has one",
+        )
+        for d in plan.duplicates
+        if not elements.equal(d.source, d.target_source, checkpoint)
+    ]
+    if found:
+        raise Rejected(found)
+
+
+def write_safetensors(
+    path: Path, tensors: Sequence[NewTensor], checkpoint: Checkpoint | None = None, *, seed: int = 0
+) -> dict[str, Place]:
+    """Write a new file; returns where each tensor lies. `seed` is that of drawn tensors.
+
+    The file is complete but not synced to the disk. Raises `OSError` where it cannot be written (a full disk is ENOSPC;
+    the caller makes it B640 and sweeps the file away) and `Rejected` if the checkpoint changes meanwhile (W352).
+    """
+    header, places = _layout(tensors)
+    out = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        _write(out, header, 0)
+        # Larger tensors first: threads end together. Each writes at its own place, so order is of no matter to the
+        # file.
+        order = sorted(tensors, key=lambda t: -t.nbytes)
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            for done in [pool.submit(_write_tensor, out, places[t.name].offset, t, checkpoint, seed) for t in order]:
+                done.result()
+    finally:
+        os.close(out)
+    return places
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+
+def _layout(tensors: Sequence[NewTensor]) -> tuple[bytes, dict[str, Place]]:
+    """The bytes before the data, and every tensor's place.
+
+    Data is in the given order, larger elements first (alignment).
+    """
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    places: dict[str, Place] = {}
+    for t in sorted(tensors, key=lambda t: -ITEM_SIZES[t.info.dtype]):
+        places[t.name] = Place(at, t.nbytes)
+        at += t.nbytes
+    for t in tensors:
+        begin = places[t.name].offset
+        entries[t.name] = {
+            "dtype": t.info.dtype,
+            "shape": list(t.info.shape),
+            "data_offsets": [begin, begin + t.nbytes],
+        }
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    start = 8 + len(text)
+    return len(text).to_bytes(8, "little") + text, {n: Place(start + p.offset, p.nbytes) for n, p in places.items()}
+
+
+def _write_tensor(out: int, offset: int, tensor: NewTensor, checkpoint: Checkpoint | None, seed: int) -> None:
+    source = tensor.source
+    if isinstance(source, Initializer):
+        blocks = _drawn(tensor, source, seed)
+    else:
+        assert checkpoint is not None, f"{tensor.name} is read from a checkpoint, and there is none"
+        if isinstance(source, Read) and source.dtype == tensor.info.dtype:
+            entry = checkpoint.tensors[source.name]
+            copy_range(checkpoint.descriptor(entry.file), entry.offset, out, offset, entry.nbytes, entry.file)
+            return
+        blocks = _rearranged(source, tensor.info.dtype, checkpoint)
+    for block in blocks:
+        offset += _write(out, block.reshape(-1).data.cast("B") if block.size else b"", offset)
+
+
+def _rearranged(source: Expr, dtype: str, checkpoint: Checkpoint) -> Iterator[Array]:
+    from specc_runtime import elements
+
+    leaves = list(reads(source))
+    types = {leaf.dtype for leaf in leaves}
+    if len(types) > 1:
+        raise Rejected(
+            [Diagnostic("W301", f"{', '.join(leaf.name for leaf in leaves)} are of several types in the file")]
+        )
+    for block in elements.blocks(source, checkpoint):
+        yield elements.converted(block, leaves[0].dtype, dtype)
+    for leaf in leaves:
+        checkpoint.release(leaf.name)
+
+
+def _drawn(tensor: NewTensor, initializer: Initializer, seed: int) -> Iterator[Array]:
+    from specc_runtime import elements
+
+    rng = stream(seed, tensor.name)
+    for block in draw(initializer.name, initializer.args, tensor.info.shape, rng):
+        yield elements.converted(block, "F32", tensor.info.dtype)
+
+
+def stream(seed: int, name: str) -> np.random.Generator:
+    """The random numbers of one parameter."""
+    import numpy as np
+
+    words = np.frombuffer(hashlib.sha256(name.encode("utf-8")).digest(), "<u4")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *(int(word) for word in words)])))
+
+
+def _write(out: int, data: bytes | memoryview, offset: int) -> int:
+    """Write everything at an offset; the number of bytes."""
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        done += os.pwrite(out, view[done:], offset + done)
+    return done
+
+
+def copy_range(source: int, start: int, out: int, offset: int, count: int, name: Path) -> None:
+    """Copy bytes between files inside the kernel where it can: on some file systems no byte is moved at all."""
+    end = start + count
+    with contextlib.suppress(AttributeError):
+        while start < end:
+            try:
+                done = os.copy_file_range(source, out, end - start, start, offset)
+            except OSError as error:
+                if error.errno in _CANNOT:
+                    break
+                raise
+            if done == 0:
+                break
+            start, offset = start + done, offset + done
+    while start < end:
+        data = os.pread(source, min(_CHUNK, end - start), start)
+        if not data:
+            raise damaged(name, "it became shorter while it was read")
+        start += len(data)
+        offset += _write(out, data, offset)
