@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from specc.diagnostics import Label, Size
 from specc.dims import Dim, Facts
 from specc.elaborate.attributes import OpArguments
-from specc.elaborate.blocks import Instance
+from specc.elaborate.instances import Instance
 from specc.elaborate.names import available
-from specc.elaborate.references import POISON, MethodRef, PartRef
+from specc.elaborate.references import POISON, AbsentRef, ListRef, MethodRef, PartRef
 from specc.elaborate.scopes import Scope
 from specc.elaborate.values import Binding, Fail, Poisoned, describe, number, show
 from specc.ir.graph import (
@@ -88,27 +88,29 @@ class Access(OpArguments):
         if name in instance.broken:
             raise Poisoned
         if name in instance.members:
-            return self.reference(PartRef((name,), instance.members[name], instance), span)
+            if called and isinstance(instance.members[name], Parameter):
+                return None  # tensors are not callable, so they are skipped
+            return self.reference(PartRef((name,), instance.members[name], instance, (name,)), span)
         if name in instance.methods and called:
             return MethodRef((), instance, instance.methods[name])
         if name in instance.absent:
-            if called:
-                raise self.absent_part(instance, name, name, span)
-            return Absent()
+            return AbsentRef(owner=instance, key=name)
         return None
 
-    def absent_part(self, instance: Instance, key: str, text: str, span: Span) -> Fail:
-        absence = instance.absent[key]
-        names = [h for h in instance.scope.names if re.search(rf"\b{h}\b", absence.cond.text)]
-        values = (
-            " and ".join(f"{n} is {describe(instance.scope.names[n].value).split(' ', 2)[-1]}" for n in names)
-            or "its condition is false"
-        )
-        rows = tuple(Size(n, show(instance.scope.names[n].value), instance.scope.names[n].origin) for n in names)
+    def absent_part(self, ref: AbsentRef, text: str, span: Span) -> Fail:
+        """A part that this configuration does not have is called (S140)."""
+        assert ref.owner is not None
+        absence = ref.owner.absent[ref.key]
+        values = " and ".join(f"{row.name} is {row.value}" for row in absence.sizes) or "its condition is false"
+        condition = absence.cond.text
         return self.fail(
-            "S140", f"part `{text}` does not exist when {values}", span, others=(Label(absence.cond, "declared only then"),), sizes=rows,
-            help=f"if {absence.cond.text} {{ .. }}",
-        )  # fmt: skip
+            "S140",
+            f"part `{text}` does not exist when {values}",
+            span,
+            others=(Label(absence.cond, "declared only then"),),
+            sizes=absence.sizes,
+            help=f"if {text} != none {{ .. }}" if "." in text else f"if {condition} {{ .. }}",
+        )
 
     def reference(self, ref: PartRef, span: Span) -> Any:
         """A part as a value: parameters are read."""
@@ -124,8 +126,9 @@ class Access(OpArguments):
         base = self.value(expr.base)
         name = expr.name.id
         if not isinstance(base, PartRef):
-            kind = f"a tensor, {base.type}" if isinstance(base, Value) else describe(base)
-            raise self.fail("E107", f"`{unparse(expr.base)}` is {kind} and has no member `{name}`", expr.name.span)
+            raise self.fail(
+                "E107", f"`{unparse(expr.base)}` is {self.kind(base)} and has no member `{name}`", expr.name.span
+            )
         if isinstance(base.member, Submodule):
             inner = self.elab.instance_of(base.member.module)
             if name in inner.broken:
@@ -133,22 +136,34 @@ class Access(OpArguments):
             if name in inner.methods:
                 return MethodRef(base.path, inner, inner.methods[name])
             if name in inner.members:
-                return self.reference(PartRef((*base.path, name), inner.members[name], inner), expr.span)
+                return self.reference(PartRef((*base.path, name), inner.members[name], inner, (name,)), expr.span)
             if name in inner.absent:
-                return Absent()
+                return AbsentRef(owner=inner, key=name)
             names = [*inner.members, *inner.methods]
         elif isinstance(base.member, PartGroup):
             if name in base.member.members:
-                return self.reference(PartRef((*base.path, name), base.member.members[name], base.owner), expr.span)
-            key = ".".join(map(str, (*base.path, name)))
+                return self.reference(
+                    PartRef((*base.path, name), base.member.members[name], base.owner, (*base.local, name)), expr.span
+                )
+            key = ".".join(map(str, (*base.local, name)))
             if key in base.owner.absent:
-                raise self.absent_part(base.owner, key, unparse(expr), expr.span)
+                return AbsentRef(owner=base.owner, key=key)
             names = list(base.member.members)
         else:
             raise self.fail("E107", f"`{unparse(expr.base)}` is a list: index it or loop over it", expr.name.span)
         raise self.fail(
             "E107", f"`{unparse(expr.base)}` has no member `{name}`", expr.name.span, available=available(names)
         )
+
+    def kind(self, value: Any) -> str:
+        """What a value is, for messages: `a tensor, Tensor[B, T, dim]`, `a part`, `the int 8`."""
+        if isinstance(value, Value):
+            return f"a tensor, {value.type},"
+        if isinstance(value, Binding):
+            return describe(value.value)
+        kinds = [(AbsentRef, "absent"), (Absent, "an optional input that is absent here"), (MethodRef, "a method")]
+        kinds += [(PartRef, "a part"), (ListRef, "a list of parts"), (Results, "several results")]
+        return next((text for type_, text in kinds if isinstance(value, type_)), "") or describe(value)
 
     def tensor(self, value: Any, at: ast.Expr) -> Value:
         """The value as one tensor, or the reason why it is none."""

@@ -187,7 +187,9 @@ class Applications(Mismatches):
             return ref.items
         if not isinstance(ref.member, PartList):
             raise self.fail("E125", f"a loop runs over a list, `{unparse(at)}` is a part", at.span)
-        return tuple(PartRef((*ref.path, i), item, ref.owner) for i, item in enumerate(ref.member.items))
+        return tuple(
+            PartRef((*ref.path, i), item, ref.owner, (*ref.local, i)) for i, item in enumerate(ref.member.items)
+        )
 
     def iterate(self, expr: ast.Comprehension) -> Iterator[Evaluator]:
         """A comprehension in a body binds its names as locals."""

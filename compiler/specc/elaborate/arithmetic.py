@@ -29,7 +29,7 @@ class Arithmetic(Labels):
         """`left op right` on numbers, sizes and lists."""
         op = expr.op
         if isinstance(left, tuple) and isinstance(right, tuple) and op == "+":
-            return left + right
+            return self.made(left + right, expr)
         if op == "*" and (isinstance(left, tuple) or isinstance(right, tuple)):
             raise self.fail(
                 "E101",
@@ -118,7 +118,7 @@ class Arithmetic(Labels):
             bad = left if not number(left) else right
             hint = "a runtime size has no value at compile time" if isinstance(bad, Dim) else ""
             raise self.fail("E125", f"`{op}` compares numbers, found {describe(bad)}", expr.span, names=expr, why=hint)
-        return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[op]
+        return bool({"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[op])
 
     def same_size(self, expr: ast.Compare, left: Any, right: Any) -> bool:
         if left is None or right is None:

@@ -127,7 +127,7 @@ class OpArguments(Evaluator):
             raise self.fail("E124", f"{op.name}: missing `{param.name}`", call.span, note=signature_text(op))
         value = self.value(expr)
         if param.kind == "optional" and (value is None or isinstance(value, Absent)):
-            return value if isinstance(value, Absent) else Absent(), expr.span
+            return value if type(value) is Absent else Absent(), expr.span
         if param.kind == "number":
             return self.operand(value, expr), expr.span
         if number(value) or isinstance(value, (bool, Dim)):

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from specc.dims import Dim, Facts
+from specc.dims import Dim
 from specc.elaborate.evaluate import Evaluator
+from specc.elaborate.instances import Instance
+from specc.elaborate.members import MemberBuilder
 from specc.elaborate.names import available, closest
 from specc.elaborate.scopes import Scope, names_in
 from specc.elaborate.values import (
@@ -39,31 +40,6 @@ MAX_NESTING = 100
 Args = tuple["ast.Arg | ast.StarArg", ...]
 Provided = Callable[[Evaluator], Binding]
 """A value given from outside (preset, `--set`, config.json), evaluated in the scope of the parameters before it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Absence:
-    """A member that this configuration does not have: what `if` left it out."""
-
-    span: Span
-    cond: Span
-
-
-@dataclass(eq=False)
-class Instance:
-    """A module with what the elaborator knows beyond the IR: its scope, dims, methods, and what is absent."""
-
-    decl: BlockDecl
-    module: Module
-    scope: Scope
-    dims: dict[str, Dim]
-    facts: Facts = Facts.EMPTY
-    members: dict[str, Member] = field(default_factory=dict)
-    methods: dict[str, ast.Method] = field(default_factory=dict)
-    absent: dict[str, Absence] = field(default_factory=dict)
-    broken: set[str] = field(default_factory=set)  # members already reported
-    parts: int = 1  # parts and parameters after expansion
-    elements: int = 0
 
 
 class Blocks:
@@ -238,10 +214,10 @@ class Blocks:
         sources: dict[str, Binding] = dict(callee.sources) if isinstance(callee, BlockValue) else {}
         labels: dict[str, str] = dict(callee.labels) if isinstance(callee, FnValue) else {}
         params = self._partial_params(callee)
+        star: Span | None = None
         for arg in expr.args:
             if isinstance(arg, ast.StarArg):
-                if isinstance(callee, BlockValue):
-                    self._bind_star(caller, callee, arg.span, named, sources)
+                star = arg.span
                 continue
             if arg.name is None:
                 what = callee.decl.name if isinstance(callee, BlockValue) else callee.name
@@ -265,6 +241,8 @@ class Blocks:
             sources[name] = Binding(named[name], arg.span, self._origin(caller, arg.value), label=label)
             if label is not None:
                 labels[name] = label
+        if star is not None and isinstance(callee, BlockValue):
+            self._bind_star(caller, callee, star, named, sources)
         args = tuple(sorted(named.items()))
         if isinstance(callee, BlockValue):
             return BlockValue(callee.decl, args, sources)
@@ -293,12 +271,12 @@ class Blocks:
     def instance(self, decl: BlockDecl, bindings: dict[str, Binding], at: Span, caller: Evaluator | None) -> Instance:
         """The shared instance of (block, arguments); raises `Poisoned` if it was already found broken."""
         key = (decl, *((type(b.value).__name__, b.value) for b in bindings.values()))
-        if key in self.by_key:
-            known = self.by_key[key]
-            if known is None:
-                raise Poisoned
+        known = self.by_key.get(key)
+        if known is not None:
             return known
         self._guard(decl, at)
+        if key in self.by_key:
+            raise Poisoned
         self.by_key[key] = None
         self.stack.append(decl)
         try:
@@ -323,12 +301,10 @@ class Blocks:
             raise evaluator.fail("E193", f"blocks are nested more than {MAX_NESTING} deep", at.head())
 
     def _build(self, decl: BlockDecl, bindings: dict[str, Binding]) -> Instance:
-        from specc.elaborate.members import MemberBuilder
-
         node = decl.node
         dims = dict(self.elab.file_dims(decl.file))
         scope = Scope(decl.file, dict(bindings), dims=dims)
-        torch_class = next((d.args[0].value.value for d in node.decorators if _is_torch(d)), None)
+        torch_class = next(filter(None, map(_torch_class, node.decorators)), None)
         members: dict[str, Member] = {}
         module = Module(
             name=decl.name,
@@ -389,9 +365,12 @@ class Blocks:
             )
 
 
-def _is_torch(decorator: ast.Decorator) -> Any:
+def _torch_class(decorator: ast.Decorator) -> str | None:
+    """`torch.nn.Linear` of `@torch("torch.nn.Linear")`."""
     first = decorator.args[0] if decorator.args else None
-    return decorator.path == "torch" and isinstance(first, ast.Arg) and isinstance(first.value, ast.Str)
+    if decorator.path == "torch" and isinstance(first, ast.Arg) and isinstance(first.value, ast.Str):
+        return first.value.value
+    return None
 
 
 def _plain(value: Any) -> Any:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Label
 from specc.dims import Facts
-from specc.elaborate.blocks import Instance
 from specc.elaborate.calls import CallChecker
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
+from specc.elaborate.instances import Instance
 from specc.elaborate.references import POISON, ListRef, PartRef
 from specc.elaborate.scopes import Scope
-from specc.elaborate.signatures import is_tensor, tensor_type
+from specc.elaborate.signatures import is_tensor, tensor_type, uses_ellipsis
 from specc.elaborate.values import Binding, Fail, FnDecl, FnValue, Poisoned
 from specc.ir.graph import Absent, Argument, Graph, Iteration, Loop, Value, When
 from specc.op import Op
@@ -36,24 +36,29 @@ class Bodies:
         self.broken: set[tuple[Any, ...]] = set()
         self.active: list[tuple[Any, ...]] = []
         self.statements = 0
+        self.result_types: dict[int, tuple[TensorType, ...]] = {}  # id of a graph -> what its signature declares
+        self.root: Instance | None = None  # the model: its facts are assumptions, not obligations
 
-    def method(self, instance: Instance, method: ast.Method, present: frozenset[str], rank: int) -> Graph:
+    def method(self, instance: Instance, method: ast.Method, present: frozenset[str], axes: tuple[str, ...]) -> Graph:
         """The graph of a block's method; raises `Poisoned` where its body was found wrong."""
-        key = (method.name.id, present, (rank,))
+        axes = axes if uses_ellipsis(method) else ()
+        key = (method.name.id, present, axes)
         known = instance.module.graphs.get(key)
         if known is not None:
             return known
         busy = (id(instance), *key)
-        graph = self._checked(busy, instance.decl.file, instance, method, present, rank, instance.scope, ())
+        graph = self._checked(busy, instance.decl.file, instance, method, present, axes, instance.scope, ())
         instance.module.graphs[key] = graph
         return graph
 
-    def function(self, decl: FnDecl, present: frozenset[str], rank: int, static: Static, scope: Scope) -> Graph:
+    def function(
+        self, decl: FnDecl, present: frozenset[str], axes: tuple[str, ...], static: Static, scope: Scope
+    ) -> Graph:
         """The graph of a file-level `fn`, for these compile-time arguments."""
-        key = (id(decl), present, rank, static)
+        key = (id(decl), present, axes, static)
         graph = self.fn_graphs.get(key)
         if graph is None:
-            graph = self._checked(key, decl.file, None, decl.node, present, rank, scope, static)
+            graph = self._checked(key, decl.file, None, decl.node, present, axes, scope, static)
             self.fn_graphs[key] = graph
         return graph
 
@@ -64,7 +69,7 @@ class Bodies:
         instance: Instance | None,
         method: ast.Method,
         present: frozenset[str],
-        rank: int,
+        axes: tuple[str, ...],
         scope: Scope,
         static: Static,
     ) -> Graph:
@@ -78,7 +83,7 @@ class Bodies:
         self.active.append(key)
         before = len(self.elab.collector.errors)
         try:
-            graph = checker.run(present, rank, static)
+            graph = checker.run(present, axes, static)
         except Fail as fail:
             self.elab.collector.add(fail.diagnostic)
             self.broken.add(key)
@@ -100,7 +105,11 @@ class Bodies:
 
     def count(self, evaluator: Evaluator, span: Span) -> None:
         self.statements += 1
-        if self.statements > MAX_STATEMENTS:
+        self.expect(evaluator, 0, span)
+
+    def expect(self, evaluator: Evaluator, more: int, span: Span) -> None:
+        """Refuse what would unroll to too many statements before it is unrolled (E195)."""
+        if self.statements + more > MAX_STATEMENTS:
             raise evaluator.fail("E195", f"more than {MAX_STATEMENTS:,} statements after unrolling", span)
 
 
@@ -111,11 +120,13 @@ class BodyChecker(CallChecker):
         super().__init__(elab, scope)
         self.instance, self.method = instance, method
         self.returned: list[tuple[Value, Span]] | None = None
+        self.axes: tuple[str, ...] = ()
 
     # ---- signature -----------------------------------------------------------------------------------------------
 
-    def run(self, present: frozenset[str], rank: int, static: Static) -> Graph:
+    def run(self, present: frozenset[str], axes: tuple[str, ...], static: Static) -> Graph:
         method = self.method
+        self.axes = axes
         self.facts = self.instance.facts if self.instance is not None else Facts.EMPTY
         inputs: list[Argument] = []
         dims: dict[str, None] = {}
@@ -125,7 +136,7 @@ class BodyChecker(CallChecker):
                 value = dict(static).get(name)
                 self.scope.names[name] = Binding(value, param.span, f"argument ({param.span.where})", labelled=True)
                 continue
-            argument = self._argument(param, name not in present and param.type.optional, rank)
+            argument = self._argument(param, name not in present and param.type.optional, axes)
             inputs.append(argument)
             if argument.value is None:
                 self.locals[name] = Absent(name)
@@ -140,7 +151,7 @@ class BodyChecker(CallChecker):
                 for dim in argument.type.shape:
                     self.check_bound(dim, argument.span)
         declared = [
-            (r.name.id if r.name else None, tensor_type(self, r.type, rank), r.type.span) for r in method.results
+            (r.name.id if r.name else None, tensor_type(self, r.type, axes), r.type.span) for r in method.results
         ]
         for _, type_, span in declared:
             for dim in type_.shape:
@@ -149,7 +160,7 @@ class BodyChecker(CallChecker):
         if self.returned is None:
             raise self.fail("S150", f"`{method.name.id}` returns nothing", method.name.span, help="return x")
         results = self._results(declared)
-        return Graph(
+        graph = Graph(
             module=self.instance.module if self.instance else None,
             method=method.name.id,
             inputs=tuple(inputs),
@@ -160,14 +171,16 @@ class BodyChecker(CallChecker):
             doc=method.doc,
             span=method.name.span,
         )
+        self.elab.bodies.result_types[id(graph)] = tuple(type_ for _, type_, _ in declared)
+        return graph
 
-    def _argument(self, param: ast.Param, absent: bool, rank: int) -> Argument:
+    def _argument(self, param: ast.Param, absent: bool, axes: tuple[str, ...]) -> Argument:
         name, span = param.name.id, param.span
         if isinstance(param.type, ast.ListType):
             raise self.fail("B650", "lists of tensors as arguments are not supported yet", param.span)
         if param.default is not None and not isinstance(param.default, ast.NoneLit):
             raise self.fail("E125", "the default of a tensor argument is `none`", param.default.span)
-        type_ = tensor_type(self, param.type, rank)
+        type_ = tensor_type(self, param.type, axes)
         return Argument(name, type_, param.type.optional, None if absent else Value(name, type_, span), span)
 
     def _results(self, declared: list[tuple[str | None, TensorType, Span]]) -> list[tuple[str | None, Value]]:
@@ -254,14 +267,13 @@ class BodyChecker(CallChecker):
 
     def _do_TypedAssign(self, statement: ast.TypedAssign) -> None:
         value = self.value(statement.value)
-        rank = sum(1 for name in self.bound if name.startswith("..."))
         if not is_tensor(statement.type):
             self._bind(statement.target, value, statement.value)
             return
         tensor = self.tensor(value, statement.value)
         self.check_type(
             tensor.type,
-            tensor_type(self, statement.type, rank),
+            tensor_type(self, statement.type, self.axes),
             statement.value.span,
             statement.type.span,
             what="the value",
@@ -304,6 +316,7 @@ class BodyChecker(CallChecker):
 
     def _do_For(self, statement: ast.For) -> None:
         items = self.loop_items(statement.iterable)
+        self.elab.bodies.expect(self, len(items) * self._expected(statement.body), statement.span.head())
         outer, iterations = self.nodes, []
         try:
             for item in items:
@@ -329,6 +342,11 @@ class BodyChecker(CallChecker):
         if iterations:
             names = tuple(n.id for n in statement.names)
             self.nodes.append(Loop(names, self.text_of(statement.iterable), None, tuple(iterations), statement.span))
+
+    def _expected(self, body: ast.Body) -> int:
+        """How many statements a body comes to at least, after unrolling."""
+        loops = [s for s in body.statements if isinstance(s, ast.For)]
+        return len(body.statements) + sum(self.repeats(s.iterable) * self._expected(s.body) for s in loops)
 
     def _do_When(self, statement: ast.When) -> None:
         mode = statement.mode.id

@@ -88,8 +88,9 @@ def _abs(x: Any) -> Any:
 
 
 def _round(x: Any) -> int:
-    _numbers("round", (x,))
-    return round(x)
+    if not number(x):
+        raise BadArgument(f"round takes a number, found {show(x)}")
+    return int(round(x))
 
 
 def _ceil_div(a: Any, b: Any) -> Any:

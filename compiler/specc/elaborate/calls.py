@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from specc.diagnostics import Label
-from specc.dims import Refuted
-from specc.elaborate.blocks import Instance
 from specc.elaborate.evaluate import Evaluator
-from specc.elaborate.lookup import Lookup
+from specc.elaborate.instances import Instance
+from specc.elaborate.obligations import Obligations
 from specc.elaborate.references import ListRef, MethodRef, PartRef
 from specc.elaborate.scopes import Scope
-from specc.elaborate.signatures import Unifier, describe_axis, has_ellipsis, is_tensor
+from specc.elaborate.signatures import Unifier, describe_axis, ellipsis_axes, is_tensor, opaque_axes, uses_ellipsis
 from specc.elaborate.values import (
     Binding,
     FnDecl,
@@ -44,7 +43,7 @@ from specc.syntax.unparse import unparse
 Labels = dict[str, "str | None"]
 
 
-class CallChecker(Lookup):
+class CallChecker(Obligations):
     """The part of a body's checker that resolves and types calls."""
 
     # ---- calls ---------------------------------------------------------------------------------------------------
@@ -107,7 +106,6 @@ class CallChecker(Lookup):
         tensors: dict[str, tuple[Value, ast.Expr]] = {}
         absent: dict[str, Absent] = {}
         static: list[tuple[str, Any]] = []
-        rank = 0
         for param in method.params:
             name = param.name.id
             value, at = args.get(name, (None, None))
@@ -122,23 +120,35 @@ class CallChecker(Lookup):
                         at.span,
                         why=f"declared at {param.span.where}",
                     )
-                absent[name] = value if isinstance(value, Absent) else Absent()
+                absent[name] = value if type(value) is Absent else Absent()
             else:
                 assert at is not None
                 tensor = self.tensor(value, at)
                 tensors[name] = (tensor, at)
-                if has_ellipsis(param.type) and isinstance(param.type, ast.TensorTypeExpr):
-                    rank = max(rank, tensor.type.rank - len(param.type.dims) + 1)
+        axes = self._ellipsis(method, {name: value for name, (value, _) in tensors.items()}, instance, decl)
         present = frozenset(p.name.id for p in method.params if p.type.optional and p.name.id in tensors)
         what = member.module.name if member is not None else method.name.id
         with self.elab.inside(f"{dotted(path)}: {what}" if path else what):
             if instance is not None:
-                graph = self.elab.bodies.method(instance, method, present, rank)
+                graph = self.elab.bodies.method(instance, method, present, axes)
             else:
                 assert decl is not None
                 scope = Scope(decl.file, dims=self.elab.file_dims(decl.file))
-                graph = self.elab.bodies.function(decl, present, rank, tuple(static), scope)
+                graph = self.elab.bodies.function(decl, present, axes, tuple(static), scope)
         return self._unify(path, graph, tensors, absent, span, labels, member, what)
+
+    def _ellipsis(
+        self, method: ast.Method, tensors: dict[str, Value], instance: Instance | None, decl: FnDecl | None
+    ) -> tuple[str, ...]:
+        """What `...` stands for in the callee's signature."""
+        if not uses_ellipsis(method):
+            return ()
+        types = {p.name.id: p.type for p in method.params if isinstance(p.type, ast.TensorTypeExpr)}
+        shapes = {name: value.type.shape for name, value in tensors.items() if name in types}
+        dims = instance.dims if instance is not None else self.elab.file_dims(decl.file) if decl is not None else {}
+        axes = ellipsis_axes(types, shapes)
+        known = {name for name, dim in dims.items() if dim.is_symbol()}
+        return tuple(a if a in known else o for a, o in zip(axes, opaque_axes(len(axes)), strict=True))
 
     def _static(self, param: ast.Param, value: Any, at: ast.Expr | None, given: bool, decl: FnDecl | None) -> Any:
         """A compile-time argument of a `fn`."""
@@ -182,16 +192,13 @@ class CallChecker(Lookup):
                 inputs.append(value)
             else:
                 inputs.append(absent.get(argument.name, Absent()))
-        self._check_facts(graph, unifier, span, what)
+        self.check_facts(graph, unifier, span, what)
         outputs = tuple(
-            Value(None, result.type.with_shape(tuple(unifier.resolve(d, labels) for d in result.type.shape)), span)
-            for _, result in self._declared_results(graph)
+            Value(None, result.with_shape(tuple(unifier.resolve(d, labels) for d in result.shape)), span)
+            for result in self.elab.bodies.result_types[id(graph)]
         )
         self.nodes.append(Call(graph, path, tuple(inputs), outputs, span))
         return outputs[0] if len(outputs) == 1 else self.results(outputs)
-
-    def _declared_results(self, graph: Graph) -> tuple[tuple[str | None, Value], ...]:
-        return graph.results
 
     def _same_rank(self, argument: Argument, value: Value, at: ast.Expr, what: str) -> None:
         if value.type.rank != argument.type.rank:
@@ -242,37 +249,6 @@ class CallChecker(Lookup):
                 others=others, sizes=rows,
             )  # fmt: skip
 
-    def _check_facts(self, graph: Graph, unifier: Unifier, span: Span, what: str) -> None:
-        """What a callee assumes of its dims must be provable here (S223)."""
-        for name in graph.dims:
-            bound = unifier.env.get(name)
-            if (
-                bound is not None
-                and bound.value is None
-                and not bound.is_symbol()
-                and not self.facts.at_least(bound, 1)
-            ):
-                raise self.fail(
-                    "S223",
-                    f"{what} needs {name} >= 1, here it is {bound}",
-                    span,
-                    help=f"promise it on the model:  dim {bound} >= 1",
-                )
-        if graph.facts is self.facts:
-            return
-        for fact in graph.facts.rename({k: v.plain() for k, v in unifier.env.items()}).statements():
-            proof = self.facts.holds(fact)
-            if not proof:
-                example = str(proof) if isinstance(proof, Refuted) else ""
-                raise self.fail(
-                    "S223",
-                    f"{what} needs {fact}",
-                    span,
-                    why=f"stated at {graph.span.where}",
-                    counter_example=example,
-                    help=f"promise it on the model:  dim {fact}",
-                )
-
     # ---- lists and functions -------------------------------------------------------------------------------------
 
     def fold(self, expr: ast.Call, target: PartRef, parts: PartList) -> Any:
@@ -292,7 +268,7 @@ class CallChecker(Lookup):
         try:
             for i, item in enumerate(parts.items):
                 self.nodes = []
-                element = PartRef((*target.path, i), item, target.owner)
+                element = PartRef((*target.path, i), item, target.owner, (*target.local, i))
                 x = self._element(expr, element, x, carried, rest)
                 carried = ast.Name(expr.span, name)
                 if not isinstance(x, Value):

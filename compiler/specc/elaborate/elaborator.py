@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from specc.diagnostics import Collector, Diagnostic
-from specc.dims import Dim, DimError, Facts
-from specc.elaborate.blocks import Blocks, Instance
+from specc.dims import Dim, DimError, Fact, Facts
+from specc.elaborate.blocks import Blocks
 from specc.elaborate.body import Bodies
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import Files, FileScope, Loader
+from specc.elaborate.instances import Instance
 from specc.elaborate.scopes import Scope
 from specc.elaborate.values import Fail, Poisoned
 from specc.source import Span
@@ -66,10 +67,11 @@ class Elaborator:
         except Poisoned:
             pass
 
-    def step(self, span: Span) -> None:
-        """Count an evaluation step (E192)."""
-        self.steps += 1
-        if self.steps == MAX_STEPS + 1:
+    def step(self, span: Span, count: int = 1) -> None:
+        """Count evaluation steps (E192)."""
+        before = self.steps
+        self.steps += count
+        if before <= MAX_STEPS < self.steps:
             raise Fail(Diagnostic("E192", f"evaluation takes more than {MAX_STEPS:,} steps", span, path=self.where()))
         if self.steps > MAX_STEPS:
             raise Poisoned
@@ -80,21 +82,33 @@ class Elaborator:
         """The value of a file-level `let`, evaluated once."""
         if let not in self._lets:
             self._lets[let] = _BUSY
-            self._lets[let] = Evaluator(self, Scope(file)).value(let.value)
-        if self._lets[let] is _BUSY:
+            try:
+                self._lets[let] = Evaluator(self, Scope(file, dims=self.file_dims(file))).value(let.value)
+            except (Fail, Poisoned):
+                self._lets[let] = _BROKEN
+                raise
+        value = self._lets[let]
+        if value is _BUSY:
             raise Fail(Diagnostic("E150", f"`{let.name.id}` is defined by itself", let.name.span))
-        return self._lets[let]
+        if value is _BROKEN:
+            raise Poisoned
+        return value
 
     def file_dims(self, file: FileScope) -> dict[str, Dim]:
         """The runtime dims a file declares: name -> symbol, or its definition (`S = past(T) + T`)."""
         if file.key not in self._dims:
             dims: dict[str, Dim] = {}
             self._dims[file.key] = dims
-            self.declare_dims(Scope(file, dims=dims), file.dim_items, dims, Facts.EMPTY)
+            self.declare_dims(Scope(file, dims=dims), file.dim_items, dims, Facts.EMPTY, {})
         return self._dims[file.key]
 
     def declare_dims(
-        self, scope: Scope, items: list[ast.Expr | ast.DimDef], dims: dict[str, Dim], facts: Facts
+        self,
+        scope: Scope,
+        items: Sequence[ast.Expr | ast.DimDef],
+        dims: dict[str, Dim],
+        facts: Facts,
+        stated: dict[Fact, Span],
     ) -> Facts:
         """Enter the items of `dim` lines into `dims`; returns the facts with those stated."""
         evaluator = Evaluator(self, scope)
@@ -109,7 +123,12 @@ class Elaborator:
                         )
                     dims[item.id] = Dim.symbol(item.id)
                 else:
-                    facts = self._fact(evaluator, item, facts)
+                    before, facts = facts, self._fact(evaluator, item, facts)
+                    stated.update((f, item.span) for f in facts.statements() if f not in before.statements())
+                    if facts.contradiction is not None and before.contradiction is None:
+                        raise evaluator.fail(
+                            "S223", f"no sizes satisfy this: {facts.contradiction}", item.span, names=item
+                        )
         return facts
 
     def _definition(self, evaluator: Evaluator, item: ast.DimDef) -> Dim:
@@ -155,3 +174,4 @@ class Elaborator:
 
 
 _BUSY = object()
+_BROKEN = object()

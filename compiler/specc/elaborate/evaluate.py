@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from specc.dims import Dim, DimError
 from specc.elaborate.arithmetic import Arithmetic
-from specc.elaborate.builtins import COMPILE_TIME, BadArgument
+from specc.elaborate.builtins import COMPILE_TIME, MAX_LIST, BadArgument
 from specc.elaborate.files import Decl, FileScope
 from specc.elaborate.names import available, closest
 from specc.elaborate.scopes import Scope
@@ -44,6 +44,8 @@ class Evaluator(Arithmetic):
         """The value of an expression; raises `Fail` or `Poisoned`."""
         self.elab.step(expr.span)
         method: Callable[[Any], Any] | None = getattr(self, f"_{type(expr).__name__}", None)
+        if isinstance(expr, ast.Scan):
+            raise self.fail("B650", "`scan` cannot be built yet", expr.span.head(), note=LATER)
         if method is None:
             raise self.fail("E100", f"{KIND.get(type(expr), 'this')} is not allowed here", expr.span)
         try:
@@ -127,21 +129,30 @@ class Evaluator(Arithmetic):
             help = f"did you mean `{guess}`?" if guess else ""
         return self.fail("E103", f"unknown name `{expr.id}`", expr.span, help=help, available=available(candidates))
 
-    def _ListExpr(self, expr: ast.ListExpr) -> tuple[Any, ...]:
+    def _ListExpr(self, expr: ast.ListExpr) -> Any:
         values = []
         for element in expr.elements:
             if isinstance(element, (ast.Group, ast.EllipsisLit)):
                 raise self.fail("E100", "this is not allowed in a list of values", element.span)
             values.append(self.value(element))
-        return tuple(values)
+        return self.made(tuple(values), expr)
 
     _TupleExpr = _ListExpr
 
-    def _Comprehension(self, expr: ast.Comprehension) -> tuple[Any, ...]:
+    def _Comprehension(self, expr: ast.Comprehension) -> Any:
         if isinstance(expr.element, ast.Group):
             raise self.fail("E100", "a group is a list of parts, not of values", expr.element.span)
         element = expr.element
-        return tuple(inner.value(element) for inner in self.iterate(expr))
+        return self.made(tuple(inner.value(element) for inner in self.iterate(expr)), expr)
+
+    def made(self, values: Any, expr: ast.Expr) -> Any:
+        """A new list, if it is within the limit on elements, nested ones counted (E190); its making counts as steps."""
+        if isinstance(values, tuple):
+            count = elements(values)
+            self.elab.step(expr.span, count)
+            if count > MAX_LIST:
+                raise self.fail("E190", f"the list has more than {MAX_LIST:,} elements", expr.span)
+        return values
 
     def iterate(self, expr: ast.Comprehension) -> Iterator[Evaluator]:
         """This evaluator once per element, with the comprehension's variables bound meanwhile."""
@@ -155,6 +166,15 @@ class Evaluator(Arithmetic):
                 self.scope = outer
         finally:
             self.scope = outer
+
+    def repeats(self, iterable: ast.Expr) -> int:
+        """How often a loop over `range(..)` inside another runs, if that is known already; else 1."""
+        if not (isinstance(iterable, ast.Call) and isinstance(iterable.func, ast.Name) and iterable.func.id == "range"):
+            return 1
+        try:
+            return len(self.items(iterable))
+        except (Fail, Poisoned):
+            return 1
 
     def items(self, iterable: ast.Expr) -> tuple[Any, ...]:
         items = self.value(iterable)
@@ -263,7 +283,7 @@ class Evaluator(Arithmetic):
 
     def computed(self, expr: ast.Call, name: str, function: Callable[..., Any], args: list[Any]) -> Any:
         try:
-            return self.checked(function(*args), expr)
+            return self.made(self.checked(function(*args), expr), expr)
         except BadArgument as bad:
             raise self.fail(bad.code, str(bad), expr.span, names=expr) from None
         except TypeError:
@@ -288,7 +308,7 @@ class Evaluator(Arithmetic):
             parts = [self.value(p) if p is not None else None for p in (item.start, item.stop, item.step)]
             if any(p is not None and (not isinstance(p, int) or isinstance(p, bool)) for p in parts) or parts[2] == 0:
                 raise self.fail("E105", "the bounds of a slice are ints", item.span)
-            return base[slice(*parts)]
+            return self.made(base[slice(*parts)], expr)
         index = self.value(item)
         if not isinstance(index, int) or isinstance(index, bool):
             raise self.fail("E105", f"an index is an int, found {describe(index)}", item.span)
@@ -316,5 +336,20 @@ class Evaluator(Arithmetic):
 KIND: dict[type, str] = {
     ast.Axes: "an axis pattern",
     ast.EllipsisLit: "`...`",
-    ast.Scan: "`scan`",
 }
+
+
+def elements(value: Any) -> int:
+    """Elements of a list, nested ones counted; stops counting soon after the limit."""
+    if not isinstance(value, tuple):
+        return 1
+    count = len(value)
+    for one in value:
+        if count > MAX_LIST:
+            break
+        if isinstance(one, tuple):
+            count += elements(one)
+    return count
+
+
+LATER = "this version checks and builds everything else of the language; `scan` and `route` come with a later one"

@@ -17,6 +17,9 @@ class Labels(Place):
     def value(self, expr: ast.Expr) -> Any:
         raise NotImplementedError
 
+    def made(self, values: Any, expr: ast.Expr) -> Any:
+        raise NotImplementedError
+
     def label(self, expr: ast.Expr) -> str | None:
         """How to write the expression's value in Python over the module's hyper-parameters, or None (see
         `specc.ir.graph`).

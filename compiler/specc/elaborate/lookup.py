@@ -6,17 +6,14 @@ from typing import Any
 
 from specc.elaborate.applications import Applications
 from specc.elaborate.builtins import COMPILE_TIME
+from specc.elaborate.evaluate import LATER
 from specc.elaborate.names import available, closest
-from specc.elaborate.references import POISON, ListRef, MethodRef, PartRef
+from specc.elaborate.references import POISON, AbsentRef, ListRef, MethodRef, PartRef
 from specc.elaborate.values import (
     Binding,
     BlockValue,
     FnValue,
     Poisoned,
-    describe,
-)
-from specc.ir.graph import (
-    Value,
 )
 from specc.op import operators
 from specc.source import Span
@@ -35,16 +32,22 @@ class Lookup(Applications):
             value = self.value(func)
             if isinstance(value, (PartRef, ListRef, MethodRef, FnValue)):
                 return value
-            raise self.fail("E109", f"`{unparse(func)}` cannot be called", func.span)
+            if isinstance(value, AbsentRef):
+                raise self.absent_part(value, unparse(func), func.span)
+            raise self.fail("E109", f"`{unparse(func)}` is {self.kind(value)} and cannot be called", func.span)
         name = func.id
         local = self.locals.get(name)
         if local is POISON:
             raise Poisoned
+        if isinstance(local, AbsentRef):
+            raise self.absent_part(local, name, func.span)
         if isinstance(local, (PartRef, ListRef, MethodRef)):
             return local
         if isinstance(local, Binding) and isinstance(local.value, FnValue):
             return local.value
         member = self.member(name, func.span, called=True)
+        if isinstance(member, AbsentRef):
+            raise self.absent_part(member, name, func.span)
         if member is not None:
             return member
         binding = self.scope.find(name)
@@ -65,9 +68,10 @@ class Lookup(Applications):
         if (op is not None and not op.syntax) or name in COMPILE_TIME:
             return name
         if local is not None or binding is not None:
-            what = local if local is not None else binding.value if binding is not None else None
-            kind = f"a tensor, {what.type}" if isinstance(what, Value) else describe(getattr(what, "value", what))
-            raise self.fail("E109", f"`{name}` is {kind}, not a part or function", func.span)
+            what = local if local is not None else binding
+            raise self.fail("E109", f"`{name}` is {self.kind(what)}, not a part or function", func.span)
+        if self.instance is not None and name in self.instance.members:
+            raise self.fail("E109", f"`{name}` is a parameter, not a part or function", func.span)
         raise self.unknown_call(func)
 
     def created(self, name: str, span: Span) -> Any:
@@ -79,6 +83,8 @@ class Lookup(Applications):
         )
 
     def unknown_call(self, func: ast.Name) -> Any:
+        if func.id == "route":
+            return self.fail("B650", "`route` cannot be built yet", func.span, note=LATER)
         parts = list(self.instance.members) if self.instance else []
         builtin = [n for n, op in operators().items() if not op.syntax] + list(COMPILE_TIME)
         guess = closest(func.id, [*parts, *self.file.visible()]) or closest(func.id, builtin)

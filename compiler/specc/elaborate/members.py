@@ -6,7 +6,7 @@ import keyword
 from typing import TYPE_CHECKING, Any
 
 from specc.dims import Dim
-from specc.elaborate.blocks import Absence
+from specc.elaborate.instances import Absence
 from specc.elaborate.parameters import ParameterBuilder
 from specc.elaborate.values import Binding, BlockValue, Fail, FnValue, Poisoned, describe, show
 from specc.ir.graph import (
@@ -17,14 +17,13 @@ from specc.ir.graph import (
     Path,
     Submodule,
 )
-from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
 
 if TYPE_CHECKING:
     pass
 
-MAX_LIST = 65_536
+MAX_PARTS = 200_000
 MAX_SIZE = 2**31 - 1
 
 # Attributes of torch.nn.Module that a part of the same name would break.
@@ -52,7 +51,6 @@ class MemberBuilder(ParameterBuilder):
         for member in members:
             with self.elab.collecting():
                 self._member(member)
-        instance.facts = self.elab.declare_dims(self.scope, dim_items, instance.dims, instance.facts)
         for member in members:  # ties and init rules name members declared anywhere in the block
             with self.elab.collecting():
                 if isinstance(member, ast.Tie):
@@ -64,6 +62,10 @@ class MemberBuilder(ParameterBuilder):
         instance = self.instance
         if isinstance(member, ast.Let):
             self._let(member)
+        elif isinstance(member, ast.Dims):
+            instance.facts = self.elab.declare_dims(
+                self.scope, member.items, instance.dims, instance.facts, instance.stated
+            )
         elif isinstance(member, ast.Require):
             self._require(member)
         elif isinstance(member, ast.Method):
@@ -78,17 +80,17 @@ class MemberBuilder(ParameterBuilder):
                 instance.broken.add(name)
                 raise
             if built is None:
-                instance.absent[name] = Absence(member.span, self._condition_span(member))
+                instance.absent[name] = self._absence(member)
             else:
                 instance.members[name] = built
 
-    def _condition_span(self, member: ast.Part | ast.ParamDecl) -> Span:
+    def _absence(self, member: ast.Part | ast.ParamDecl) -> Absence:
+        """Why this configuration lacks a member: its condition, and what the names in it are."""
         value = member.value if isinstance(member, ast.Part) else member.init
-        if isinstance(value, ast.Ternary):
-            return value.cond.span
-        if isinstance(value, ast.Group) and value.cond is not None:
-            return value.cond.span
-        return member.span
+        cond = value.cond if isinstance(value, (ast.Ternary, ast.Group)) else None
+        if cond is None:
+            return Absence(member.span, member.span)
+        return Absence(member.span, cond.span, tuple(self.origins(cond)))
 
     def _declare(self, ident: ast.Ident, name: str) -> None:
         if name in self.seen:
@@ -188,7 +190,7 @@ class MemberBuilder(ParameterBuilder):
             built = self._named(one, (*path, name))
             if built is None:
                 key = ".".join(map(str, (*path, name)))
-                self.instance.absent[key] = Absence(one.span, self._condition_span(one))
+                self.instance.absent[key] = self._absence(one)
             else:
                 members[name] = built
         return PartGroup(members, group.span)
@@ -255,6 +257,11 @@ class MemberBuilder(ParameterBuilder):
 
     def _comprehension(self, expr: ast.Comprehension, path: Path) -> PartList:
         items: list[Member] = []
+        expected = len(self.items(expr.iterable)) * self._expected(expr.element)
+        if expected > MAX_PARTS:  # nested lists: refused before the first element is made
+            raise self.fail(
+                "E193", f"this list has {expected:,} elements (limit {MAX_PARTS:,} parts)", expr.span.head()
+            )
         for _ in self.iterate(expr):
             at = (*path, len(items))
             built = (
@@ -265,6 +272,12 @@ class MemberBuilder(ParameterBuilder):
         self._count(1, 0)
         names = tuple(n.id for n in expr.names)
         return PartList(tuple(items), names, self.label(expr.iterable), expr.span)
+
+    def _expected(self, element: ast.Expr | ast.Group) -> int:
+        """How many parts a nested comprehension makes at least."""
+        if not isinstance(element, ast.Comprehension):
+            return 1
+        return self.repeats(element.iterable) * self._expected(element.element)
 
     def _list_sum(self, expr: ast.Binary, path: Path) -> PartList:
         if expr.op == "*":

@@ -8,13 +8,13 @@ from itertools import combinations
 from typing import Any
 
 from specc.diagnostics import Diagnostic
-from specc.elaborate.blocks import Instance
 from specc.elaborate.elaborator import Elaborator
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
+from specc.elaborate.instances import Instance
 from specc.elaborate.names import available, closest
 from specc.elaborate.scopes import Scope
-from specc.elaborate.signatures import is_tensor
+from specc.elaborate.signatures import is_tensor, opaque_axes
 from specc.elaborate.values import Binding, BlockDecl, Fail, FnValue, Poisoned, coerced, fits, show
 from specc.ir.graph import Entry, Graph, Model
 from specc.ir.initial import missing_initializers, unused_rules
@@ -218,7 +218,9 @@ def _elaborate(elab: Elaborator, file: FileScope, options: Options) -> Model:
     with elab.inside(decl.name):
         bindings = bind_model(elab, decl, options)
         instance = elab.blocks.instance(decl, bindings, decl.node.name.span, None)
-        elab.blocks.check_counts(instance)
+        if not elab.collector.errors:
+            elab.blocks.check_counts(instance)
+        elab.bodies.root = instance
         entries = _entries(elab, instance)
     if "forward" not in instance.methods:
         raise _fail(
@@ -254,7 +256,7 @@ def _entries(elab: Elaborator, instance: Instance) -> dict[str, Entry]:
         for size in range(len(optional), -1, -1):
             for chosen in combinations(optional, size):
                 try:
-                    graphs[frozenset(chosen)] = elab.bodies.method(instance, method, frozenset(chosen), 2)
+                    graphs[frozenset(chosen)] = elab.bodies.method(instance, method, frozenset(chosen), opaque_axes(2))
                 except Fail as fail:
                     elab.collector.add(fail.diagnostic)
                 except Poisoned:
@@ -276,4 +278,6 @@ def _check_initializers(elab: Elaborator, instance: Instance) -> None:
             )
         )
     for rule in unused_rules(instance.module):
+        if rule.pattern is None:
+            continue  # `Linear.bias` is right although this configuration has no bias; see `_block_rule`
         elab.collector.add(Diagnostic("E251", "this init rule matches no parameter", rule.span, severity="warning"))

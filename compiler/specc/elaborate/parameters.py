@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from specc import initializers
 from specc.diagnostics import Label
-from specc.elaborate.blocks import Instance
+from specc.dims import Dim
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
+from specc.elaborate.instances import Instance
 from specc.elaborate.names import available, closest
 from specc.elaborate.values import BlockDecl, Poisoned
 from specc.ir.graph import (
@@ -66,7 +67,7 @@ class ParameterBuilder(Evaluator):
             raise self.fail("E125", "a parameter has a tensor type", type_.span, help="param w: Tensor[dim] = zeros()")
         dims = []
         for expr in type_.dims:
-            dim = self.size(expr)
+            dim = Dim.UNIT if isinstance(expr, ast.Int) and expr.value == 1 else self.size(expr)
             if dim.value is None or not 1 <= dim.value <= MAX_SIZE:
                 raise self.fail(
                     "E112", f"the size of a parameter is an int from 1 to 2**31 - 1, found {dim}", expr.span, names=expr
@@ -196,6 +197,18 @@ class ParameterBuilder(Evaluator):
         if isinstance(key, ast.Attr) and isinstance(key.base, ast.Name):
             found = self.file.find(key.base.id)
             if found is not None and isinstance(found[1], BlockDecl):
+                params = [m.name.id for m in found[1].node.members if isinstance(m, ast.ParamDecl)]
+                if key.name.id not in params:
+                    guess = closest(key.name.id, params)
+                    raise self.fail(
+                        "E250",
+                        f"block {found[1].name} declares no parameter `{key.name.id}`",
+                        key.name.span,
+                        help=f"did you mean `{guess}`?"
+                        if guess
+                        else 'a path pattern names any parameter:  "*.weight" = ..',
+                        available=available(params) or "none",
+                    )
                 return InitRule(found[1].name, key.name.id, None, init, span)
         blocks = [n for n in self.file.visible() if _is_block(self.file, n)]
         raise self.fail(

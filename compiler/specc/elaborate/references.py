@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from specc.elaborate.blocks import Instance
-from specc.ir.graph import Member, Path
+from specc.elaborate.instances import Instance
+from specc.ir.graph import Absent, Member, Path
 from specc.syntax import ast
 
 
@@ -16,6 +16,15 @@ class PartRef:
     path: Path
     member: Member
     owner: Instance
+    local: Path  # the path as seen by the owner
+
+
+@dataclass(frozen=True)
+class AbsentRef(Absent):
+    """A member that this configuration does not have: `none` as a value, S140 when called."""
+
+    owner: Instance | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,8 +26,12 @@ def has_ellipsis(type_: ast.TypeExpr) -> bool:
     return isinstance(type_, ast.TensorTypeExpr) and any(isinstance(d, ast.EllipsisLit) for d in type_.dims)
 
 
-def tensor_type(evaluator: Evaluator, type_: ast.TypeExpr, rank: int) -> TensorType:
-    """The declared type, with `...` standing for `rank` axes; a size written as `1` is a unit axis."""
+def uses_ellipsis(method: ast.Method) -> bool:
+    return any(has_ellipsis(p.type) for p in method.params)
+
+
+def tensor_type(evaluator: Evaluator, type_: ast.TypeExpr, axes: tuple[str, ...]) -> TensorType:
+    """The declared type, with `...` standing for these axes; a size written as `1` is a unit axis."""
     if not isinstance(type_, ast.TensorTypeExpr):
         raise evaluator.fail("E125", "a tensor type is needed here", type_.span, help="Tensor[B, T, dim]")
     if type_.name not in TYPE_NAMES:
@@ -38,7 +42,7 @@ def tensor_type(evaluator: Evaluator, type_: ast.TypeExpr, rank: int) -> TensorT
     shape: list[Dim] = []
     for expr in type_.dims:
         if isinstance(expr, ast.EllipsisLit):
-            shape.extend(Dim.symbol(f"{ELLIPSIS}{i}") for i in range(rank))
+            shape.extend(map(Dim.symbol, axes))
         elif isinstance(expr, ast.Int) and expr.value == 1:
             shape.append(Dim.UNIT)
         else:
@@ -81,6 +85,36 @@ def _is_called(expr: ast.Expr, name: ast.Name) -> bool:
     return any(_is_called(c, name) for c in children)
 
 
+def opaque_axes(count: int) -> tuple[str, ...]:
+    """The names of `count` axes of `...` that are known to equal nothing else."""
+    return tuple(f"{ELLIPSIS}{i}" for i in range(count))
+
+
+def ellipsis_axes(params: Mapping[str, ast.TensorTypeExpr], shapes: Mapping[str, tuple[Dim, ...]]) -> tuple[str, ...]:
+    """What `...` stands for in a call: the dims of other arguments where the sizes passed are the same, else opaque axes.
+
+    With `x: Tensor[B, T, dim]` and `pos: Int[..., T]`, positions of shape [B, T] make `...` the B of `x`.
+    """
+    found: tuple[Dim, ...] = ()
+    inside: set[str] = set()
+    plain: dict[Dim, str] = {}
+    for name, shape in shapes.items():
+        dims = params[name].dims
+        at = next((i for i, d in enumerate(dims) if isinstance(d, ast.EllipsisLit)), None)
+        if at is None:
+            plain.update((size, d.id) for d, size in zip(dims, shape, strict=False) if isinstance(d, ast.Name))
+            continue
+        inside.update(d.id for d in dims if isinstance(d, ast.Name))
+        axes = shape[at : len(shape) - (len(dims) - at - 1)]
+        if len(axes) > len(found):
+            found = axes
+    names = (plain.get(size) if size.value is None else None for size in found)
+    return tuple(
+        name if name is not None and name not in inside else opaque
+        for name, opaque in zip(names, opaque_axes(len(found)), strict=True)
+    )
+
+
 @dataclass
 class Unifier:
     """Binds the dims of a callee's signature to the caller's sizes: plain names first, then everything is checked."""
@@ -103,7 +137,7 @@ class Unifier:
         if declared.is_symbol() and (bound := self.env.get(declared.symbols[0])) is not None:
             return bound
         if declared.value is not None:
-            label = labels.get(declared.label) if declared.label in labels else None
+            label = labels.get(declared.label) if declared.label is not None else None
             return declared.plain().with_label(label) if label is not None and not label.isdigit() else declared.plain()
         return declared.plain().substitute({k: v.plain() for k, v in self.env.items()})
 

@@ -164,7 +164,7 @@ class Argument:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """One method of one module, for one set of present optional arguments and one rank of `...`.
+    """One method of one module, for one set of present optional arguments and one meaning of `...`.
 
     `dims` are the symbols of its signature in order; `facts` what may be assumed of them. `results` are (name, value),
     the name None if the signature gives none.
@@ -288,8 +288,8 @@ class InitRule:
     span: Span
 
 
-GraphKey = tuple[str, frozenset[str], tuple[int, ...]]
-"""(method, present optional arguments, ranks): see `Module.graphs`."""
+GraphKey = tuple[str, frozenset[str], tuple[str, ...]]
+"""(method, present optional arguments, the axes that `...` stands for): see `Module.graphs`."""
 
 
 @dataclass(eq=False)
