@@ -40,7 +40,8 @@ class FunctionDraft:
         params = [*(["self"] if self.is_method else []), *map(str, self.params)]
         body = rename_in(self.body, names)
         fixed = self.fixed | _loop_variables(body)
-        body = fit(body, indent + 4, frozenset(p.name for p in self.params) | frozenset(names.values()), fixed)
+        arguments = frozenset(p.name for p in self.params)
+        body = fit(body, indent + 4, taken=frozenset(names.values()), fixed=fixed, arguments=arguments)
         lines = signature(names.get(self.name, self.name), params, self.returns, indent)
         return [
             *lines,

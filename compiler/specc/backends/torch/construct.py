@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Protocol
 
-from specc.backends.torch.labels import Scope
+from specc.backends.torch.labels import Known, Scope
 from specc.backends.torch.leaves import Leaf, is_default, leaf_of
 from specc.backends.torch.optext import InitText, torch_dtype
 from specc.backends.torch.printer import constant, literal, names_in, tidy
@@ -141,11 +141,22 @@ class Constructor:
             self.scope.restore(needs)
         if comprehension is not None:
             return tidy(f"{container}({'*' if sequential else ''}[{comprehension}])")
-        items = [self._part(item, variables) for item in parts.items]
+        items = [
+            self._part(item, {**variables, **known})
+            for item, known in zip(parts.items, self._known(parts), strict=True)
+        ]
         if any(item is None for item in items):
             return None
         inner = ", ".join(_with_runs([item for item in items if item is not None]))
         return tidy(f"{container}({inner})" if sequential else f"{container}([{inner}])")
+
+    def _known(self, parts: PartList) -> list[dict[str, Any]]:
+        """For each element, the values of the loop variables of the comprehension that the spec wrote."""
+        values = self.scope.values(parts.iterable)
+        if parts.names is None or values is None or len(values) != len(parts.items):
+            return [{}] * len(parts.items)
+        unpacked = [(value,) if len(parts.names) == 1 else value for value in values]
+        return [{n: Known(v) for n, v in zip(parts.names, one, strict=True)} for one in unpacked]
 
     def _comprehension(self, parts: PartList, variables: Variables) -> str | None:
         """`Layer(dim) for _ in range(layers)` if one text makes every element."""

@@ -16,18 +16,25 @@ _MODULES = frozenset({"self", "torch", "F", "nn", "math"})
 
 
 def fit(
-    statements: Sequence[Statement], indent: int, taken: frozenset[str], fixed: frozenset[str]
+    statements: Sequence[Statement],
+    indent: int,
+    *,
+    taken: frozenset[str],
+    fixed: frozenset[str],
+    arguments: frozenset[str],
 ) -> tuple[Statement, ...]:
     """The statements of a function, every expression short enough for its line where naming a part can do that.
 
-    `taken`: names that must not be introduced; `fixed`: names that must not be re-bound (optional inputs, sizes,
-    loop variables).
+    `taken`: names that must not be introduced; `fixed`: names that must not be re-bound (optional inputs, sizes, loop
+    variables); `arguments`: names that are re-bound only if there is no other.
     """
-    return _Fitter(taken | frozenset(all_names(statements)), fixed).body(statements, indent, frozenset())
+    taken = taken | arguments | frozenset(all_names(statements))
+    return _Fitter(taken, fixed, arguments).body(statements, indent, frozenset())
 
 
 class _Fitter:
-    def __init__(self, taken: frozenset[str], fixed: frozenset[str]) -> None:
+    def __init__(self, taken: frozenset[str], fixed: frozenset[str], arguments: frozenset[str]) -> None:
+        self.arguments = arguments
         self.taken, self.fixed = taken, fixed | _MODULES
         self.made: set[str] = set()
 
@@ -71,11 +78,11 @@ class _Fitter:
     def _name(self, part: ast.expr, line: Line, live: frozenset[str]) -> str:
         root = self._root(part)
         others = _reads(Line("", (), tidy(show(_replaced(parse(line.expr), part, "_"), -1))))
-        if root is not None and root not in live | others:
-            return root
         target = line.targets[0] if len(line.targets) == 1 else ""
-        if target.isidentifier() and target not in others | self.fixed:
-            return target
+        wishes = [name for name in (root, target) if name and name.isidentifier() and name not in others | self.fixed]
+        wishes = [name for name in wishes if name == target or name not in live]
+        if wishes:
+            return next((name for name in wishes if name not in self.arguments), wishes[0])
         spare = (*_SPARE, *(f"y{i}" for i in range(2, 100)))
         name = next(n for n in spare if n not in (live | others if n in self.made else self.taken))
         self.made.add(name)

@@ -1,7 +1,7 @@
 """Labels: how the spec wrote a number, rewritten as Python over constructor arguments or attributes.
 
-A label is used only if it evaluates to the number it stands for; everything else prints as a literal. So emitted code is
-right by construction, whatever the elaborator could or could not keep of the source.
+A label is used only if it evaluates to the number it stands for; everything else prints as a literal. So emitted code
+is right by construction, whatever the elaborator could or could not keep of the source.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from specc.backends.torch.printer import literal, names_in, parse, protected, show, tidy
@@ -96,7 +97,7 @@ def evaluate(node: ast.expr, env: Mapping[str, Any]) -> Any:
 
 
 def same(found: object, value: object) -> bool:
-    """Whether a label's value is the number it stands for; roots and logarithms may differ in a double's last digits."""
+    """Whether a label's value is the number it stands for; roots and logarithms may differ in the last digits."""
     if isinstance(found, bool) or isinstance(value, bool) or found is None or value is None:
         return found is value
     if isinstance(found, float) and isinstance(value, (int, float)):
@@ -107,8 +108,8 @@ def same(found: object, value: object) -> bool:
 class _Rewriter(ast.NodeTransformer):
     """Names become Python; `[a] + b` becomes `[a, *b]`; `sqrt(x)` becomes `x**0.5`."""
 
-    def __init__(self, names: Mapping[str, str], env: Mapping[str, Any]) -> None:
-        self.names, self.env = names, env
+    def __init__(self, names: Mapping[str, str], env: Mapping[str, Any], known: frozenset[str] = frozenset()) -> None:
+        self.names, self.env, self.known = names, env, known
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return parse(self.names.get(node.id, node.id))
@@ -122,6 +123,13 @@ class _Rewriter(ast.NodeTransformer):
                 items += new.elts if isinstance(new, ast.List) else [ast.Starred(new, ast.Load())]
             return ast.List(items, ast.Load())
         return ast.BinOp(self.visit(node.left), node.op, self.visit(node.right))
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        names = {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
+        if names <= self.known:
+            chosen: ast.expr = self.visit(node.body if evaluate(node.test, self.env) else node.orelse)
+            return chosen
+        return ast.IfExp(self.visit(node.test), self.visit(node.body), self.visit(node.orelse))
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         assert isinstance(node.func, ast.Name)
@@ -137,6 +145,13 @@ class _Rewriter(ast.NodeTransformer):
             return ast.Call(node.func, args, [ast.keyword("strict", ast.Constant(True))])
         function = f"math.{name}" if name in ("log", "exp", "prod") else name
         return ast.Call(parse(function), args, [])
+
+
+@dataclass(frozen=True)
+class Known:
+    """A loop variable that is written as its value."""
+
+    value: Any
 
 
 class Scope:
@@ -168,15 +183,22 @@ class Scope:
         )
 
     def init(self, label: str | None, value: object, variables: Mapping[str, Any] | None = None) -> str | None:
-        """The number in `__init__`. `variables`: loop variables of a comprehension and their values here."""
-        node = self._checked(label, value, variables or {})
+        """The number in `__init__`. `variables`: loop variables of a comprehension and their values here.
+
+        A `Known` one is written as its value: elements that no comprehension makes are written one by one.
+        """
+        known = {name: v.value for name, v in (variables or {}).items() if isinstance(v, Known)}
+        values = {**(variables or {}), **known}
+        node = self._checked(label, value, values)
         if node is None:
             return None
-        used = self._used(node, variables or {})
-        for name in used:
+        names: dict[str, str] = {name: literal(v) for name, v in known.items()}
+        folded = frozenset(known)
+        for name in self._used(_Rewriter({}, {**self.env, **values}, folded).visit(copy.deepcopy(node)), values):
             self._need(name, attribute=False)
-        names = {name: self.init_name(name) for name in used}
-        return self._written(node, names, variables or {})
+            names[name] = self.init_name(name)
+        text = self._written(node, names, values, folded)
+        return text if names_in(text) else None
 
     def over(self, label: str, value: object, given: Callable[[str], str]) -> str | None:
         """The number in the enclosing module's `__init__`, where `given` tells what each name here was passed as."""
@@ -244,8 +266,10 @@ class Scope:
             self.locals.add(name)
             self.let(name)
 
-    def _written(self, node: ast.expr, names: Mapping[str, str], more: Mapping[str, Any]) -> str:
-        text = tidy(show(_Rewriter(names, {**self.env, **more}).visit(copy.deepcopy(node)), 0))
+    def _written(
+        self, node: ast.expr, names: Mapping[str, str], more: Mapping[str, Any], known: frozenset[str] = frozenset()
+    ) -> str:
+        text = tidy(show(_Rewriter(names, {**self.env, **more}, known).visit(copy.deepcopy(node)), 0))
         self.math = self.math or "math." in text
         return text
 
@@ -256,8 +280,8 @@ def python_name(name: str) -> str:
 
 
 PYTHON_NAMES = frozenset(
-    "False None True and as assert async await break class continue def del elif else except finally for from global if "
-    "import in is lambda nonlocal not or pass raise return try while with yield "
+    "False None True and as assert async await break class continue def del elif else except finally for from global "
+    "if import in is lambda nonlocal not or pass raise return try while with yield "
     "self torch nn F math enumerate float int isinstance len list max min range reversed round sum super tuple zip "
     "ValueError".split()
 )

@@ -43,7 +43,9 @@ def one_line(line: Line) -> str:
 
 
 def _line(line: Line, indent: int, said: str) -> list[str]:
-    lines = break_up(prefix_of(line), parse(line.expr), "", indent, top=True)
+    lines = break_up(
+        prefix_of(line), parse(line.expr), "", indent, bare=line.keyword == "return" or len(line.targets) > 1
+    )
     if not line.comment:
         return lines
     if len(lines) == 1 and len(lines[0]) + len(line.comment) + 4 <= WIDTH:
@@ -66,10 +68,10 @@ def _block(block: Block, indent: int) -> list[str]:
     return lines
 
 
-def break_up(prefix: str, node: ast.expr, suffix: str, indent: int, *, top: bool = False) -> list[str]:
+def break_up(prefix: str, node: ast.expr, suffix: str, indent: int, *, bare: bool = False) -> list[str]:
     """`prefix node suffix`, on one line if it fits."""
     pad = " " * indent
-    line = pad + prefix + show(node, -1 if top else 0) + suffix
+    line = pad + prefix + show(node, -1 if bare else 0) + suffix
     if len(line) <= WIDTH:
         return [line]
     if isinstance(node, ast.Call):

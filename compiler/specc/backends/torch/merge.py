@@ -13,7 +13,7 @@ Variants = Mapping[frozenset[str], tuple[Statement, ...]]
 def merge(variants: Variants, optional: Sequence[str]) -> tuple[Statement, ...]:
     """Equal statements once, the others under `if mask is not None`.
 
-    `optional`: the inputs that tell variants apart, in order. A variant that no call uses is not among `variants`; then nothing tests for it.
+    `optional`: the inputs that tell variants apart, in order. Nothing tests for a variant that no call uses.
     """
     if len(variants) == 1 or not optional:
         return next(iter(variants.values()))

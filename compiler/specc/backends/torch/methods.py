@@ -250,6 +250,8 @@ class Method:
     def _root(self, step: Step) -> Value | None:
         """The local that an expression grew from, following first operands."""
         while step.inputs and isinstance(step.inputs[0], Value):
+            if isinstance(step.node, Apply) and len([i for i in step.inputs if isinstance(i, Value)]) > 2:
+                return None
             value = step.inputs[0]
             if value not in self.program.inline:
                 return value
