@@ -1,0 +1,75 @@
+"""The `specc` command. Only click is imported here; each command imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+# Name -> (module, one line for --help). The modules are imported when the command runs, so --help stays instant.
+COMMANDS = {
+    "build": "Compile a spec to torch and ONNX, prove them equal, draw the graph.",
+    "check": "Check a spec: names, shapes, dtypes, weights, tests.",
+    "inspect": "Show the tree of blocks with shapes and parameters.",
+    "view": "Open a build (or a spec, or an .onnx file) in Netron.",
+    "verify": "Repeat the proof that a build's torch and ONNX programs are equal.",
+    "test": "Run the `test` sections of a spec.",
+    "explain": "Explain a diagnostic code, or print a block of the standard library.",
+    "new": "Start a spec from a template.",
+    "train": "Train a model (not in this version).",
+}
+
+
+class Commands(click.Group):
+    """Commands by name, each in its own module."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"specc_runtime.cli.{name}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            from specc.elaborate.names import closest
+
+            guess = closest(name, COMMANDS)
+            hint = f" Did you mean `{guess}`?" if guess else f" Commands: {', '.join(COMMANDS)}."
+            raise click.UsageError(f"there is no command `{name}`.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="specc-ml", prog_name="specc")
+def cli() -> None:
+    """Compile model specs to torch and ONNX.
+
+    A spec is a file (`model.spec`) or the name of a model that comes with specc (`gpt2`).
+    """
+
+
+def main() -> Any:
+    """Entry point: exit 0 clean, 1 findings, 2 usage or internal error, 130 Ctrl-C; never a traceback for what a user typed."""
+    try:
+        return cli.main(standalone_mode=False) or 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted: nothing was changed", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1

@@ -1,0 +1,125 @@
+"""`specc build`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from specc_runtime.cli.common import configuration, print_diagnostics, reporting, stop, use_color
+
+
+def parse_emit(ctx: click.Context, param: click.Parameter, value: str) -> frozenset[str]:
+    kinds = frozenset(part.strip() for part in value.split(",") if part.strip())
+    unknown = sorted(kinds - {"torch", "onnx"})
+    if unknown or not kinds:
+        raise click.BadParameter(f"`{', '.join(unknown) or value}`: choose from torch, onnx", ctx, param)
+    return kinds
+
+
+@click.command("build")
+@configuration
+@click.option("--weights", metavar="DIR|FILE", help="A checkpoint: a Hugging Face folder or a safetensors file.")
+@click.option("--weights-format", metavar="NAME", help="The `weights` section to read it by, when nothing tells (`hf:gpt2`).")
+@click.option("--emit", callback=parse_emit, default="torch,onnx", show_default=True, help="What to make.")
+@click.option("--no-verify", is_flag=True, help="Skip the proof that torch and onnxruntime agree.")
+@click.option("--no-render", is_flag=True, help="Draw no pictures.")
+@click.option("--no-weights", is_flag=True, help="Structure only: no weights file.")
+@click.option("-o", "--out", metavar="DIR", type=click.Path(path_type=Path), help="The build's folder.  [default: build/<name>]")
+@click.option("--opset", type=click.IntRange(17, 26), default=23, show_default=True, help="The ONNX operator set.")
+@click.option("--without", multiple=True, metavar="INPUT", help="Leave an optional input out of the graph (repeatable).")
+@click.option("--entry", "entries", multiple=True, metavar="NAME", help="The entries to build.  [default: forward]")
+@click.option("--all-entries", is_flag=True, help="Build every entry.")
+@click.option("--self-contained", is_flag=True, help="Put the weights inside the .onnx file.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random weights.")
+@click.option("--cache", metavar="concat|static=N", help="Incremental decoding (not in this version).")
+def command(file: str, cache: str | None, **given: Any) -> None:
+    """Compile a spec to torch and ONNX, prove the two equal in onnxruntime, draw the graph with Netron."""
+    if cache is not None:
+        refuse_cache(cache)
+    from specc_runtime.build import Request, build
+
+    request = Request(
+        target=file,
+        preset=given["preset"],
+        model=given["model"],
+        sets=given["sets"],
+        weights=given["weights"],
+        weights_format=given["weights_format"],
+        emit=given["emit"],
+        verify=not given["no_verify"],
+        render=not given["no_render"],
+        out=given["out"],
+        opset=given["opset"],
+        without=frozenset(given["without"]),
+        entries=None if given["all_entries"] else tuple(given["entries"]) or ("forward",),
+        self_contained=given["self_contained"],
+        no_weights=given["no_weights"],
+        seed=given["seed"],
+    )
+    with reporting(), progress() as say:
+        result = build(request, say)
+    print_diagnostics(result.warnings)
+    if result.no_pictures:
+        click.echo(f"note: no pictures: {result.no_pictures}", err=True)
+    click.echo(summary(result))
+
+
+def refuse_cache(cache: str) -> None:
+    from specc.diagnostics import Diagnostic
+
+    help = "build without --cache: cached, positions and once are the identity in forward"
+    print_diagnostics([Diagnostic("B650", f"incremental decoding is not supported yet (--cache {cache})", help=help)])
+    stop(1)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Says the stage at hand on a terminal; silent when piped."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True, no_color=not use_color(sys.stderr)).status("") as status:
+        yield lambda stage: status.update(stage)
+
+
+def summary(result: Any) -> str:
+    """What was made, and where."""
+    record = result.manifest
+    lines = [f"{record['name']}: {record['parameters']:,} parameters, {sum(record['timings'].values()):.1f} s"]
+    folder = relative(result.folder)
+    rows = [(name, f"{size(entry['bytes'])}") for name, entry in record["files"].items()]
+    width = max(len(name) for name, _ in rows) + len(folder) + 1
+    lines += [f"  {folder + '/' + name:<{width}}  {amount:>9}" for name, amount in rows]
+    if record["certificate"] is not None:
+        lines.append(f"  {verdict(record['certificate'])}")
+    elif record["weights"] is not None:
+        lines.append("  not verified")
+    return "\n".join(lines)
+
+
+def verdict(certificate: dict[str, Any]) -> str:
+    from specc_runtime.verify import describe_certificate
+
+    return describe_certificate(certificate)
+
+
+def relative(folder: Path) -> str:
+    try:
+        return str(folder.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)
+
+
+def size(count: int) -> str:
+    """Bytes for people: 475 MB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}" if count < 100 * scale else f"{count / scale:.0f} {unit}"
+    return f"{count} B"
