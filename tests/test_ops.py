@@ -26,8 +26,9 @@ from specc.backends.onnx.export import build
 from specc.backends.torch import emit
 from specc.diagnostics import Rejected
 from specc.op import Op, operators
+from specc.types import DType
 
-SIZES = ({}, {"B": 2, "T": 5, "S": 7, "N": 3, "H": 2, "X": 6, "Y": 4, "Z": 3})
+SIZES: tuple[dict[str, int], ...] = ({}, {"B": 2, "T": 5, "S": 7, "N": 3, "H": 2, "X": 6, "Y": 4, "Z": 3})
 """Two choices of the dims: all 1, and these."""
 OPSETS = range(17, 27)
 TOLERANCE = 1e-5
@@ -123,7 +124,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def module_of(checked: driver.Checked) -> torch.nn.Module:
     namespace: dict[str, Any] = {}
     exec(compile(emit(checked.model), "one.py", "exec"), namespace)
-    return namespace["One"]().eval()
+    module = namespace["One"]().eval()
+    assert isinstance(module, torch.nn.Module)
+    return module
 
 
 def shape_of(type_: str, sizes: dict[str, int]) -> tuple[int, ...]:
@@ -172,7 +175,7 @@ def run_onnxruntime(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, feed)
+    return [np.asarray(r) for r in session.run(None, feed)]
 
 
 def run_reference(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -204,6 +207,11 @@ def check(example: Example, folder: str, opset: int) -> None:
         assert [e.shape for e in expected] == [shape_of(t, sizes) for t in example.results]
         assert_same(expected, run_onnxruntime(model, feed), f"onnxruntime at {sizes or 'all 1'}")
         assert_same(expected, run_reference(model, feed), f"reference evaluator at {sizes or 'all 1'}")
+        if operators()[example.op].random:
+            draws = run_torch(module.train(), feed)
+            assert [d.shape for d in draws] == [e.shape for e in expected]
+            assert all(d.dtype == e.dtype for d, e in zip(draws, expected, strict=True))
+            module.eval()
 
 
 # ---- the tests ------------------------------------------------------------------------------------------------------
@@ -225,6 +233,23 @@ def test_refusal(example: Example, folder: str) -> None:
     with pytest.raises(Rejected) as caught:
         _checked(spec_of(example), folder)
     assert example.refusal in [d.code for d in caught.value.diagnostics]
+
+
+@pytest.mark.parametrize("example", ACCEPTED, ids=str)
+def test_compute_dtype(example: Example, folder: str) -> None:
+    """`Tensor` is any floating type: in bf16 torch's results are bf16 again, in f16 the graph's types fit together."""
+    checked = _checked(spec_of(example), folder)
+    for opset in (17, 23):
+        onnx.checker.check_model(build(checked.model, opset=opset, compute=DType.F16), full_check=True)
+    feed = feed_of(build(checked.model), example, SIZES[1])
+    narrow = [n for n in feed if example.inputs.get(n, "Tensor" if n.endswith("_before") else "").startswith("Tensor")]
+    if not narrow:
+        return  # without a tensor to follow, torch's default dtype is taken
+    inputs = {n: torch.from_numpy(np.array(v)).to(torch.bfloat16 if n in narrow else None) for n, v in feed.items()}
+    with torch.no_grad():
+        result = module_of(checked).train(operators()[example.op].random)(**inputs)
+    results = result if isinstance(result, tuple) else (result,)
+    assert [r.dtype is torch.bfloat16 for r in results] == [t.startswith("Tensor") for t in example.results]
 
 
 @pytest.mark.slow

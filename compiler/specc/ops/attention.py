@@ -8,7 +8,7 @@ from typing import ClassVar
 from specc.dims import Dim, Facts, Unknown
 from specc.op import Cost, Emitter, Handle, Op, OpError, Tensor, TorchText, numel
 from specc.ops import expect
-from specc.ops.precision import in_f32
+from specc.ops.precision import widened
 from specc.types import DType, Operand, Scalar, TensorType
 
 LOWEST = -3.4028234663852886e38
@@ -209,13 +209,14 @@ class ScaledDotProductAttention(Op):
         # The kernel's own causal mask aligns query 0 with key 0: right where there are as many keys as queries.
         native = self.causal and self.window is None and _square(q.type, k.type)
         visible = self._onnx_visible(emit, q.type.shape[2], k.type.shape[2], mask, band=not native)
+        attended = visible
         if bias is not None:
-            attended: Handle | None = bias if bias.type.rank == 4 else emit.unsqueeze(bias, (0,))
+            attended = bias if bias.type.rank == 4 else emit.unsqueeze(bias, (0,))
             if visible is not None:
-                attended = emit("Where", visible, attended, emit.scalar(LOWEST, bias))
-        else:
-            # onnxruntime wants the mask's last two axes whole: [B, 1, 1, S] is refused.
-            attended = None if visible is None else self._onnx_whole(emit, q, k, visible, mask, band=not native)
+                wide = widened(emit, attended)
+                attended = emit("Where", visible, wide, emit.scalar(LOWEST, wide))
+        elif visible is not None and mask is not None and mask.type.rank == 2 and (native or not self._has_band):
+            attended = _all_rows(emit, q, k, visible)
         return emit(
             "Attention",
             q,
@@ -227,15 +228,6 @@ class ScaledDotProductAttention(Op):
             softcap=None if self.softcap is None else float(self.softcap),
             type=_result(q, v),
         )
-
-    def _onnx_whole(
-        self, emit: Emitter, q: Handle, k: Handle, visible: Handle, mask: Handle | None, band: bool
-    ) -> Handle:
-        if mask is None or mask.type.rank > 2 or (band and self._has_band):
-            return visible
-        one, (batch, _, queries, _) = Dim.const(1), q.type.shape
-        type_ = TensorType(DType.BOOL, (batch, one, queries, k.type.shape[2]))
-        return emit("Expand", visible, emit.shape((one, one, queries, one)), type=type_)
 
     @property
     def _has_band(self) -> bool:
@@ -281,10 +273,11 @@ class ScaledDotProductAttention(Op):
         if bias is not None:
             scores = emit("Add", scores, bias)
         visible = self._onnx_visible(emit, queries, keys, mask, band=True)
-        full = q.type.with_shape((batch, heads, queries, keys))
+        wide = widened(emit, scores)
         if visible is not None:
-            scores = emit("Where", visible, scores, emit.scalar(LOWEST, scores), type=full)
-        weights = in_f32(emit, scores, lambda wide: emit("Softmax", wide, axis=-1))
+            full = TensorType(wide.type.dtype, (batch, heads, queries, keys))
+            wide = emit("Where", visible, wide, emit.scalar(LOWEST, wide), type=full)
+        weights = emit.cast(emit("Softmax", wide, axis=-1), q.type.dtype)
         if not shared:
             return emit("MatMul", weights, v, type=_result(q, v))
         weights = emit.reshape(weights, (batch, groups, heads // groups * queries, keys))
@@ -340,6 +333,13 @@ def _tensor(operand: Operand) -> TensorType:
 
 def _square(q: TensorType, k: TensorType) -> bool:
     return q.shape[2] == k.shape[2]
+
+
+def _all_rows(emit: Emitter, q: Handle, k: Handle, visible: Handle) -> Handle:
+    """[B, 1, 1, S] -> [B, 1, T, S]: onnxruntime refuses a mask that broadcasts along its last two axes."""
+    one, (batch, _, queries, _) = Dim.const(1), q.type.shape
+    type_ = TensorType(DType.BOOL, (batch, one, queries, k.type.shape[2]))
+    return emit("Expand", visible, emit.shape((one, one, queries, one)), type=type_)
 
 
 def _result(q: Handle, v: Handle) -> TensorType:

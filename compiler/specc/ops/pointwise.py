@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
@@ -79,7 +80,7 @@ class Log1p(Pointwise):
         one = emit.scalar(1.0, x)
         u = emit("Add", x, one)
         corrected = emit("Mul", emit("Log", u), emit("Div", x, emit("Sub", u, one)))
-        unchanged = emit("Or", emit("Equal", u, one), emit("IsInf", x, detect_negative=0))
+        unchanged = emit("Or", emit("Equal", u, one), emit("Equal", x, emit.scalar(math.inf, x)))
         return emit("Where", unchanged, x, corrected)
 
 

@@ -14,8 +14,8 @@ from specc.types import DType, Scalar, TensorType
 class Positions(Op):
     """0, 1, .. along D; with a Bool mask [B, S] the number of visible positions before each one.
 
-    That is clamp(cumsum(mask) - 1, min = 0), which lets prompts be padded on the left. In an incremental entry these are the
-    positions of the new tokens, which is why the mask covers past(D) + D.
+    That is clamp(cumsum(mask) - 1, min = 0), which lets prompts be padded on the left. In an incremental entry these
+    are the positions of the new tokens, which is why the mask covers past(D) + D.
 
     example: positions(T) -> Int[T]
     example: positions(T, mask: Bool[B, T]) -> Int[B, T]

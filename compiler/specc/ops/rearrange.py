@@ -73,30 +73,25 @@ class Rearrange(Op):
         plan = _match(self.pattern)
         perm = tuple(plan.before.index(atom) for atom in plan.after)
         straight = perm == tuple(range(len(perm)))
-        groups: list[tuple[int, ...]] = []
-        at = 0
-        for axis in plan.right:
-            count = sum(atom in plan.before for atom in axis)
-            groups.append(tuple(range(at, at + count)))
-            at += count
+        groups = [tuple(plan.after.index(atom) for atom in axis if atom in plan.after) for axis in plan.right]
         right = tuple(_axis_size(axis) for axis in self.pattern.right)
         if straight:
-            changes = plan.splits or plan.merges
-            return Steps(None, None, right if changes else None, tuple(groups))
+            same = right == tuple(_axis_size(axis) for axis in self.pattern.left)
+            return Steps(None, None, None if same else right, tuple(groups))
         split = tuple(plan.sizes[atom] for atom in plan.before) if plan.splits else None
         return Steps(split, perm, right if plan.merges else None, tuple(groups))
 
     def torch(self, t: TorchText, x: str) -> str:
         steps = self.steps()
         if steps.perm is None:
-            return x if steps.merged is None else f"{x}{_reshape(t, steps, straight=True, pattern=self.pattern)}"
+            return x if steps.merged is None else f"{x}{_reshape(t, steps, self.pattern)}"
         text = x if steps.split is None else f"{x}.view({t.dims(steps.split)})"
         moved = [i for i, axis in enumerate(steps.perm) if i != axis]
         if len(moved) == 2:
             text += f".transpose({moved[0]}, {moved[1]})"
         else:
             text += f".permute({', '.join(map(str, steps.perm))})"
-        return text if steps.merged is None else text + _reshape(t, steps, straight=False, pattern=self.pattern)
+        return text if steps.merged is None else text + _reshape(t, steps, self.pattern)
 
     def onnx(self, emit: Emitter, x: Handle) -> Handle:
         steps = self.steps()
@@ -110,20 +105,20 @@ class Rearrange(Op):
         return Cost(Dim.const(0))
 
 
-def _reshape(t: TorchText, steps: Steps, straight: bool, pattern: Pattern) -> str:
-    """The last step: `flatten` for one merged run, `view` if nothing is merged, else `reshape`."""
+def _reshape(t: TorchText, steps: Steps, pattern: Pattern) -> str:
+    """The last step: `view` if nothing is merged, `flatten` if only one run of axes is, else `reshape`."""
     assert steps.merged is not None
-    wide = [i for i, group in enumerate(steps.groups) if len(group) > 1]
-    one_run = len(wide) == 1 and all(steps.groups)
-    if straight:
-        one_run = one_run and [(len(axis) > 1) for axis in pattern.left].count(True) == 0 and not _has_units(pattern)
-        if not wide:
+    runs = [group for group in steps.groups if len(group) > 1]
+    if steps.perm is None:
+        if not runs:
             return f".view({t.dims(steps.merged)})"
-    if one_run:
-        first, last = steps.groups[wide[0]][0], steps.groups[wide[0]][-1]
-        ends = last == steps.groups[-1][-1]
-        return f".flatten({first})" if ends else f".flatten({first}, {last})"
-    return f".reshape({t.dims(steps.merged)})"
+        axes_are_factors = all(len(axis) == 1 for axis in pattern.left) and not _has_units(pattern)
+    else:
+        axes_are_factors = all(steps.groups) and sum(map(len, steps.groups)) == len(steps.perm)
+    if len(runs) != 1 or not axes_are_factors:
+        return f".reshape({t.dims(steps.merged)})"
+    first, last = runs[0][0], runs[0][-1]
+    return f".flatten({first})" if runs[0] == steps.groups[-1] else f".flatten({first}, {last})"
 
 
 # ---- matching the two sides -----------------------------------------------------------------------------------------
