@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from specc.diagnostics import Collector, Diagnostic
-from specc.ir.graph import Module, parameters
+from specc.ir.graph import Module, Parameter, Path, Submodule, dotted, walk_members
 from specc.syntax import ast
-from specc.types import DType, show_axes
+from specc.types import DType, TensorType, show_axes
 from specc.weights.layout import TensorInfo
 
 STORED = {
@@ -29,14 +29,22 @@ STORED = {
 
 def model_tensors(module: Module) -> dict[str, TensorInfo]:
     """Every name of the state_dict, ties included, in its order, with its static shape."""
-    return {
-        name: TensorInfo(
-            tuple(dim.value or 0 for dim in parameter.type.shape),
-            STORED[parameter.type.dtype],
-            f"[{', '.join(show_axes(parameter.type.shape))}]",
-        )
-        for name, parameter in parameters(module).items()
-    }
+    parts: dict[Path, Submodule] = {}
+    found: dict[str, TensorInfo] = {}
+    for path, member, _ in walk_members(module):
+        if isinstance(member, Submodule):
+            parts[path] = member
+        elif isinstance(member, Parameter):
+            enclosing = next((parts[path[:n]] for n in range(len(path) - 1, 0, -1) if path[:n] in parts), None)
+            shape = tuple(dim.value or 0 for dim in member.type.shape)
+            found[dotted(path)] = TensorInfo(shape, STORED[member.type.dtype], _formula(member.type, enclosing))
+    return found
+
+
+def _formula(type_: TensorType, part: Submodule | None) -> str:
+    """The shape in the words of the block that makes the part: `[3*dim, dim]`, not `[out_features, in_features]`."""
+    labels = {name: label for name, _, label in part.args if label is not None} if part is not None else {}
+    return f"[{', '.join(labels.get(axis, axis) for axis in show_axes(type_.shape))}]"
 
 
 def sections(file: ast.File, model: str) -> list[ast.Weights]:
