@@ -206,7 +206,17 @@ class BatchNorm(Norm):
 
 
 _BATCH_NORM = '''\
-def batch_norm(x, weight, bias, mean, var, count, training, momentum, eps):
+def batch_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    count: torch.Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> torch.Tensor:
     """F.batch_norm that also counts the batches it has seen, as nn.BatchNorm2d does."""
     if training:
         count.add_(1)

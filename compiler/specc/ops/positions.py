@@ -126,7 +126,7 @@ _LAYOUT_TEXT = {
     "cos_sin": "first all cosines, then all sines",
 }
 _SINUSOIDAL = '''\
-def {name}(pos, dim, base=10000.0, shift=0):
+def {name}(pos: torch.Tensor, dim: int, base: float = 10000.0, shift: int = 0) -> torch.Tensor:
     """Sinusoidal embedding of positions, [..] -> [.., dim] in float32: {layout}."""
     half = dim // 2
     freqs = base ** (-torch.arange(half, dtype=torch.float64) / (half - shift))

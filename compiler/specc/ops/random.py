@@ -55,7 +55,7 @@ class DropPath(TrainingNoise):
 
 
 _DROP_PATH = '''\
-def drop_path(x, p, training):
+def drop_path(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
     """Zero whole samples with probability p, scale the others by 1 / (1 - p)."""
     if not training or p == 0.0:
         return x
