@@ -1,5 +1,7 @@
 """Every message has a golden file: `errors/NAME.spec` is checked, `errors/NAME.txt` is what is printed.
 
+Checked are the defaults of every model and every preset. What specs import is in `errors/lib/`.
+
 Read what --update-golden writes before committing it.
 """
 
@@ -7,24 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
+from shutil import copytree
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from specc import codes, report
-from specc.diagnostics import Collector, Diagnostic
-from specc.source import Source
-from specc.syntax.parser import parse
+from specc import codes, driver, report
+from specc.diagnostics import Diagnostic
 
 ERRORS = Path(__file__).with_name("errors")
 SPECS = sorted(ERRORS.glob("*.spec"))
 
 
 def check(path: Path, text: str) -> list[Diagnostic]:
-    """All findings about a spec file."""
-    collector = Collector()
-    parse(Source(path.name, text), collector)
-    return collector.found
+    """All findings about a spec file with this text, under its own name in a folder of its own."""
+    with TemporaryDirectory() as folder, chdir(folder):
+        copytree(ERRORS / "lib", "lib")
+        Path(path.name).write_bytes(text.encode("utf-8"))
+        return driver.check(path.name, all_presets=True)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=[spec.stem for spec in SPECS])

@@ -121,7 +121,8 @@ class Files:
             self._poison(scope, item)
             return
         if key in self.loading:
-            chain = " -> ".join([*self.loading[self.loading.index(key) :], key])
+            cycle = [*self.loading[self.loading.index(key) :], key]
+            chain = " -> ".join(self.by_key[one].source.name for one in cycle)
             self._report(
                 "E005", f"import cycle: {chain}", item.origin_span, help="move what both need into a third file"
             )

@@ -117,6 +117,44 @@ def _fail(code: str, message: str, span: Span | None = None, *, help: str = "", 
     return Fail(Diagnostic(code, message, span, help=help, notes=tuple(notes.items())))
 
 
+def configurations(elab: Elaborator, file: FileScope, options: Options, *, all_presets: bool) -> list[Options]:
+    """What a check elaborates: per model its defaults, if every hyper-parameter has one, and presets as asked for.
+
+    Findings on the way (a preset of an unknown model, an unknown argument) go to the collector.
+    """
+    names = [d.name for d in file.models()]
+    with elab.collecting():
+        if options.model is not None or options.preset is not None:
+            names = [choose_model(file, options).name]
+    by_model: dict[str, list[str]] = {name: [] for name in names}
+    seen: dict[str, Span] = {}
+    for preset in (item for item in file.tree.items if isinstance(item, ast.Preset)):
+        name = preset.name.value
+        with elab.collecting():
+            if name in seen:
+                why = f"first declared at {seen[name].where}"
+                raise _fail("E104", f'preset "{name}" is declared twice', preset.name.span, why=why)
+            seen[name] = preset.name.span
+            model, _ = preset_chain(file, name)
+            decl = next(d for d in file.models() if d.name == model)
+            elab.context = f'preset "{name}"'
+            _preset_args(elab, decl, preset, Evaluator(elab, Scope(file)))
+            by_model.get(model, []).append(name)
+    elab.context = ""
+    for decl_of in file.names.values():
+        if isinstance(decl_of, ast.Let):
+            with elab.collecting():
+                elab.file_let(file, decl_of)
+    wanted: list[Options] = []
+    for name, presets_of in by_model.items():
+        decl = next(d for d in file.models() if d.name == name)
+        params = {p.name.id for p in decl.node.params if p.default is None and not p.type.optional}
+        first = [options.preset] if options.preset is not None else [None] if params <= set(options.sets) else []
+        chosen: list[str | None] = [*first, *(presets_of if all_presets or not first else [])]
+        wanted += [Options(model=name, preset=p, sets=options.sets) for p in dict.fromkeys(chosen or [None])]
+    return wanted
+
+
 def bind_model(elab: Elaborator, decl: BlockDecl, options: Options) -> dict[str, Binding]:
     """Hyper-parameters of the model: every argument is evaluated in the scope of the parameters before it (late
     binding).
@@ -133,7 +171,7 @@ def bind_model(elab: Elaborator, decl: BlockDecl, options: Options) -> dict[str,
         if name not in params:
             guess = closest(name, params)
             help = f"did you mean `{guess}`?" if guess else ""
-            code = "E009" if name in options.sets else "E120"
+            code = "E009" if value.text else "E120"
             span = value.expr.span if value.expr is not None and code == "E120" else None
             elab.collector.add(
                 Diagnostic(
