@@ -310,18 +310,18 @@ def _covers(
             continue
         proof = facts.equal(found, size)
         if not proof:
-            last = axis == type_.rank - 1
-            why = (
-                f"the {what} covers {found} keys, there are {size}"
-                if last
-                else f"axis {axis} of the {what} must be {size}, found {found}"
-            )
+            have, want = found.label or str(found), size.label or str(size)
+            whole = str(type_.with_shape(tuple(expected)))
+            keys = axis == type_.rank - 1
             raise OpError(
                 "S221" if isinstance(proof, Unknown) else "S241",
-                why,
+                f"the {what} covers {have} keys, there are {want}"
+                if keys
+                else f"axis {axis} of {what} is {have}, not {want}",
                 operand=operand,
-                expected=str(type_.with_shape(tuple(expected))),
+                expected=whole,
                 found=str(type_),
+                help=f"{what}: {whole}",
                 proof=proof,
             )
 

@@ -183,9 +183,7 @@ class Var(Reduction):
     """
 
     name = "var"
-    axis: Axes = None
     correction: int = 1
-    keepdim: bool = False
 
     def infer(self, facts: Facts, x: TensorType) -> TensorType:
         expect.setting(self.correction >= 0, "correction", f"{self.name}: `correction` must not be negative")
