@@ -1,0 +1,171 @@
+"""`report`: the tree of an entry with its totals, checked against the sizes that the user asks about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from specc.diagnostics import Diagnostic, Rejected
+from specc.dims import Dim, Facts
+from specc.inspect.counts import Counts
+from specc.inspect.tree import Block, Trees
+from specc.ir.graph import Graph, Model, dotted
+from specc.passes.plain import entry_sizes
+from specc.types import TensorType
+
+
+@dataclass(frozen=True)
+class Report:
+    """The blocks of one entry. `at`: the sizes that numbers are wanted for, None if only formulas are."""
+
+    name: str
+    model: str
+    preset: str | None
+    entry: str
+    inputs: tuple[tuple[str, TensorType], ...]
+    facts: tuple[str, ...]  # what the entry promises about its dims
+    dims: tuple[str, ...]
+    root: Block
+    unused: tuple[Block, ...]  # parts of the model that this entry does not reach
+    ties: tuple[tuple[str, str], ...]
+    parameters: int  # of the whole model, tied ones once
+    weight_bytes: int  # parameters and buffers, the compute dtype being f32
+    at: dict[str, int] | None
+
+    def number(self, size: Dim | None) -> int | None:
+        """A formula's value at the sizes asked for; None without them, or without a formula."""
+        return None if size is None or self.at is None else size.evaluate(self.at)
+
+    def __str__(self) -> str:
+        from specc.inspect.text import table
+
+        return table(self).rstrip("\n")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: formulas as text, numbers beside them where sizes were given."""
+        return {
+            "name": self.name,
+            "model": self.model,
+            "preset": self.preset,
+            "entry": self.entry,
+            "dims": list(self.dims),
+            "facts": list(self.facts),
+            "at": self.at,
+            "inputs": [{"name": name, **self._type(type_)} for name, type_ in self.inputs],
+            "parameters": self.parameters,
+            "weight_bytes": self.weight_bytes,
+            "flops": None if self.root.flops is None else str(self.root.flops),
+            "ties": [list(tie) for tie in self.ties],
+            "tree": self._block(self.root),
+            "unused": [self._block(block) for block in self.unused],
+        }
+
+    def _block(self, block: Block) -> dict[str, Any]:
+        data: dict[str, Any] = {
+            "path": block.path,
+            "block": block.name,
+            "method": block.method,
+            "count": block.count,
+            "use": block.use,
+            "results": [{"name": name, **self._type(type_)} for name, type_ in block.results],
+            "parameters": block.parameters,
+            "tied": list(block.tied),
+            "flops": None if block.flops is None else str(block.flops),
+        }
+        if self.at is not None:
+            data["flops_at"] = self.number(block.flops)
+        data["children"] = [self._block(child) for child in block.children]
+        return data
+
+    def _type(self, type_: TensorType) -> dict[str, Any]:
+        data: dict[str, Any] = {"dtype": type_.dtype.spec_name, "shape": [_json(size) for size in type_.shape]}
+        if self.at is not None:
+            data["shape_at"] = [self.number(size) for size in type_.shape]
+        return data
+
+
+def _json(size: Dim) -> int | str:
+    return size.value if size.value is not None else str(size)
+
+
+def report(
+    model: Model,
+    entry: str = "forward",
+    *,
+    without: frozenset[str] = frozenset(),
+    at: Mapping[str, int] | None = None,
+    depth: int | None = None,
+) -> Report:
+    """The tree of an entry, with every optional input but those in `without`.
+
+    `at` gives every dim of the entry a size; `depth` leaves out what is nested deeper. Raises `Rejected` (E103, E009)
+    for an entry, an input or a size that the model does not have.
+    """
+    graph = chosen_graph(model, entry, without)
+    sizes = entry_sizes(graph)
+    facts = graph.facts.union(model.facts).rename(sizes)
+    if at is not None:
+        _check_sizes(entry, tuple(sizes), facts, at)
+    counts = Counts()
+    trees = Trees(counts)
+    body = trees.body(graph, sizes)
+    count = counts.of(model.module)
+    root = Block("", model.module.name, entry, 1, body.results, count.parameters, (), body.flops, "called", body.children)
+    return Report(
+        name=model.name,
+        model=model.module.name,
+        preset=model.preset,
+        entry=entry,
+        inputs=tuple((a.name, _plain(sizes.type(a.type))) for a in graph.inputs if a.value is not None),
+        facts=tuple(str(fact) for fact in facts.statements()),
+        dims=tuple(sizes),
+        root=root if depth is None else _cut(root, depth),
+        unused=trees.unused(graph),
+        ties=tuple((dotted(left), dotted(right)) for left, right in counts.aliases(model.module)),
+        parameters=count.parameters,
+        weight_bytes=count.bytes,
+        at=None if at is None else {name: at[name] for name in sizes},
+    )
+
+
+def chosen_graph(model: Model, entry: str, without: frozenset[str] = frozenset()) -> Graph:
+    """An entry's graph, by names that a user gave; raises `Rejected` (E103) for those that do not exist."""
+    if entry not in model.entries:
+        known = (("available", ", ".join(model.entries)),)
+        raise Rejected([Diagnostic("E103", f"{model.module.name} has no entry `{entry}`", notes=known)])
+    found = model.entries[entry]
+    optional = found.full.present
+    unknown = sorted(without - optional)
+    if unknown:
+        known = (("available", ", ".join(sorted(optional)) or "none"),)
+        raise Rejected([Diagnostic("E103", f"{entry} has no optional input `{unknown[0]}`", notes=known)])
+    return found.graphs[optional - without]
+
+
+def _check_sizes(entry: str, dims: tuple[str, ...], facts: Facts, at: Mapping[str, int]) -> None:
+    known = (("available", ", ".join(dims) or "none: every size is fixed"),)
+    example = f"--at {','.join(f'{name}=1' for name in dims)}" if dims else ""
+    found = [
+        Diagnostic("E009", f"{entry} has no dim `{name}`", notes=known, help=example) for name in at if name not in dims
+    ]
+    missing = [name for name in dims if name not in at]
+    if missing:
+        what = ", ".join(f"`{name}`" for name in missing)
+        found.append(Diagnostic("E009", f"no size is given for {what}", notes=known, help=example))
+    given = {name: at[name] for name in dims if name in at}
+    broken = facts.satisfied_by(given)
+    if broken is not None and not found:
+        sizes = ", ".join(f"{name} = {value}" for name, value in given.items())
+        found.append(Diagnostic("E009", f"{sizes}: {entry} needs {broken}"))
+    if found:
+        raise Rejected(found)
+
+
+def _plain(type_: TensorType) -> TensorType:
+    return TensorType(type_.dtype, tuple(size.plain() for size in type_.shape))
+
+
+def _cut(block: Block, depth: int) -> Block:
+    children = tuple(_cut(child, depth - 1) for child in block.children) if depth > 0 else ()
+    return replace(block, children=children)

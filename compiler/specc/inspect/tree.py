@@ -1,0 +1,335 @@
+"""The blocks of an entry in the order in which they run, each with its result, its parameters and its cost.
+
+A graph is walked once for each choice of sizes it is called with, however many instances call it; equal iterations of
+a loop become one row with a count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from specc.dims import Dim, DimError
+from specc.inspect.counts import Counts
+from specc.ir.graph import (
+    Apply,
+    Call,
+    Graph,
+    Input,
+    Iteration,
+    Loop,
+    Member,
+    Module,
+    Node,
+    PartGroup,
+    PartList,
+    Path,
+    Read,
+    Submodule,
+    Value,
+    When,
+    dotted,
+)
+from specc.passes.plain import IDENTITIES, Sizes, call_sizes
+from specc.types import Operand, Scalar, TensorType
+
+Use = Literal["called", "again", "unused"]
+Flops = Dim | None
+"""A formula over the entry's dims; None if it would be too long to write down."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One row: a block, or `count` equal ones in a row.
+
+    `path` is relative to the enclosing row, with the range of a repeated block as a segment: `h.{0..11}`. A loop whose
+    iterations hold several blocks is a row without a name. `results`, `parameters` and `flops` are of one of the
+    `count`.
+    """
+
+    path: str
+    name: str
+    method: str  # "forward", or another method of the block; "" for a loop
+    count: int
+    results: tuple[tuple[str | None, TensorType], ...]
+    parameters: int  # of the row's own subtree; 0 when used again: they were counted before
+    tied: tuple[str, ...]  # parameters that stand for those of other parts: not counted here
+    flops: Flops
+    use: Use
+    children: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Body:
+    """One graph with its sizes bound: everything of a row but where it stands."""
+
+    results: tuple[tuple[str | None, TensorType], ...]
+    flops: Flops
+    children: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A block on its way into the tree, its path not yet text."""
+
+    path: Path
+    block: Block
+
+    def shown(self, skip: int = 0) -> Block:
+        return replace(self.block, path=dotted(self.path[skip:]))
+
+
+@dataclass
+class _Frame:
+    """One walk: the sizes of the graph at hand, what its module has shown already, which parameters others tied."""
+
+    sizes: Sizes
+    used: set[Path]
+    tied: frozenset[Path]
+
+
+class Trees:
+    """Builds and remembers bodies."""
+
+    def __init__(self, counts: Counts) -> None:
+        self.counts = counts
+        self._bodies: dict[tuple[Graph, frozenset[tuple[str, Dim]], frozenset[Path]], Body] = {}
+
+    def body(self, graph: Graph, sizes: Sizes, tied: frozenset[Path] = frozenset()) -> Body:
+        """`sizes`: what the graph's dims stand for; `tied`: parameters below here that an outer block made aliases."""
+        key = graph, frozenset(sizes.items()), tied
+        if key not in self._bodies:
+            ties = graph.module.ties if graph.module is not None else ()
+            frame = _Frame(sizes, set(), tied | {tie.left for tie in ties})
+            rows, flops = self._nodes(frame, graph.nodes)
+            self._bodies[key] = Body(_results(graph, sizes), flops, tuple(row.shown() for row in rows))
+        return self._bodies[key]
+
+    def unused(self, graph: Graph) -> tuple[Block, ...]:
+        """The parts of the entry's module that the entry does not reach, in order of declaration."""
+        module = graph.module
+        assert module is not None  # an entry is a method
+        touched = set(_touched(graph))
+        tied = frozenset(tie.left for tie in module.ties)
+        rows: list[Row] = []
+        for name, member in module.members.items():
+            rows += self._unused(member, (name,), touched, tied)
+        return tuple(row.shown() for row in rows)
+
+    # ---- nodes -------------------------------------------------------------------------------------------------------
+
+    def _nodes(self, frame: _Frame, nodes: Sequence[Node]) -> tuple[list[Row], Flops]:
+        rows: list[Row] = []
+        flops: list[Flops] = []
+        for node in nodes:
+            if isinstance(node, Apply):
+                flops.append(_cost(node, frame.sizes))
+            elif isinstance(node, Call):
+                more, cost = self._call(frame, node)
+                rows += more
+                flops.append(cost)
+            elif isinstance(node, Loop):
+                more, cost = self._loop(frame, node)
+                rows += more
+                flops.append(cost)
+            elif isinstance(node, When) and node.mode == "infer":
+                more, cost = self._nodes(frame, node.nodes)
+                rows += more
+                flops.append(cost)
+        return rows, _total(flops)
+
+    def _call(self, frame: _Frame, node: Call) -> tuple[list[Row], Flops]:
+        operands = [_operand(i, frame.sizes) for i in node.inputs]
+        sizes = call_sizes(node.graph.inputs, operands)
+        module = node.graph.module
+        if module is None:
+            return [], self.body(node.graph, sizes).flops
+        if not node.path:  # a method of the same block: its parts are this block's
+            return self._nodes(replace(frame, sizes=sizes), node.graph.nodes)
+        tied = _below(frame.tied, node.path)
+        body = self.body(node.graph, sizes, tied)
+        again = node.path in frame.used
+        frame.used.add(node.path)
+        block = Block(
+            path="",
+            name=module.name,
+            method=node.graph.method,
+            count=1,
+            results=body.results,
+            parameters=0 if again else self.counts.of(module, tied).parameters,
+            tied=() if again else tuple(sorted(dotted(path) for path in tied)),
+            flops=body.flops,
+            use="again" if again else "called",
+            children=body.children,
+        )
+        return [Row(node.path, block)], body.flops
+
+    def _loop(self, frame: _Frame, loop: Loop) -> tuple[list[Row], Flops]:
+        turns = [self._iteration(frame, iteration) for iteration in loop.iterations]
+        rows = [row for run in _runs(turns, _same_turn) for row in _fold(run)]
+        return rows, _total(turn.flops for turn in turns)
+
+    def _iteration(self, frame: _Frame, iteration: Iteration) -> _Turn:
+        rows, flops = self._nodes(frame, iteration.nodes)
+        return _Turn(rows, flops)
+
+    def _unused(self, member: Member, path: Path, touched: set[Path], tied: frozenset[Path]) -> list[Row]:
+        if isinstance(member, Submodule):
+            return self._unused_part(member.module, path, touched, tied)
+        if isinstance(member, PartGroup):
+            inner = [self._unused(item, (*path, name), touched, tied) for name, item in member.members.items()]
+            return [row for rows in inner for row in rows]
+        if isinstance(member, PartList):
+            turns = [_Turn(self._unused(m, (*path, i), touched, tied), None) for i, m in enumerate(member.items)]
+            return [row for run in _runs(turns, _same_turn) for row in _fold(run)]
+        return []
+
+    def _unused_part(self, module: Module, path: Path, touched: set[Path], tied: frozenset[Path]) -> list[Row]:
+        if path in touched:
+            return []
+        if any(t[: len(path)] == path for t in touched):  # the entry reaches past it, into its parts
+            inner = [self._unused(m, (*path, name), touched, tied) for name, m in module.members.items()]
+            return [row for rows in inner for row in rows]
+        below = _below(tied, path)
+        count = self.counts.of(module, below).parameters
+        names = tuple(sorted(dotted(p) for p in below))
+        return [Row(path, Block("", module.name, "", 1, (), count, names, None, "unused", ()))]
+
+
+# ---- repetition ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """The rows of one iteration."""
+
+    rows: list[Row] = field(default_factory=list)
+    flops: Flops = None
+
+
+def _runs(turns: Sequence[_Turn], same: Callable[[_Turn, _Turn, int], bool]) -> list[list[_Turn]]:
+    """Consecutive equal iterations."""
+    runs: list[list[_Turn]] = []
+    for turn in turns:
+        if runs and same(runs[-1][0], turn, len(runs[-1])):
+            runs[-1].append(turn)
+        else:
+            runs.append([turn])
+    return runs
+
+
+def _same_turn(first: _Turn, turn: _Turn, steps: int) -> bool:
+    """Whether `turn`, `steps` iterations after `first`, does the same with the parts that many places further on."""
+    if len(first.rows) != len(turn.rows) or first.flops != turn.flops:
+        return False
+    return all(
+        _follows(a.path, b.path, steps) and _alike(a.block, b.block, a.path == b.path)
+        for a, b in zip(first.rows, turn.rows, strict=True)
+    )
+
+
+def _follows(a: Path, b: Path, steps: int) -> bool:
+    if len(a) != len(b):
+        return False
+    return all(x == y or (isinstance(x, int) and isinstance(y, int) and y - x == steps) for x, y in zip(a, b, strict=True))
+
+
+def _alike(a: Block, b: Block, one_part: bool) -> bool:
+    """Equal but for the path; the same part in every iteration has its parameters counted in the first one."""
+    if one_part:
+        a, b = (replace(block, parameters=0, tied=(), use="again") for block in (a, b))
+    return a == b
+
+
+def _fold(run: Sequence[_Turn]) -> list[Row]:
+    """A run of equal iterations as rows: one row for a single block, else one for the loop with its blocks inside."""
+    first, last, count = run[0], run[-1], len(run)
+    if count == 1 or not first.rows:
+        return first.rows
+    rows = [Row(_ranged(a.path, b.path), a.block) for a, b in zip(first.rows, last.rows, strict=True)]
+    if len(rows) == 1:
+        (row,) = rows
+        return [Row(row.path, replace(row.block, count=count * row.block.count))]
+    heads = [_head(a.path, b.path) for a, b in zip(first.rows, last.rows, strict=True)]
+    shared = heads[0] if heads[0] and all(head == heads[0] for head in heads) else ()
+    children = tuple(row.shown(len(shared)) for row in rows)
+    parameters = sum(row.block.parameters * row.block.count for row in rows)
+    return [Row(shared, Block("", "", "", count, (), parameters, (), first.flops, rows[0].block.use, children))]
+
+
+def _ranged(first: Path, last: Path) -> Path:
+    return tuple(a if a == b else f"{{{a}..{b}}}" for a, b in zip(first, last, strict=True))
+
+
+def _head(first: Path, last: Path) -> Path:
+    """The path up to what is ranged over: `layers.{0..5}` of `layers.{0..5}.attn`."""
+    ranged = _ranged(first, last)
+    changed = [i for i, (a, b) in enumerate(zip(first, last, strict=True)) if a != b]
+    return ranged[: changed[-1] + 1] if changed else ()
+
+
+# ---- sizes and cost --------------------------------------------------------------------------------------------------
+
+
+def _operand(input_: Input, sizes: Sizes) -> Operand:
+    if isinstance(input_, Value):
+        return sizes.type(input_.type)
+    if isinstance(input_, Scalar):
+        return Scalar(input_.value.substitute(sizes)) if isinstance(input_.value, Dim) else input_
+    return None
+
+
+def _cost(node: Apply, sizes: Sizes) -> Flops:
+    """Of one operator, outside training."""
+    if node.op.train_only or node.op.name in IDENTITIES:
+        return Dim.const(0)
+    operands = [_operand(i, sizes) for i in node.inputs]
+    results = [sizes.type(value.type) for value in node.outputs]
+    try:
+        return node.op.substitute(sizes).cost(results, *operands).flops
+    except DimError:
+        return None
+
+
+def _total(flops: Iterable[Flops]) -> Flops:
+    total = Dim.const(0)
+    for cost in flops:
+        if cost is None:
+            return None
+        try:
+            total = total + cost
+        except DimError:
+            return None
+    return total
+
+
+def _results(graph: Graph, sizes: Sizes) -> tuple[tuple[str | None, TensorType], ...]:
+    """Without labels: sizes are formulas over the entry's dims."""
+    typed = ((name, sizes.type(value.type)) for name, value in graph.results)
+    return tuple((name, TensorType(t.dtype, tuple(size.plain() for size in t.shape))) for name, t in typed)
+
+
+def _below(paths: Iterable[Path], part: Path) -> frozenset[Path]:
+    """The paths inside a part, relative to it."""
+    return frozenset(path[len(part) :] for path in paths if path[: len(part)] == part)
+
+
+def _touched(graph: Graph) -> Iterable[Path]:
+    """Parts whose methods or parameters a graph uses, those of its own methods included."""
+
+    def visit(nodes: Iterable[Node]) -> Iterable[Path]:
+        for node in nodes:
+            if isinstance(node, Call) and node.path:
+                yield node.path
+            elif isinstance(node, Call) and node.graph.module is not None:
+                yield from visit(node.graph.nodes)
+            elif isinstance(node, Read):
+                yield node.path[:-1]
+            elif isinstance(node, Loop):
+                for iteration in node.iterations:
+                    yield from visit(iteration.nodes)
+            elif isinstance(node, When):
+                yield from visit(node.nodes)
+
+    return visit(graph.nodes)
