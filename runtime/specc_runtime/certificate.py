@@ -1,0 +1,114 @@
+"""The record of a proof: sizes, figures, versions, hashes. It becomes `certificate` in manifest.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from specc_runtime.compare import Figures
+
+FORMAT = "specc-certificate/1"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One set of inputs through every program. `figures`: program -> output -> figures against torch."""
+
+    sizes: dict[str, int]
+    purpose: str
+    masks: str | None
+    weights: str  # build | perturbed
+    figures: dict[str, dict[str, Figures]]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Sizes that were not run, and why."""
+
+    sizes: dict[str, int]
+    purpose: str
+    reason: str
+
+
+@dataclass
+class Entry:
+    """What was compared of one entry. `tolerance` is relative to max(1, max|reference|)."""
+
+    depth: int
+    tolerance: float
+    runs: list[Run] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """`files`: name -> SHA-256 of the source, the weights and the graphs that were compared."""
+
+    seed: int
+    files: Mapping[str, str]
+    versions: Mapping[str, str]
+    entries: Mapping[str, Entry]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of manifest.json's `certificate`; see schemas/certificate.schema.json."""
+        return {
+            "format": FORMAT,
+            "seed": self.seed,
+            "reference": "torch, eager, eval",
+            "files": dict(self.files),
+            "versions": dict(self.versions),
+            "entries": {name: _entry(entry) for name, entry in self.entries.items()},
+        }
+
+    def worst(self) -> tuple[float, float]:
+        """(largest difference, its limit), by the share of the limit that it uses."""
+        found = [
+            figures
+            for entry in self.entries.values()
+            for run in entry.runs
+            for outputs in run.figures.values()
+            for figures in outputs.values()
+        ]
+        top = max(found, key=lambda f: f.max_abs / f.limit if f.limit else 0.0, default=Figures())
+        return top.max_abs, top.limit
+
+    def summary(self) -> str:
+        """One line for a person."""
+        count = sum(len(entry.runs) for entry in self.entries.values())
+        skipped = sum(len(entry.skipped) for entry in self.entries.values())
+        largest, limit = self.worst()
+        text = f"torch and onnxruntime agree in {count} runs: largest difference {largest:.1e}, limit {limit:.1e}"
+        return f"{text} ({skipped} sizes skipped)" if skipped else text
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "depth": entry.depth,
+        "tolerance": entry.tolerance,
+        "runs": [
+            {
+                "sizes": run.sizes,
+                "purpose": run.purpose,
+                "masks": run.masks,
+                "weights": run.weights,
+                "figures": {
+                    program: {name: figures.to_json() for name, figures in outputs.items()}
+                    for program, outputs in run.figures.items()
+                },
+            }
+            for run in entry.runs
+        ],
+        "skipped": [{"sizes": s.sizes, "purpose": s.purpose, "reason": s.reason} for s in entry.skipped],
+    }
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The published JSON Schema of a certificate."""
+    text = (resources.files("specc_runtime") / "schemas" / "certificate.schema.json").read_text("utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded

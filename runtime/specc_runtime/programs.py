@@ -1,0 +1,167 @@
+"""The programs that are compared: the emitted module in eager mode, and onnxruntime with and without optimisations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from specc_runtime.inputs import Interface
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime
+    import torch
+    from onnx import ModelProto
+
+    Array = np.ndarray[Any, Any]
+
+Outputs = dict[str, "Array"]
+
+OPTIMISED = "onnxruntime"
+PLAIN = "onnxruntime, no optimisations"
+PROGRAMS = (OPTIMISED, PLAIN)
+"""What is held against torch, in this order."""
+
+
+class Crash(Exception):
+    """A program could not be loaded or did not run through. `node` is the ONNX node that failed, if the message tells."""
+
+    def __init__(self, program: str, error: Exception) -> None:
+        lines = str(error).strip().splitlines()
+        super().__init__(f"{program}: {lines[0] if lines else type(error).__name__}")
+        self.node = _between(str(error), "Name:'", "'")
+
+
+def _between(text: str, before: str, after: str) -> str:
+    _, found, rest = text.partition(before)
+    return rest.partition(after)[0] if found else ""
+
+
+# ---- torch -----------------------------------------------------------------------------------------------------------
+
+TORCH_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NameError)
+
+
+def run_torch(module: torch.nn.Module, of: Interface, feeds: Mapping[str, Array]) -> Outputs:
+    """The entry's outputs in eager mode; raises `Crash`."""
+    import torch
+
+    arguments = {i.argument: torch.from_numpy(feeds[i.name]) for i in of.inputs}
+    try:
+        with torch.inference_mode():
+            method = module if of.method == "forward" else getattr(module, of.method)
+            found = method(**arguments)
+    except TORCH_ERRORS as error:
+        raise Crash("torch", error) from error
+    results = found if isinstance(found, tuple) else (found,)
+    return {o.name: r.numpy() for o, r in zip(of.outputs, results, strict=True)}
+
+
+def perturb(module: torch.nn.Module, seed: int) -> None:
+    """Replace every floating parameter and vector buffer by seeded random numbers, in memory.
+
+    Fresh biases are zero and fresh norm weights one, which hides a bias that is left out or a scale that is applied twice.
+    Matrices get the scale 1/sqrt(fan in), vectors that are positive throughout (norm weights, running variances) stay so.
+    Tables that are buffers (rotary frequencies, masks) are part of the program and stay.
+    """
+    import numpy as np
+    import torch
+
+    buffers = [(name, b) for name, b in module.named_buffers() if b.dim() == 1]
+    for name, tensor in [*module.named_parameters(), *buffers]:
+        if not tensor.is_floating_point():
+            continue
+        rng = np.random.default_rng([seed, crc32(name.encode())])
+        values = rng.random(tuple(tensor.shape), dtype=np.float32)
+        values -= np.float32(0.5)
+        if tensor.dim() > 1:
+            fan_in = tensor[0].numel()
+            values *= np.float32((12 / max(fan_in, 1)) ** 0.5)
+        elif bool((tensor > 0).all()):
+            values += np.float32(1)
+        tensor.data = torch.from_numpy(values).to(tensor.dtype)
+
+
+def state(module: torch.nn.Module) -> dict[str, Array]:
+    """Every tensor by its state_dict name, without a copy."""
+    return {name: tensor.detach().numpy() for name, tensor in module.state_dict().items()}
+
+
+# ---- onnxruntime -----------------------------------------------------------------------------------------------------
+
+
+def open_session(
+    program: str, graph: Path | bytes, weights: Mapping[str, Array] | None = None, *, external: bool = True
+) -> onnxruntime.InferenceSession:
+    """A session on the CPU; `weights` take the place of the initializers of their names. Raises `Crash`."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would slow torch down
+    if program == PLAIN:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    names = list(weights or ())
+    held = [ort.OrtValue.ortvalue_from_numpy(value) for value in (weights or {}).values()]
+    if external and names:
+        options.add_external_initializers(names, held)
+    elif names:
+        for name, value in zip(names, held, strict=True):
+            options.add_initializer(name, value)
+    with _crashing(program):
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session.held = held, weights  # onnxruntime reads them where they are
+    return session
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, program: str, feeds: Mapping[str, Array], names: Sequence[str] | None = None
+) -> Outputs:
+    """Outputs by name; raises `Crash`."""
+    chosen = list(names) if names is not None else [o.name for o in session.get_outputs()]
+    taken = {i.name for i in session.get_inputs()}
+    with _crashing(program):
+        results = session.run(chosen, {name: value for name, value in feeds.items() if name in taken})
+    return dict(zip(chosen, results, strict=True))
+
+
+@contextmanager
+def _crashing(program: str) -> Iterator[None]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    errors = tuple(e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception))
+    try:
+        yield
+    except (*errors, RuntimeError, ValueError) as error:
+        raise Crash(program, error) from error
+
+
+def stored_weights(proto: ModelProto, folder: Path, names: Mapping[str, Any]) -> dict[str, Array]:
+    """What a finished graph reads for the tensors named, mapped from the file they lie in."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    found: dict[str, Array] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.name not in names:
+            continue
+        if tensor.data_location != TensorProto.EXTERNAL:
+            found[tensor.name] = numpy_helper.to_array(tensor)
+            continue
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        file, offset = folder / place["location"], int(place.get("offset", 0))
+        shape = tuple(tensor.dims)
+        found[tensor.name] = np.memmap(file, dtype, "r", offset, shape) if 0 not in shape else np.zeros(shape, dtype)
+    return found
+
+
+def is_external(proto: ModelProto) -> bool:
+    """Whether a graph's parameters lie outside the file."""
+    from onnx import TensorProto
+
+    return any(t.data_location == TensorProto.EXTERNAL for t in proto.graph.initializer)

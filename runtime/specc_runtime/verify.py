@@ -1,0 +1,223 @@
+"""The proof: the emitted module and the finished graph give the same numbers, or the build is refused.
+
+Torch in eager mode is the reference; onnxruntime runs the file as it was written, with all optimisations and with none,
+at the sizes of `sizes.plan`. Then both get other weights (`programs.perturb`): fresh ones hide faults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specc.backends.onnx.export import DEFAULT_OPSET
+from specc.diagnostics import Rejected
+from specc.ir.graph import Model
+from specc_runtime import divergence, manifest, programs
+from specc_runtime.certificate import Certificate, Entry, Run, Skipped
+from specc_runtime.compare import Figures, compare, tolerance
+from specc_runtime.divergence import Mismatch
+from specc_runtime.inputs import Interface, Masks, draw, interface
+from specc_runtime.module import WEIGHTS, load_module, python_name
+from specc_runtime.programs import PROGRAMS, Crash, Outputs
+from specc_runtime.sizes import Case, plan
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import torch
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A finished build folder: what is to be compared. `entries`: (name, ONNX file, interface)."""
+
+    folder: Path
+    source: Path
+    weights: Path | None
+    class_name: str
+    entries: tuple[tuple[str, str, Interface], ...]
+
+    def module(self) -> torch.nn.Module:
+        return load_module(self.source, self.weights, self.class_name)
+
+    def hashes(self) -> dict[str, str]:
+        """File -> SHA-256 of everything that takes part."""
+        files = [self.source, *([self.weights] if self.weights else []), *(self.folder / e[1] for e in self.entries)]
+        return {path.name: manifest.sha256(path) for path in files}
+
+
+def prove(
+    model: Model,
+    folder: Path,
+    *,
+    entries: Sequence[tuple[str, str, frozenset[str]]],
+    opset: int = DEFAULT_OPSET,
+    seed: int = 0,
+    progress: Say = lambda _: None,
+) -> Certificate:
+    """Compare the finished files of a build folder; `entries` are (name, ONNX file, optional inputs left out).
+
+    Raises `Rejected` with B630, placed at the line of the first value that differs.
+    """
+    interfaces = tuple((name, file, interface(model, name, without)) for name, file, without in entries)
+    weights = folder / WEIGHTS
+    source = folder / f"{python_name(model.name)}.py"
+    subject = Subject(folder, source, weights if weights.exists() else None, model.module.name, interfaces)
+    try:
+        return compare_programs(subject, seed=seed, progress=progress)
+    except Mismatch as mismatch:
+        progress("looking for the first value that differs")
+        without = next(w for name, _, w in entries if name == mismatch.entry)
+        raise Rejected([divergence.located(mismatch, model, without, opset, folder)]) from None
+
+
+def compare_programs(subject: Subject, *, seed: int = 0, progress: Say = lambda _: None) -> Certificate:
+    """Compare at every size; raises `Mismatch` at the first difference."""
+    records = {name: Entry(of.depth, tolerance(of.depth)) for name, _, of in subject.entries}
+    module = subject.module()
+    for name, file, of in subject.entries:
+        with_build = _Comparison(subject, module, name, file, of, seed, "build", progress)
+        _record(records[name], with_build)
+    programs.perturb(module, seed)
+    for name, file, of in subject.entries:
+        perturbed = _Comparison(subject, module, name, file, of, seed, "perturbed", progress)
+        _record(records[name], perturbed)
+    return Certificate(seed=seed, files=subject.hashes(), versions=versions(), entries=records)
+
+
+def _record(entry: Entry, comparison: _Comparison) -> None:
+    for case, runs in comparison.run():
+        if case.skipped:
+            entry.skipped.append(Skipped(dict(case.sizes), case.purpose, case.skipped))
+        entry.runs.extend(runs)
+
+
+def versions() -> dict[str, str]:
+    """What took part in a comparison."""
+    return {name: version for name, version in manifest.versions().items() if name != "netron"}
+
+
+@dataclass
+class _Comparison:
+    """One entry with one set of weights."""
+
+    subject: Subject
+    module: torch.nn.Module
+    entry: str
+    file: str
+    of: Interface
+    seed: int
+    weights: str  # build | perturbed
+    progress: Say
+    sessions: dict[str, onnxruntime.InferenceSession] = field(default_factory=dict)
+
+    def run(self) -> Iterator[tuple[Case, list[Run]]]:
+        try:
+            for case in self._cases():
+                runs = [] if case.skipped else [self._one(case, masks) for masks in self._masks(case)]
+                yield case, runs
+        finally:
+            self.sessions.clear()
+
+    def _cases(self) -> list[Case]:
+        """The whole plan; with perturbed weights one small case, at distinct sizes."""
+        cases = plan(self.of)
+        if self.weights == "build":
+            return cases
+        small = [case for case in cases if not case.skipped]
+        return small[1:2] or small[:1]
+
+    def _masks(self, case: Case) -> tuple[Masks, ...]:
+        if not self.of.has_masks or self.weights == "perturbed":
+            return ("random",)
+        return ("all true",) if case.at_bound else ("random", "all true")  # only all keys visible reach the last position
+
+    def _one(self, case: Case, masks: Masks) -> Run:
+        shown = ", ".join(f"{name} = {size}" for name, size in case.sizes.items())
+        self.progress(f"comparing {self.entry} at {shown}" if shown else f"comparing {self.entry}")
+        feeds = draw(self.of, case.sizes, seed=self.seed, masks=masks)
+        known = Mismatch(self.entry, self.of, dict(case.sizes), feeds, self.weights, self.module, self.file)
+        try:
+            reference = programs.run_torch(self.module, self.of, feeds)
+            figures = {}
+            for program in PROGRAMS:
+                found = programs.run_session(self._session(program), program, feeds)
+                figures[program] = self._compare(reference, found, known, program)
+        except Crash as crash:
+            known.crash = crash
+            raise known from crash
+        return Run(dict(case.sizes), case.purpose, masks if self.of.has_masks else None, self.weights, figures)
+
+    def _session(self, program: str) -> onnxruntime.InferenceSession:
+        if program not in self.sessions:
+            path = self.subject.folder / self.file
+            if self.weights == "build":
+                self.sessions[program] = programs.open_session(program, path)
+            else:
+                import onnx
+
+                proto = onnx.load(path, load_external_data=False)
+                state = programs.state(self.module)
+                values = {t.name: state[t.name] for t in proto.graph.initializer if t.name in state}
+                external = programs.is_external(proto)
+                self.sessions[program] = programs.open_session(program, path, values, external=external)
+        return self.sessions[program]
+
+    def _compare(
+        self, reference: Outputs, found: Outputs, known: Mismatch, program: str
+    ) -> dict[str, Figures]:
+        figures: dict[str, Figures] = {}
+        for output in self.of.outputs:
+            expected = tuple(dim.evaluate(known.sizes) for dim in output.shape)
+            value = reference[output.name]
+            result = compare(value, found[output.name], tolerance(self.of.depth))
+            if value.shape != expected:
+                result = Figures(problem=f"its shape in torch is {list(value.shape)}, the spec says {list(expected)}")
+            if result.problem:
+                known.output, known.figures, known.program = output.name, result, program
+                raise known
+            figures[output.name] = result
+        return figures
+
+
+def repeat(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
+    """Check the recorded hashes of a published build and compare its programs again, with the files of the folder alone.
+
+    Raises `Rejected`: B660 for files that are missing or changed, B630 for programs that differ.
+    """
+    record = manifest.read(folder, "manifest.json")
+    progress("checking the files")
+    divergence.check_files(folder, record)
+    entries = tuple(
+        (name, entry["onnx"], Interface.from_json(entry["interface"]))
+        for name, entry in record["entries"].items()
+        if entry["onnx"]
+    )
+    source = folder / f"{python_name(record['name'])}.py"
+    if not entries or not source.is_file():
+        raise Rejected([divergence.nothing_to_compare(folder)])
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise Rejected([divergence.no_weights(folder)])
+    subject = Subject(folder, source, weights, record["model"], entries)
+    seed = (record["certificate"] or {}).get("seed", 0)
+    try:
+        return compare_programs(subject, seed=seed, progress=progress)
+    except Mismatch as mismatch:
+        raise Rejected([divergence.unlocated(mismatch, rebuild_command(record))]) from None
+
+
+def rebuild_command(record: Mapping[str, Any]) -> str:
+    """The command that makes this build again, and names the first value that differs if it cannot."""
+    from shlex import join
+
+    spec = next(iter(record["spec"]["files"]), "FILE")
+    words = ["specc", "build", spec]
+    if record["preset"]:
+        words += ["--preset", record["preset"]]
+    for name, value in record["spec"]["set"].items():
+        words += ["--set", f"{name}={value}"]
+    return join(words)
