@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Mapping
+from contextlib import chdir
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specc import driver, report
-from specc.diagnostics import Collector, Diagnostic
+from specc.diagnostics import Collector, Diagnostic, Rejected
 from specc.elaborate.values import FnValue
 from specc.source import Source
 from specc.syntax import ast
@@ -24,6 +29,7 @@ from specc.weights.mapping import Plan, plan_export, plan_import
 from specc.weights.names import fold, generalize
 from specc.weights.patterns import STAR, PatternError, pattern
 from specc.weights.sections import choose, model_tensors, sections
+from specc_runtime.build import Request, build
 
 # ---- patterns --------------------------------------------------------------------------------------------------------
 
@@ -264,7 +270,7 @@ def test_without_a_section_names_are_equal() -> None:
     collector = Collector()
     assert plan_import(None, infos(a=(2,)), {}, infos(a=(2,)), evaluate, collector) is not None
     assert plan_import(None, infos(a=(2,)), {}, infos(b=(2,)), evaluate, collector) is None
-    assert {d.code for d in collector.found} == {"W310", "W311"}
+    assert {d.code for d in collector.found} == {"W311"}
 
 
 # ---- findings --------------------------------------------------------------------------------------------------------
@@ -293,7 +299,7 @@ FINDINGS = {
         ["W310"],
         'ignore "h.{i}.b"      (fixable)',
     ),
-    "no source": ("", infos(a=(2,), x=(3,)), infos(a=(2,), y=(3,)), ["W310", "W311"], '"x" = "y"'),
+    "no source": ("", infos(a=(2,), x=(3,)), infos(a=(2,), y=(3,)), ["W311"], '"x" = "y"'),
     "rule without its tensor": (
         '"x.{i}" = "y.{i}"',
         infos(x__0=(2,), x__1=(2,)),
@@ -585,3 +591,41 @@ def test_choice() -> None:
     assert choose(found, collector, model_type="llama", path="dir") is None
     assert [d.code for d in collector.found] == ["W350"]
     assert '"hf:gpt2", "torchvision:resnet*"' in report.full(collector.found)
+
+
+# ---- messages about checkpoints, as `specc build` prints them --------------------------------------------------------
+
+CHECKPOINTS = Path(__file__).with_name("errors") / "checkpoints"
+
+
+def write_checkpoint(folder: Path, made: dict[str, Any]) -> None:
+    """`tensors`: name -> shape; values differ. `files`: others by name. `cut`: keep that many bytes."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    if "config" in made:
+        (folder / "config.json").write_text(json.dumps(made["config"]))
+    for name, text in made.get("files", {}).items():
+        (folder / name).write_text(text)
+    if made["tensors"]:
+        tensors = {n: np.full(s, i, "float32") for i, (n, s) in enumerate(made["tensors"].items())}
+        save_file(tensors, folder / "model.safetensors")
+    if "cut" in made:
+        os.truncate(folder / "model.safetensors", made["cut"])
+
+
+@pytest.mark.parametrize("spec", sorted(CHECKPOINTS.glob("*.spec")), ids=lambda path: path.stem)
+def test_message(spec: Path, golden: Any, tmp_path: Path) -> None:
+    """`errors/checkpoints/NAME.spec` built from the checkpoint that NAME.json describes says NAME.txt."""
+    write_checkpoint(tmp_path / "hf", json.loads(spec.with_suffix(".json").read_text()))
+    shutil.copy(spec, tmp_path)
+    request = Request(spec.name, weights="hf", verify=False, render=False, emit=frozenset(), out=Path("out"))
+    found: tuple[Diagnostic, ...]
+    with chdir(tmp_path):
+        try:
+            found = build(request).warnings
+        except Rejected as rejected:
+            found = rejected.diagnostics
+            assert not Path("out").exists()
+    assert spec.stem.partition("_")[0] in {d.code for d in found}
+    golden(spec.with_suffix(".txt"), report.full(found))

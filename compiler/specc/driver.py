@@ -20,6 +20,7 @@ from specc.reading import Loader, locate, project_root, read_text, shown_path, s
 from specc.source import Source, Span
 from specc.syntax import ast
 from specc.syntax.parser import parse
+from specc.weights.check import check_weights
 
 # Elaboration recurses over the nesting of expressions (limit 256) and blocks (limit 100).
 RECURSION = 20_000
@@ -134,6 +135,7 @@ def findings(project: Project, options: Options, *, all_presets: bool) -> list[D
     for configuration in configurations(project.elaborator, project.file, options, all_presets=all_presets):
         checked(configuration)
     check_sections(project.file, project.elaborator, checked)
+    check_weights(project.file, collector, checked)
     return collector.found
 
 

@@ -84,13 +84,14 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
     finally:
         if source is not None:
             source.close()
-    return Result(target, result[0], checked.warnings, tuple(target / p for p in result[1]), result[2])
+    record, pictures, reason, warnings = result
+    return Result(target, record, (*checked.warnings, *warnings), tuple(target / p for p in pictures), reason)
 
 
 def _fill(
     work: Path, checked: driver.Checked, source: Source | None, graphs: list[Graph], request: Request, clock: _Clock
-) -> tuple[dict[str, Any], list[str], str]:
-    """Everything of a build, in its temporary folder: (manifest, pictures, why there are none)."""
+) -> tuple[dict[str, Any], list[str], str, tuple[Diagnostic, ...]]:
+    """Everything of a build, in its temporary folder: (manifest, pictures, why there are none, warnings)."""
     model = checked.model
     written: Written | None = None
     if not request.no_weights:
@@ -122,7 +123,7 @@ def _fill(
             pictures, reason = draw(work, model, request.without, request.opset)
     record = _record(work, checked, source, written, graphs, request, certificate, clock.seconds)
     manifest.write(work, "manifest.json", record)
-    return record, pictures, reason
+    return record, pictures, reason, written.warnings if written is not None else ()
 
 
 def _graphs(model: ir.Model, request: Request) -> list[Graph]:

@@ -77,6 +77,12 @@ class Checkpoint:
         return found if isinstance(found, str) else None
 
     @property
+    def name(self) -> str:
+        """What messages call it: the one file there is, else the folder."""
+        files = self.files
+        return files[0].name if len(files) == 1 else self.path.resolve().name
+
+    @property
     def files(self) -> list[Path]:
         """The files that hold the tensors, each once."""
         return list(dict.fromkeys(entry.file for entry in self.tensors.values()))

@@ -14,7 +14,7 @@ from specc.elaborate.models import Given, Options, preset_chain
 from specc.ir.graph import Model, aliases
 from specc.ir.initial import initializers
 from specc.syntax import ast
-from specc.weights.config import builtin_functions, read_config
+from specc.weights.config import file_functions, read_config
 from specc.weights.mapping import Plan, plan_import
 from specc.weights.sections import choose, model_tensors, sections
 from specc_runtime.checkpoint import Checkpoint
@@ -36,7 +36,7 @@ class Source:
     @property
     def name(self) -> str:
         """What a build of this checkpoint is called: the folder's or file's name."""
-        path = self.checkpoint.path
+        path = self.checkpoint.path.resolve()  # `.` has a name too
         return path.name if path.is_dir() else path.stem
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ def open_source(where: str | None, format: str | None, project: driver.Project, 
                 _, chain = preset_chain(project.file, request.preset)
                 given |= {a.name.id for p in chain for a in p.args if isinstance(a, ast.Arg) and a.name is not None}
             found = read_config(
-                section, decl.node.params, checkpoint.config, collector, names=builtin_functions, given=given
+                section, decl.node.params, checkpoint.config, collector, names=file_functions(project.file), given=given
             )
             config = {name: Given(None, setting.value, setting.origin) for name, setting in found.items()}
         collector.stop_on_errors()
@@ -131,7 +131,7 @@ def write_weights(path: Path, model: Model, checked: driver.Checked, source: Sou
         scope = checked.elaborator.instance_of(model.module).scope
         evaluate = Evaluator(checked.elaborator, scope).value
         plan = plan_import(
-            source.section, tensors, tied, source.checkpoint.header(), evaluate, collector, file_name=source.checkpoint.path.name
+            source.section, tensors, tied, source.checkpoint.header(), evaluate, collector, file_name=source.checkpoint.name
         )
         collector.stop_on_errors()
         assert plan is not None

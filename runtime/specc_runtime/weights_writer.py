@@ -90,6 +90,7 @@ def check_duplicates(plan: Plan, checkpoint: Checkpoint) -> None:
         Diagnostic(
             "W312",
             f"{d.name} and {d.target} are one tensor of the model, but differ in the file",
+            d.span,
             notes=(("why", f"the model ties {d.name} to {d.target}; the checkpoint was trained without"),),
             help="build with the tie's condition off, if the model has one",
         )

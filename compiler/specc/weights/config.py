@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from specc.diagnostics import Collector, Diagnostic, Edit
+from specc.elaborate.files import FileScope
 from specc.elaborate.names import available, closest
-from specc.elaborate.values import Fail, FnValue, Poisoned, show
+from specc.elaborate.values import BlockDecl, BlockValue, Fail, FnDecl, FnValue, Poisoned, show
 from specc.op import operators
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -33,6 +34,21 @@ def builtin_functions(name: str) -> FnValue | None:
     """`Globals` without a file: operators of one tensor."""
     op = operators().get(name)
     return FnValue(name, op, None) if op is not None and not op.syntax else None
+
+
+def file_functions(file: FileScope) -> Globals:
+    """`Globals` of a file: its blocks and functions, imported ones too, then operators."""
+
+    def find(name: str) -> FnValue | BlockValue | None:
+        found = file.find(name)
+        if found is None:
+            return builtin_functions(name)
+        decl = found[1]
+        if isinstance(decl, BlockDecl):
+            return BlockValue(decl)
+        return FnValue(name, None, decl) if isinstance(decl, FnDecl) else None
+
+    return find
 
 
 def read_config(

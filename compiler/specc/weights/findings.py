@@ -95,7 +95,7 @@ class Findings:
                 model += f" = {first.info.formula}"
             if first.problem or first.value is None:
                 span = first.rule.node.right.span if first.rule is not None else self.at(None)
-                kind = "wrong type in the file for" if first.value is not None else "the file's tensors do not make"
+                kind = "wrong type in the file for" if first.value is not None else "the rule does not fit"
                 self.report("W301", f"{kind} {names}", span, first.problem, found=f"model {model}")
                 continue
             turned = first.value.shape == first.info.shape[::-1] and len(first.info.shape) == 2
@@ -174,14 +174,19 @@ class Findings:
         missing: Sequence[tuple[str, Rule | None, str]],
         model: Mapping[str, TensorInfo],
         unused: Mapping[str, Read],
-    ) -> None:
-        """Model tensors that nothing of the file makes: (name, rule, the name that was looked for in the file)."""
+    ) -> set[str]:
+        """Model tensors that nothing of the file makes: (name, rule, the name that was looked for in the file).
+
+        Returns the unused tensors that are named as what may have been meant: nothing more is to be said of them.
+        """
+        named: set[str] = set()
         groups = grouped(missing, lambda m: (m[1], template(m[0]), model[m[0]].shape))
         for group in groups[:MAX_GROUPS]:
             names = [name for name, _, _ in group]
             rule, info = group[0][1], model[names[0]]
             what = f"{len(names)} model tensors have no source" if len(names) > 1 else "a model tensor has no source"
             candidates = [c for c in grouped(unused, template) if len(c) == len(names) and _fits(unused[c[0]], info)]
+            named.update(name for c in candidates[:4] for name in c)
             self.report(
                 "W311",
                 f"{what}: {', '.join(fold(names))} {show(info.shape)}",
@@ -191,6 +196,7 @@ class Findings:
                 found=", ".join(f"{', '.join(fold(c))} {show(unused[c[0]].shape)}" for c in candidates[:4]),
             )
         self._rest("W311", "model tensors have no source", groups)
+        return named
 
     def _source_help(
         self,
@@ -221,7 +227,7 @@ class Findings:
     def mapped_twice(self, first: Rule, second: Rule, names: Sequence[str]) -> None:
         self.report(
             "W312",
-            f"{', '.join(fold(names))} {'is' if len(names) == 1 else 'are'} mapped twice",
+            f"{', '.join(fold(names))} is mapped twice",
             self.at(second),
             others=_first(self.at(first), "mapped here first"),
             help="delete one of the rules",

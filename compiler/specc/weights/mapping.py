@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from specc.diagnostics import Collector, Diagnostic
+from specc.source import Span
 from specc.syntax import ast
 from specc.weights.findings import Findings, Mismatch
 from specc.weights.layout import Expr, LayoutError, Read, TensorInfo, reads
@@ -30,6 +31,7 @@ class Duplicate:
     source: Expr
     target: str
     target_source: Expr
+    span: Span | None = None  # of the section's source, for a message
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,9 @@ class _Import:
         duplicates = self.resolve_ties()
         unused = {name: read for name, read in tensors.items() if read.name not in self.users}
         self.findings.wrong_shape(self.mismatches)
-        self.findings.no_source([(n, b.rule, want) for n, b, want in self.missing], self.model, unused)
-        self.findings.unused(unused, len(self.file) - len(unused), len(self.file))
+        mapped = len(self.file) - len(unused)
+        meant = self.findings.no_source([(n, b.rule, want) for n, b, want in self.missing], self.model, unused)
+        self.findings.unused({n: r for n, r in unused.items() if n not in meant}, mapped, len(self.file))
         self.findings.square(self.sources, {n: b.rule for b in found for n in b.names}, self.model)
         if len(self.collector.errors) > before:
             return None
@@ -259,7 +262,8 @@ class _Import:
                 self.missing = [m for m in self.missing if m[0] != target]
                 self.fresh = [f for f in self.fresh if f != target]
             elif self.sources[target] != source:
-                duplicates.append(Duplicate(name, source, target, self.sources[target]))
+                span = self.findings.at(None)
+                duplicates.append(Duplicate(name, source, target, self.sources[target], span))
         return duplicates
 
 

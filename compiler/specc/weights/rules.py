@@ -177,7 +177,8 @@ class _Reader:
             return True
         only = sorted(left.captures ^ right)
         shown = ", ".join("`*`" if name == STAR else f"{{{name}}}" for name in only)
-        self.report("W340", f"{shown} stands on one side only", span, why="each side must give the names of the other")
+        verb = "stands" if len(only) == 1 else "stand"
+        self.report("W340", f"{shown} {verb} on one side only", span, why="each side must give the names of the other")
         return False
 
     # ---- operations --------------------------------------------------------------------------------------------------

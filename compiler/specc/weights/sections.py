@@ -76,7 +76,7 @@ def choose(
     if chosen:
         return chosen[0]
     known = ", ".join(f'"{source.value}"' for s in found for source in s.sources)
-    why = f"{path}: config.json says model_type = {model_type}" if format is None and path else ""
+    why = f"config.json of {path} says model_type = {model_type}" if format is None and path else ""
     collector.add(
         Diagnostic(
             "W350",
