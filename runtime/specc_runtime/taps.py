@@ -6,13 +6,13 @@ merged or folded into loops. So a value here is that of the emitted module, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specc.backends.torch.optext import operand_type, torch_dtype
 from specc.backends.torch.printer import literal, protected
 from specc.dims import Dim
-from specc.ir.graph import Absent, Apply, Call, Graph, Input, Path, Read, Value
+from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Value, When
 from specc.ir.taps import TapKeys, call_scope, executed, numbered
 from specc.types import DType, Operand, Scalar, TensorType
 
@@ -26,7 +26,8 @@ def run(
     """(results by name, taps by key) of one evaluation of an entry outside training.
 
     `graph` is the entry's graph for exactly the optional inputs that `inputs` holds, `module` the live emitted module,
-    whose parameters are read; it is not called. A result without a name is called `output`, several `output0`, `output1`.
+    whose parameters are read; it is not called. A result without a name is called `output`, of several
+    `output0`, `output1`.
     """
     import torch
 
@@ -62,19 +63,20 @@ class _Machine:
                 values[argument.value] = given
                 sizes.update(_bound(argument.value.type, given))
         index = numbered(graph)
+        after = dict(_unchanged(graph.nodes))
         for node in executed(graph.nodes):
             if isinstance(node, Read):
                 values[node.output] = self.parameter((*path, *node.path))
                 continue
             if isinstance(node, Call):
-                operands = [self.tensor(i, values) for i in node.inputs]
+                operands = [self.tensor(after.get(i, i), values) for i in node.inputs]
                 results = self.call(node.graph, operands, call_scope(scope, node), (*path, *node.path))
             else:
-                results = self.apply(node, values, sizes)
+                results = self.apply(node, [after.get(i, i) for i in node.inputs], values, sizes)
             for position, (value, result) in enumerate(zip(node.outputs, results, strict=True)):
                 values[value] = result
                 self.taps[self.keys.key(scope, index[node], node, position)] = result
-        return [values[value] for _, value in graph.results]
+        return [values[after.get(value, value)] for _, value in graph.results]
 
     def parameter(self, path: Path) -> torch.Tensor:
         found: Any = self.module
@@ -87,13 +89,13 @@ class _Machine:
         return values[value] if isinstance(value, Value) else None
 
     def apply(
-        self, node: Apply, values: Mapping[Value, torch.Tensor], sizes: Mapping[str, int]
+        self, node: Apply, inputs: Sequence[Input], values: Mapping[Value, torch.Tensor], sizes: Mapping[str, int]
     ) -> list[torch.Tensor]:
         """The operator's own torch text, evaluated."""
         namespace = dict(self.namespace)
         text = _Text(node, self, namespace, sizes)
         operands: list[str | None] = []
-        for i, value in enumerate(node.inputs):
+        for i, value in enumerate(inputs):
             if isinstance(value, Absent):
                 operands.append(None)
             elif isinstance(value, Scalar):
@@ -103,6 +105,25 @@ class _Machine:
                 operands.append(f"x{i}")
         result = eval(node.op.torch(text, *operands), namespace)  # our own operators' text, never the spec's
         return [result] if len(node.outputs) == 1 else list(result)
+
+
+def _unchanged(nodes: Sequence[Node]) -> Iterator[tuple[Input, Value]]:
+    """What a name stands for after a `when`: outside training the value before it, or the end of `when infer`."""
+    found: dict[Input, Value] = {}
+
+    def visit(nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            if isinstance(node, Loop):
+                for iteration in node.iterations:
+                    visit(iteration.nodes)
+            elif isinstance(node, When):
+                visit(node.nodes)
+                for before, end, after in node.rebinds:
+                    value = end if node.mode == "infer" else before
+                    found[after] = found.get(value, value)
+
+    visit(nodes)
+    yield from found.items()
 
 
 class _Evaluation:

@@ -127,7 +127,7 @@ _LAYOUT_TEXT = {
 }
 _SINUSOIDAL = '''\
 def {name}(pos: torch.Tensor, dim: int, base: float = 10000.0, shift: int = 0) -> torch.Tensor:
-    """Sinusoidal embedding of positions, [..] -> [.., dim] in float32: {layout}."""
+    """Embed positions [..] as [.., dim], in float32: {layout}."""
     half = dim // 2
     freqs = base ** (-torch.arange(half, dtype=torch.float64) / (half - shift))
     angles = pos[..., None].float() * freqs.float().to(pos.device)

@@ -10,7 +10,7 @@ from specc.backends.torch.labels import Known, Scope
 from specc.backends.torch.leaves import Leaf, is_default, leaf_of
 from specc.backends.torch.optext import InitText, torch_dtype
 from specc.backends.torch.printer import constant, literal, names_in, tidy
-from specc.backends.torch.statements import Line, Statement, assign
+from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.backends.torch.weights import initial
 from specc.initializers import HELPERS
 from specc.ir.graph import Apply, Function, Member, Module, Parameter, PartGroup, PartList, Path, Submodule
@@ -59,12 +59,19 @@ class Constructor:
             return done
         assert isinstance(member, PartList)
         count = len(member.items)
-        done = [assign(target, f"nn.ModuleList([nn.Module() for _ in range({count})])")]
-        for i, item in enumerate(member.items):
-            assert isinstance(item, PartGroup), "only groups need statements"
-            for inner, part in item.members.items():
-                done += self._member(f"{target}[{i}].{inner}", f"{target}[{i}]", inner, part)
-        return done
+        made = assign(target, f"nn.ModuleList([nn.Module() for _ in range({count})])")
+        bodies = [tuple(self._filled("group", item)) for item in member.items]
+        if all(body == bodies[0] for body in bodies):
+            return [made, Block(f"for group in {target}", bodies[0])]
+        return [made, *(s for i, item in enumerate(member.items) for s in self._filled(f"{target}[{i}]", item))]
+
+    def _filled(self, target: str, group: Member) -> list[Statement]:
+        assert isinstance(group, PartGroup), "only groups need statements"
+        return [
+            s
+            for name, member in group.members.items()
+            for s in self._member(f"{target}.{name}", target, name, member)
+        ]
 
     # ---- parts ---------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from specc.backends.torch.labels import Scope, python_name
-from specc.backends.torch.methods import plain_sizes
+from specc.backends.torch.methods import plain_sizes, size_names
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.dims import Dim, Fact, Facts
 from specc.ir.graph import Argument, Graph, Module
@@ -25,7 +25,7 @@ def size_bindings(
     graph: Graph, arguments: Sequence[Argument], dims: Iterable[str]
 ) -> tuple[list[Statement], list[str]]:
     """`B, T, _ = x.shape` for the sizes that these arguments have, and the sizes that they do not."""
-    plain = plain_sizes(graph)
+    plain, names = plain_sizes(graph), size_names(graph)
     wanted = [d for d in graph.dims if d in set(dims)]
     done: list[Statement] = []
     for argument in arguments:
@@ -36,14 +36,14 @@ def size_bindings(
                 axes.setdefault(dim.symbols[0], axis)
         wanted = [d for d in wanted if d not in axes]
         if axes:
-            done.append(_binding(python_name(argument.name), shape, axes))
+            done.append(_binding(python_name(argument.name), shape, {names[d]: axis for d, axis in axes.items()}))
     for argument in arguments:
         shape = [d.substitute(plain) for d in argument.type.shape]
         for axis, dim in enumerate(shape):
             name = next((d for d in wanted if dim.symbols == (d,)), None)
             solved = _solved(dim, f"{python_name(argument.name)}.shape[{axis}]") if name is not None else None
             if name is not None and solved is not None:
-                done.append(assign(python_name(name), solved))
+                done.append(assign(names[name], solved))
                 wanted.remove(name)
     return done, wanted
 
@@ -56,10 +56,10 @@ def _binding(name: str, shape: Sequence[Dim], axes: Mapping[str, int]) -> Statem
             from_end = any(d.is_symbol() and d.symbols[0].startswith("...") for d in shape[:axis])
             indices[dim] = axis - len(shape) if from_end else axis
         values = ", ".join(f"{name}.shape[{i}]" for i in indices.values())
-        return assign(tuple(python_name(d) for d in indices), values)
+        return assign(tuple(indices), values)
     targets = ["_"] * len(shape)
     for dim, axis in axes.items():
-        targets[axis] = python_name(dim)
+        targets[axis] = dim
     return assign(tuple(targets), f"{name}.shape")
 
 
@@ -83,14 +83,14 @@ def checks(graph: Graph, facts: Facts, scope: Scope, module: Module | None) -> l
     for fact in facts.statements():
         dim = fact.dim.substitute(plain)
         if dim.value is None and all(s in graph.dims for s in dim.symbols):
-            check = Check(_check(fact, dim, scope, module), dim.symbols)
+            check = Check(_check(fact, dim, size_names(graph), scope, module), dim.symbols)
             if check not in done:
                 done.append(check)
     return done
 
 
-def _check(fact: Fact, dim: Dim, scope: Scope, module: Module | None) -> Statement:
-    size = dim.python({s: python_name(s) for s in dim.symbols})
+def _check(fact: Fact, dim: Dim, names: Mapping[str, str], scope: Scope, module: Module | None) -> Statement:
+    size = dim.python(names)
     size = size if dim.is_symbol() or fact.kind != "div" else f"({size})"
     bound = _bound(fact, scope, module)
     number, shown = (bound, "{" + bound + "}") if bound.startswith("self.") else (bound, bound)

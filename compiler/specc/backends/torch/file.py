@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator, Sequence
 
 from specc.backends.torch.classes import ClassDraft, FunctionDraft, docstring
 from specc.backends.torch.labels import PYTHON_NAMES, Scope
+from specc.backends.torch.layout import signature
 from specc.backends.torch.leaves import leaf_of
 from specc.backends.torch.modules import Function, ModuleBuilder
-from specc.backends.torch.printer import literal
+from specc.backends.torch.printer import literal, show
 from specc.backends.torch.sequential import sequential_lists
 from specc.ir.graph import Graph, Model, Module, PartList, Submodule, walk_members
 
@@ -46,7 +48,7 @@ class FileBuilder:
         return id(parts) in self.sequential_ids
 
     def helper(self, name: str, source: str) -> str:
-        self.helpers.setdefault(name, source.strip("\n"))
+        self.helpers.setdefault(name, _laid_out(source.strip("\n")))
         return name
 
     def method_of(self, graph: Graph) -> str:
@@ -56,6 +58,9 @@ class FileBuilder:
 
     def name_method(self, graph: Graph, name: str) -> None:
         self.methods[graph] = name
+
+    def function_names(self) -> frozenset[str]:
+        return frozenset({*self.helpers, *self.functions.values()})
 
     def _function(self, graph: Graph) -> str:
         draft = Function(self, Scope(None)).draft(graph.method, [graph], None, is_method=False)
@@ -153,6 +158,30 @@ class FileBuilder:
 
 def _first_sentence(doc: str) -> str:
     return re.split(r"(?<=[a-z)]\.)\s", " ".join(doc.split()), maxsplit=1)[0]
+
+
+def _laid_out(source: str) -> str:
+    """A function's source with its signature laid out as everything else is."""
+    (function,) = ast.parse(source).body
+    assert isinstance(function, ast.FunctionDef)
+    args = function.args
+    first_default = len(args.args) - len(args.defaults)
+    params = [
+        _parameter(a, args.defaults[i - first_default] if i >= first_default else None)
+        for i, a in enumerate(args.args)
+    ]
+    if args.vararg is not None:
+        params.append("*" + _parameter(args.vararg, None))
+    returns = ast.unparse(function.returns) if function.returns is not None else "None"
+    body = source.splitlines()[function.body[0].lineno - 1 :]
+    return "\n".join([*signature(function.name, params, returns, 0), *body])
+
+
+def _parameter(argument: ast.arg, default: ast.expr | None) -> str:
+    annotation = f": {ast.unparse(argument.annotation)}" if argument.annotation is not None else ""
+    if default is None:
+        return argument.arg + annotation
+    return f"{argument.arg}{annotation}{' = ' if annotation else '='}{show(default)}"
 
 
 def _trimmed(lines: list[str]) -> list[str]:

@@ -28,6 +28,7 @@ class Surroundings(Protocol):
 
     scope: Scope
     optional: frozenset[str]
+    reserved: frozenset[str]
 
     def is_sequential(self, path: Path) -> bool: ...
 
@@ -66,9 +67,10 @@ class Method:
             own_line=self._own_line,
         )
         self.plain = plain_sizes(graph)
-        self.size_names = {name: python_name(name) for name in graph.dims if name.isidentifier()}
+        self.size_names = size_names(graph)
         self.dims: dict[str, None] = {}
         self.reserved = {*self.size_names.values(), *(python_name(a.name) for a in graph.inputs if a.optional)}
+        self.reserved |= around.reserved
         self.reserved.update(name for item in _loops(self.program.items) for name in item.loop.names)
         self.naming = Naming()
         self.binds: list[tuple[str, Path]] = []
@@ -130,9 +132,9 @@ class Method:
         for name, (_, end, _) in zip(names, step.rebinds, strict=True):
             text = self.text(end)
             if text != name:
-                self.lines[-1].append(assign(name, text))
+                self.lines[-1].append(assign(name, tidy(text)))
         for name, value in step.aux:
-            self.lines[-1].append(assign(f'self.aux["{name}"]', self.text(value)))
+            self.lines[-1].append(assign(f'self.aux["{name}"]', tidy(self.text(value))))
         body = tuple(self.lines.pop())
         for name, (_, _, after) in zip(names, step.rebinds, strict=True):
             self._hold(after, name)
@@ -150,6 +152,8 @@ class Method:
                     self.lines[-1] += [*copies, Block(text, bodies[0])]
                 return
             self.naming = before
+        if step.start is not None and step.carrier is not None:
+            self.naming.of[step.carrier] = self.text(step.start)
         for _, items in step.iterations:
             self.lines[-1] += self._iteration(items, ())
 
@@ -206,15 +210,16 @@ class Method:
 
     def _carrier(self, step: LoopStep) -> list[Statement]:
         """A fold re-binds what it begins with; if that is still needed afterwards, the fold works on another name."""
-        if step.start is None or step.start not in self.naming.of:
+        if step.start is None or step.carrier is None:
             return []
-        first = _first_position(step.iterations[0][1])
-        name = self.naming.of[step.start]
-        if self.program.last_use.get(step.start, 0) <= first and name not in self.reserved:
+        name = self.text(step.start)
+        self.position = step.position
+        over = self.program.last_use.get(step.start, 0) <= step.position
+        if step.start in self.naming.of and over and name not in self.reserved:
+            self._hold(step.carrier, name)
             return []
-        self.position = first
         fresh = self._fresh(())
-        self.naming.of[step.start] = fresh
+        self._hold(step.carrier, fresh)
         return [assign(fresh, name)]
 
     # ---- names ---------------------------------------------------------------------------------------------------
@@ -230,7 +235,7 @@ class Method:
     def _bind(self, value: Value, step: Step) -> str:
         if value not in self.program.last_use:
             return "_"
-        name = self._fresh(self._wishes(value, step))
+        name = self._fresh(self._wishes(value, step), numbered=value.name is not None)
         self._hold(value, name)
         return name
 
@@ -258,17 +263,19 @@ class Method:
             step = self.program.producer[value]
         return None
 
-    def _fresh(self, wishes: Sequence[str]) -> str:
+    def _fresh(self, wishes: Sequence[str], *, numbered: bool = False) -> str:
+        """A free name: a wish, else (`numbered`) the first wish with a number, else one of the usual letters."""
         for name in wishes:
             if name.isidentifier() and self._free(name):
                 return name
-        for base in [w for w in wishes if w.isidentifier()][:1]:
+        spare = next((name for name in _SPARE if self._free(name)), None)
+        for base in [w for w in (*wishes, "y") if numbered or spare is None][:1]:
             number = 2
             while not self._free(f"{base}{number}"):
                 number += 1
             return f"{base}{number}"
-        spare = next((name for name in _SPARE if self._free(name)), None)
-        return spare or self._fresh(["y"])
+        assert spare is not None
+        return spare
 
     # ---- expressions ---------------------------------------------------------------------------------------------
 
@@ -433,6 +440,19 @@ def parameters_of(graph: Graph) -> list[Argument]:
     return [a for a in graph.inputs if not a.optional or a.name in given]
 
 
+def size_names(graph: Graph) -> dict[str, str]:
+    """Dim -> the local that holds it; never the name of an argument."""
+    taken = {python_name(a.name) for a in graph.inputs}
+    names: dict[str, str] = {}
+    for dim in graph.dims:
+        name = python_name(dim)
+        while name in taken:
+            name += "_"
+        if dim.isidentifier():
+            names[dim] = name
+    return names
+
+
 def plain_sizes(graph: Graph) -> Mapping[str, Dim | int]:
     """In the plain entry nothing is cached: past(T) is 0."""
     names = {s for a in graph.inputs for d in a.type.shape for s in d.symbols} | set(graph.dims)
@@ -449,11 +469,3 @@ def _loops(items: Sequence[Item]) -> list[LoopStep]:
         elif isinstance(item, WhenStep):
             found += _loops(item.items)
     return found
-
-
-def _first_position(items: Sequence[Item]) -> int:
-    for item in items:
-        if isinstance(item, LoopStep):
-            return _first_position(item.iterations[0][1])
-        return item.position
-    return 0

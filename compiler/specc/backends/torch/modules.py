@@ -11,10 +11,10 @@ from specc.backends.torch.construct import Constructor, member_at
 from specc.backends.torch.entry import checks, size_bindings
 from specc.backends.torch.labels import Scope, python_name
 from specc.backends.torch.merge import merge
-from specc.backends.torch.methods import Method, ellipsis_rank, parameters_of
+from specc.backends.torch.methods import Method, ellipsis_rank, parameters_of, size_names
 from specc.backends.torch.optext import InitText, without_device
 from specc.backends.torch.printer import literal, tidy
-from specc.backends.torch.statements import Line, Remark, Statement, assign
+from specc.backends.torch.statements import Line, Remark, Statement, all_names, assign
 from specc.backends.torch.weights import InitSection
 from specc.dims import Facts
 from specc.ir.graph import (
@@ -54,6 +54,8 @@ class File(Protocol):
 
     def name_method(self, graph: Graph, name: str) -> None: ...
 
+    def function_names(self) -> frozenset[str]: ...
+
 
 class Function:
     """A graph's surroundings outside any class: a file-level `fn`. A base for those inside one."""
@@ -61,6 +63,7 @@ class Function:
     def __init__(self, file: File, scope: Scope, module: Module | None = None) -> None:
         self.file, self.scope, self.module = file, scope, module
         self.optional: frozenset[str] = frozenset()
+        self.reserved: frozenset[str] = frozenset()
 
     def is_sequential(self, path: Path) -> bool:
         parts = self._list(path)
@@ -101,6 +104,12 @@ class Function:
         self.optional = frozenset(optional)
         methods = {graph.present: Method(graph, self) for graph in graphs}
         bodies = {present: method.statements() for present, method in methods.items()}
+        hidden = {
+            n for body in bodies.values() for n in all_names(body, bound_only=True)
+        } & self.file.function_names()
+        if hidden - self.reserved:  # a local would hide a function that the file has: choose other names
+            self.reserved |= hidden
+            return self.draft(name, graphs, facts, is_method=is_method)
         dims: dict[str, None] = {}
         for method in methods.values():
             dims.update(method.dims)
@@ -126,7 +135,7 @@ class Function:
             doc=full.doc,
             remarks=self._remarks(methods[full.present], inputs),
             body=body,
-            fixed=frozenset(fixed | {python_name(d) for d in full.dims}),
+            fixed=frozenset(fixed | set(size_names(full).values())),
             is_method=is_method,
         )
 
@@ -243,8 +252,13 @@ class ModuleBuilder(Function):
         static = all(d.value is not None for d in sizes) and all(isinstance(n, (int, float, bool)) for n in numbers)
         return static and not node.op.random and not node.op.train_only and all(v in known for v in tensors)
 
+    def _hint(self, value: Value, node: Apply) -> str:
+        """The spec's name for a table, or for what it is computed from."""
+        names = [value.name, *(i.name for i in node.inputs if isinstance(i, Value)), node.op.name]
+        return next(name for name in names if name is not None)
+
     def _buffer(self, value: Value, node: Apply, text: str) -> str:
-        hint = value.name or node.op.name
+        hint = self._hint(value, node)
         hint = hint if hint.isidentifier() else "table"
         number, name = 2, hint
         while (name in self.buffers and self.buffers[name] != text) or name in self.scope.taken | set(

@@ -56,7 +56,7 @@ def precedence(node: ast.expr) -> int:
     if isinstance(node, (ast.IfExp, ast.Lambda)):
         return 0
     if isinstance(node, ast.Tuple):
-        return -1
+        return -1 if node.elts else _ATOM
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
         return 11 if node.value < 0 else _ATOM
     return _ATOM

@@ -27,9 +27,13 @@ class Step:
 
 @dataclass(eq=False)
 class LoopStep:
+    """A loop. A fold re-binds one local: `carrier` is what its first iteration reads in place of `start`."""
+
     loop: Loop
     iterations: tuple[tuple[tuple[tuple[str, Path | None], ...], tuple[Item, ...]], ...]
-    start: Value | None = None  # what a fold begins with
+    start: Value | None = None
+    carrier: Value | None = None
+    position: int = 0
 
 
 @dataclass(eq=False)
@@ -38,6 +42,7 @@ class WhenStep:
     items: tuple[Item, ...]
     rebinds: tuple[tuple[Value, Input, Value], ...]
     aux: tuple[tuple[str, Input], ...]
+    region: int
     position: int = 0
 
 
@@ -89,6 +94,7 @@ class _Builder:
         self.position = 0
         self.uses: dict[Value, list[tuple[Step | int, int]]] = {}  # (the step, or a position), region
         self.bound: set[Value] = set()
+        self.starts: dict[Value, Value] = {}  # carrier of a fold -> what the fold begins with
 
     def build(self) -> Program:
         program = self.program
@@ -119,10 +125,11 @@ class _Builder:
         elif isinstance(node, Loop):
             yield from self.loop(node, region)
         elif isinstance(node, When):
+            inside = self.regions
             items = self.region(node.nodes)
             rebinds = tuple((self._value(b), self.resolve(e), a) for b, e, a in node.rebinds)
             aux = tuple((name, self.resolve(value)) for name, value in node.aux)
-            yield WhenStep(node, items, rebinds, aux)
+            yield WhenStep(node, items, rebinds, aux, inside)
         elif isinstance(node, Apply) and self.identity(node):
             kept = [i for i in node.inputs if not isinstance(i, Absent)]
             self.alias.update(zip(node.outputs, (self.resolve(i) for i in kept), strict=False))
@@ -151,12 +158,14 @@ class _Builder:
                 yield self.step(loop, (self.resolve(start),), (end,), region)
             return
         iterations = tuple((i.binds, self.region(i.nodes)) for i in loop.iterations)
-        start = None
-        if loop.fold is not None:
-            found = first_input(loop)
-            resolved = self.resolve(found) if found is not None else None
-            start = resolved if isinstance(resolved, Value) else None
-        yield LoopStep(loop, iterations, start)
+        step = LoopStep(loop, iterations)
+        found = first_input(loop) if loop.fold is not None else None
+        start = self.resolve(found) if found is not None else None
+        if isinstance(start, Value):
+            step.start, step.carrier = start, Value(None, start.type, start.span)
+            self.starts[step.carrier] = start
+            _carry(step, step.carrier)
+        yield step
 
     # ---- uses ----------------------------------------------------------------------------------------------------
 
@@ -175,6 +184,7 @@ class _Builder:
             found.add(value)
             step = self.program.producer.get(value)
             pending += [v for v in step.inputs if isinstance(v, Value)] if step else []
+            pending += [self.starts[value]] if value in self.starts else []
         return found
 
     def without_dead(self, items: Sequence[Item], needed: set[Value]) -> tuple[Item, ...]:
@@ -201,7 +211,9 @@ class _Builder:
                     self.use(value, item, item.region)
             elif isinstance(item, LoopStep):
                 if item.start is not None:
+                    item.position = self.position
                     self.bound.add(item.start)
+                    self.use(item.start, self.position, -1)
                 for _, body in item.iterations:
                     self.number(body, -1)
             else:
@@ -212,10 +224,10 @@ class _Builder:
                 self.position += 1
                 item.position = self.position
                 for _, end, after in item.rebinds:
-                    self.use(end, self.position, -1)
+                    self.use(end, self.position, item.region)
                     self.bound.add(after)
                 for _, value in item.aux:
-                    self.use(value, self.position, -1)
+                    self.use(value, self.position, item.region)
 
     def _on_its_own(self, step: Step, user: Step | int) -> bool:
         return self.own_line(step, user if isinstance(user, Step) else None)
@@ -244,6 +256,18 @@ class _Builder:
 
         for value in list(self.uses):
             program.last_use[value] = end(value)
+
+
+def _carry(loop: LoopStep, carrier: Value) -> None:
+    """Make the first expression of a fold start from `carrier`."""
+    for _, items in loop.iterations:
+        for item in items:
+            if isinstance(item, LoopStep) and item.start is not None:
+                item.start = carrier
+                return
+            if isinstance(item, Step):
+                item.inputs = (carrier, *item.inputs[1:])
+                return
 
 
 def _whens(items: Sequence[Item]) -> Iterator[WhenStep]:

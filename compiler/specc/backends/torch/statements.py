@@ -53,17 +53,17 @@ def header_names(header: str) -> tuple[frozenset[str], frozenset[str]]:
     return names_in(rest), frozenset()
 
 
-def all_names(statements: Sequence[Statement]) -> Iterator[str]:
-    """Every name read or bound."""
+def all_names(statements: Sequence[Statement], *, bound_only: bool = False) -> Iterator[str]:
+    """Every name bound, and every name read unless `bound_only`."""
     for statement in statements:
         if isinstance(statement, Line):
             yield from statement.targets
-            yield from names_in(statement.expr)
+            yield from () if bound_only else names_in(statement.expr)
         elif isinstance(statement, Block):
-            for names in header_names(statement.header):
-                yield from names
-            yield from all_names(statement.body)
-            yield from all_names(statement.orelse)
+            reads, binds = header_names(statement.header)
+            yield from binds if bound_only else reads | binds
+            yield from all_names(statement.body, bound_only=bound_only)
+            yield from all_names(statement.orelse, bound_only=bound_only)
 
 
 def live_before(statements: Sequence[Statement], live: frozenset[str]) -> frozenset[str]:
