@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -60,8 +62,13 @@ def cli() -> None:
 
 def main() -> Any:
     """Entry point: exit 0 clean, 1 findings, 2 usage or internal error, 130 Ctrl-C; never a traceback for what a user typed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files and comments of specs may hold what a terminal can't show
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return cli.main(standalone_mode=False) or 0
+        code = cli.main(standalone_mode=False) or 0
+        sys.stdout.flush()
+        return code
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
@@ -70,6 +77,10 @@ def main() -> Any:
     except (click.Abort, KeyboardInterrupt):
         print("interrupted: nothing was changed", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # whoever read the output has seen enough; nothing is left to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"error: {error}", file=sys.stderr)
         return 1
