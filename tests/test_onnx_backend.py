@@ -19,6 +19,7 @@ from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.export import build, build_debug
 from specc.backends.onnx.flatten import Flattener
 from specc.backends.onnx.functions import view
+from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import Embedded, External, Slot, model_proto
 from specc.dims import Dim
 from specc.ir import graph as ir
@@ -261,7 +262,7 @@ def test_names_follow_the_spec(small: ir.Model) -> None:
     assert [i.name for i in graph.input] == ["x", "mask"]
     assert [o.name for o in graph.output] == ["logits"]
     assert "layers.1.attn/Attention" in {n.name for n in graph.node}
-    assert "layers.2.attn.q_proj/MatMul" in {n.name for n in graph.node}
+    assert "layers.2.attn.q_proj/Gemm" in {n.name for n in graph.node}
     values = {output for n in graph.node for output in n.output}
     assert {"layers.0.attn.y", "layers.0.attn.q_proj", "layers.2.attn.out_proj"} <= values
     assert all(node.doc_string.startswith("small.spec:") for node in graph.node if not node.name.startswith("sizes/"))
@@ -286,7 +287,9 @@ def test_a_tie_is_one_initializer(small: ir.Model) -> None:
 
 
 def test_no_node_is_noise(small: ir.Model) -> None:
-    assert ops(build(small, without=NO_MASK)) == {"MatMul": 13, "Transpose": 12, "Add": 16, "Attention": 3}
+    found = ops(build(small, without=NO_MASK))
+    # Per layer: q, k and v read one matrix and are put back in threes, out_proj has a Reshape on each side.
+    assert found == {"Gemm": 13, "Reshape": 20, "Add": 4, "Attention": 3, "Shape": 1, "Concat": 1}
     assert ops(build(small))["Expand"] == 1, "the mask is prepared once for all layers"
 
 
@@ -324,11 +327,14 @@ def test_declared_shapes_are_the_real_ones(small: ir.Model) -> None:
 # ---- attention -------------------------------------------------------------------------------------------------------
 
 
-def unmerged(model: ir.Model, arrays: Mapping[str, np.ndarray[Any, Any]], opset: int = 23) -> onnx.ModelProto:
-    emit = GraphEmitter(opset)
+def unmerged(model: ir.Model, arrays: Mapping[str, np.ndarray[Any, Any]], *, merge: bool) -> onnx.ModelProto:
+    """The graph as the operators lower it, with or without the one pass that is tested here."""
+    emit = GraphEmitter()
     graph = model.entries["forward"].full
     Flattener(emit, ir.aliases(model.module)).entry(graph, entry_sizes(graph))
-    return model_proto(emit, "unmerged", weights=embedded(arrays))
+    if merge:
+        merge_heads(emit)
+    return model_proto(emit, "lowered", weights=embedded(arrays))
 
 
 def test_merged_heads_compute_exactly_the_same(small: ir.Model) -> None:
@@ -336,7 +342,7 @@ def test_merged_heads_compute_exactly_the_same(small: ir.Model) -> None:
     rng = np.random.default_rng(2)
     x, mask = rng.standard_normal((2, 7, 16)).astype(np.float32), np.ones((2, 7), bool)
     mask[0, :3] = False
-    four, three = unmerged(small, arrays), build(small, weights=embedded(arrays))
+    four, three = unmerged(small, arrays, merge=False), unmerged(small, arrays, merge=True)
     assert ops(four)["Reshape"] == 12
     assert "Reshape" not in ops(three)
     assert np.array_equal(run(four, x=x, mask=mask)[0], run(three, x=x, mask=mask)[0])
@@ -376,6 +382,55 @@ def test_heads_stay_apart_where_something_else_reads_the_result() -> None:
     emit.output("y", emit.reshape(emit.transpose(y, (0, 2, 1, 3)), (B, T, Dim.const(8))))
     merge_heads(emit)
     assert ops(model_proto(emit, "g"))["Transpose"] == 2
+
+
+# ---- linear layers ---------------------------------------------------------------------------------------------------
+
+
+def mlp(emit: GraphEmitter, activation: str, result: bool) -> None:
+    """linear, activation, linear, and (not as the result itself) an addition."""
+    x = emit.input("x", si.tensor(B, T, 8))
+    for name, inside, outside in (("up", 8, 12), ("down", 12, 8)):
+        weight = emit.parameter(f"{name}.weight", si.tensor(outside, inside))
+        y = emit("MatMul", x, emit.transpose(weight, (1, 0)))
+        y = emit("Add", y, emit.parameter(f"{name}.bias", si.tensor(outside)))
+        x = emit(activation, y) if name == "up" else y
+    emit.output("y", x if result else emit("Add", x, emit.inputs[0]))
+
+
+@pytest.mark.parametrize(
+    ("activation", "result", "expected"),
+    [
+        ("Relu", False, {"Reshape": 2, "Gemm": 2, "Relu": 1, "Add": 1, "Shape": 1, "Concat": 1}),
+        # The runtime fuses a bias with Gelu; a Reshape as the last node would copy the result.
+        ("Gelu", True, {"Reshape": 2, "Gemm": 2, "Gelu": 1, "Add": 2, "Shape": 1, "Concat": 1}),
+    ],
+)
+def test_linear_layers_in_a_row_stay_matrices(activation: str, result: bool, expected: dict[str, int]) -> None:
+    rng = np.random.default_rng(5)
+    shapes = {"up.weight": (12, 8), "up.bias": (12,), "down.weight": (8, 12), "down.bias": (8,)}
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    models = []
+    for rewrite in (False, True):
+        emit = GraphEmitter()
+        mlp(emit, activation, result)
+        if rewrite:
+            use_gemm(emit)
+        models.append(model_proto(emit, "mlp", weights=embedded(arrays)))
+    assert ops(models[1]) == expected
+    for shape in ((1, 1, 8), (3, 5, 8)):
+        x = rng.standard_normal(shape).astype(np.float32)
+        np.testing.assert_allclose(run(models[1], x=x)[0], run(models[0], x=x)[0], atol=1e-5)
+
+
+def test_what_others_read_keeps_its_axes() -> None:
+    emit = GraphEmitter()
+    mlp(emit, "Relu", result=True)
+    relu = next(record.outputs[0] for record in emit.records if record.op_type == "Relu")
+    emit.output("hidden", relu)
+    use_gemm(emit)
+    shapes = {o.name: len(o.type.tensor_type.shape.dim) for o in model_proto(emit, "mlp").graph.output}
+    assert shapes == {"y": 3, "hidden": 3}
 
 
 # ---- taps and the debug graph ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specc.backends.onnx.emitter import GraphEmitter
-from specc.backends.onnx.values import Record, Ref
+from specc.backends.onnx.values import Record, Ref, users_of
 from specc.dims import Dim
 from specc.types import DType, TensorType
 
@@ -24,7 +24,7 @@ def merge_heads(emit: GraphEmitter, watched: Sequence[Ref] = ()) -> dict[int, Re
     `watched` are values that a debug graph gives out: those that disappear are computed again from what replaced them,
     and the answer is id(value) -> its stand-in.
     """
-    users = _users(emit)
+    users = users_of(emit.records)
     given_out = {id(ref) for _, ref in emit.outputs}
     records, emit.records = emit.records, []
     dropped: set[int] = set()
@@ -151,12 +151,3 @@ def _only_user(users: dict[int, list[Record]], given_out: set[int], ref: Ref, op
     if id(ref) in given_out or len(found) != 1 or found[0].op_type != op_type:
         return None
     return found[0].outputs[0]
-
-
-def _users(emit: GraphEmitter) -> dict[int, list[Record]]:
-    users: dict[int, list[Record]] = {}
-    for record in emit.records:
-        for ref in record.inputs:
-            if ref is not None:
-                users.setdefault(id(ref), []).append(record)
-    return users

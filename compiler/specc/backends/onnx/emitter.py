@@ -43,7 +43,7 @@ class GraphEmitter:
         self.origin = ""
         self._sizes = Sizes(self)
         self._constants: dict[tuple[int, tuple[int, ...], bytes], Ref] = {}
-        self._nodes: dict[tuple[Any, ...], tuple[Ref, ...]] = {}
+        self._nodes: dict[object, tuple[Ref, ...]] = {}
 
     # ---- the graph's surface -----------------------------------------------------------------------------------------
 
@@ -114,10 +114,19 @@ class GraphEmitter:
             type_ = types[i] if i < len(types) else guessed
             record.outputs.append(Ref(type_, i < len(types) or (known and count == 1), record))
         self.records.append(record)
+        record.key = key
         outputs = tuple(record.outputs)
         if op_type not in _NEVER_SHARED:
             self._nodes[key] = outputs
         return outputs
+
+    def adopt(self, made: Ref, target: Ref) -> None:
+        """From now on `target`, which some other node computed, is what the node of `made` computes."""
+        record = made.node
+        assert record is not None and len(record.outputs) == 1
+        record.outputs = [target]
+        target.node = record
+        self._nodes[record.key] = (target,)
 
     def _attribute(self, value: Any) -> Any:
         if isinstance(value, DType):

@@ -11,6 +11,7 @@ from onnx import ModelProto
 from specc.backends.onnx.attention import merge_heads
 from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.flatten import Flattener
+from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import WeightsRef, model_proto
 from specc.backends.onnx.values import Ref
 from specc.ir.graph import Graph, Model, aliases
@@ -93,6 +94,7 @@ def _flat(
     flattener.entry(graph, entry_sizes(graph))
     watched: list[Ref] = [tap.ref for tap in flattener.taps] if debug else []
     stand_ins = merge_heads(emit, watched)
+    use_gemm(emit, watched)
     for tap in flattener.taps if debug else ():
         tap.ref = stand_ins.get(id(tap.ref), tap.ref)
     return emit, flattener

@@ -65,6 +65,17 @@ class Record:
     label: str | None = None  # its own name instead of the one made from scope and op_type
     metadata: dict[str, str] = field(default_factory=dict)
     overload: str = ""  # tells local functions of one name apart
+    key: object = None  # under which the emitter finds it again
+
+
+def users_of(records: Sequence[Record]) -> dict[int, list[Record]]:
+    """id(value) -> the nodes that read it, once for every time they do."""
+    users: dict[int, list[Record]] = {}
+    for record in records:
+        for ref in record.inputs:
+            if ref is not None:
+                users.setdefault(id(ref), []).append(record)
+    return users
 
 
 def stored(value: Any, dtype: DType) -> np.ndarray[Any, Any]:

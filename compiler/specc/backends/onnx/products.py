@@ -1,0 +1,134 @@
+"""Linear layers as `Gemm`, where that is what the runtime does best.
+
+`MatMul(x, Transpose(w)) + b` is what a linear layer says. onnxruntime transposes the weight when a session is loaded, a
+third of the load time of a model; `Gemm(transB)` takes torch's layout as it is, but only of matrices. So the leading
+axes of `x` are joined around it, a `Reshape` that copies nothing; layers in a row, with activations between them, stay
+joined.
+
+Left alone: results of the whole graph (there a `Reshape` would copy), and a bias before `Gelu`, which the runtime fuses
+with the activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from specc.backends.onnx.emitter import GraphEmitter
+from specc.backends.onnx.values import Record, Ref, users_of
+from specc.dims import Dim
+from specc.types import TensorType
+
+_POINTWISE = frozenset(
+    "Abs Celu Elu Erf Gelu HardSigmoid HardSwish LeakyRelu Mish Neg Relu Selu Sigmoid Softplus Softsign Tanh".split()
+)
+
+
+def use_gemm(emit: GraphEmitter, watched: Sequence[Ref] = ()) -> None:
+    """Rewrites the linear layers of three and more axes. `watched` values keep their shapes."""
+    _Rewriter(emit, watched).run()
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """x @ w^T, plus `bias` if that is added in place: `result` is the sum then, `dropped` the node that made it."""
+
+    x: Ref
+    weight: Ref
+    bias: Ref | None
+    result: Ref
+    dropped: Record | None
+
+
+class _Rewriter:
+    def __init__(self, emit: GraphEmitter, watched: Sequence[Ref]) -> None:
+        self.emit = emit
+        self.users = users_of(emit.records)
+        self.results = {id(ref) for _, ref in emit.outputs}
+        self.fixed = self.results | {id(ref) for ref in watched}
+
+    def run(self) -> None:
+        records, self.emit.records = self.emit.records, []
+        dropped: set[int] = set()
+        for record in records:
+            layer = self._layer(record)
+            if layer is None:
+                if id(record) not in dropped:
+                    self.emit.records.append(record)
+                continue
+            if layer.dropped is not None:
+                dropped.add(id(layer.dropped))
+            with self.emit.at(record.scope, record.origin):
+                self._write(record, layer)
+
+    def _layer(self, record: Record) -> _Layer | None:
+        if record.op_type != "MatMul" or record.domain:
+            return None
+        x, turned = record.inputs
+        product = record.outputs[0]
+        if x is None or turned is None or not x.known or x.type.rank < 3 or id(product) in self.results:
+            return None
+        weight = self._untransposed(turned)
+        if weight is None:
+            return None
+        added = self._added(product)
+        if added is None or id(added[1]) in self.results or self._only_user(added[1], "Gelu") is not None:
+            return _Layer(x, weight, None, product, None)
+        return _Layer(x, weight, added[0], added[1], added[1].node)
+
+    def _untransposed(self, ref: Ref) -> Ref | None:
+        """The stored matrix whose transpose `ref` is."""
+        if ref.node is None or ref.node.op_type != "Transpose" or ref.node.attributes.get("perm") != [1, 0]:
+            return None
+        weight = ref.node.inputs[0]
+        return weight if weight is not None and weight.node is None and weight.known else None
+
+    def _added(self, product: Ref) -> tuple[Ref, Ref] | None:
+        """(bias, sum) if all that happens to `product` is that a stored vector is added."""
+        add = self._only_user(product, "Add")
+        if add is None or id(product) in self.fixed:
+            return None
+        bias = add.inputs[1] if add.inputs[0] is product else add.inputs[0]
+        if bias is None or bias is product or bias.node is not None or not bias.known or bias.type.rank != 1:
+            return None
+        return bias, add.outputs[0]
+
+    def _only_user(self, ref: Ref, op_type: str) -> Record | None:
+        users = self.users.get(id(ref), [])
+        return users[0] if len(users) == 1 and users[0].op_type == op_type else None
+
+    def _write(self, record: Record, layer: _Layer) -> None:
+        shape = layer.x.type.shape
+        rows = Dim.const(1)
+        for size in shape[:-1]:
+            rows = rows * size
+        width = layer.weight.type.shape[0]
+        flat = self._joined(layer.x, record, (rows, shape[-1]))
+        if flat is None:
+            flat = self.emit.reshape(layer.x, (rows, shape[-1]))
+        type_ = TensorType(layer.x.type.dtype, (rows, width))
+        made = self.emit("Gemm", flat, layer.weight, layer.bias, type=type_, transB=1)
+        self.emit.adopt(self.emit.reshape(made, (*shape[:-1], width)), layer.result)
+
+    def _joined(self, x: Ref, user: Record, matrix: tuple[Dim, Dim]) -> Ref | None:
+        """`x` as a matrix without a Reshape of its own: where it came from one, through what acts element by element.
+
+        Nodes on the way that only `user` reads are changed to work on the matrix.
+        """
+        node = x.node
+        if node is None:
+            return None
+        source = node.inputs[0] if node.inputs else None
+        if node.op_type == "Reshape" and source is not None and source.known and source.type.shape == matrix:
+            return source
+        if id(x) in self.fixed or source is None or self.users.get(id(x), []) != [user]:
+            return None
+        biased = node.op_type == "Add" and node.inputs[1] is not None and node.inputs[1].type.rank == 1
+        if not biased and (node.op_type not in _POINTWISE or len(node.inputs) != 1):
+            return None
+        flat = self._joined(source, node, matrix)
+        if flat is not None:
+            node.inputs[0] = flat
+            x.type, x.known = TensorType(x.type.dtype, matrix), True
+            return x
+        return None
