@@ -28,7 +28,7 @@ from specc.weights.sections import choose, model_tensors, sections
 from specc_runtime import elements, weights_writer
 from specc_runtime.checkpoint import INDEX, WEIGHTS, Checkpoint
 from specc_runtime.tensor_file import read_header
-from specc_runtime.weights_writer import NewTensor, check_duplicates, new_tensors, write_safetensors
+from specc_runtime.weights_writer import NewTensor, Writing, check_duplicates, new_tensors, write_safetensors
 
 CONFIG = {"vocab_size": 99, "n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head": 4}
 
@@ -251,6 +251,21 @@ def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
         pytest.skip("no /dev/full")
     with pytest.raises(OSError, match="space"):
         write_safetensors(Path("/dev/full"), [NewTensor("t", TensorInfo((4,), "F32"), Initializer("ones", {}))])
+
+
+def test_writing_can_be_given_up(tmp_path: Path) -> None:
+    """After `stop` no thread touches the file, and `finish` and `stop` may follow each other."""
+    ones = Initializer("ones", {})
+    tensors = [NewTensor(f"t{i}", TensorInfo((1 << 20,), "F32"), ones) for i in range(20)]
+    writing = Writing(tmp_path / "a", tensors)
+    assert list(writing.places) == [t.name for t in tensors]
+    writing.stop()
+    size = (tmp_path / "a").stat().st_size
+    assert size <= 8 + 4096 + 20 * 4 * 2**20
+    writing = Writing(tmp_path / "b", tensors)
+    assert writing.finish() == writing.places
+    writing.stop()
+    assert len(read_header(tmp_path / "b")[0]) == 20
 
 
 _MEASURE = """

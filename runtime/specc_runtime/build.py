@@ -97,16 +97,14 @@ def _fill(
     if not request.no_weights:
         with clock("writing weights"):
             written = write_weights(work / WEIGHTS, model, checked, source, request.seed)
-    if "torch" in request.emit:
-        with clock("emitting torch"):
-            from specc.backends.torch import emit
-
-            (work / f"{python_name(model.name)}.py").write_text(emit(model, version=_version()), encoding="utf-8")
-    if "onnx" in request.emit:
-        with clock("building the graph"):
-            for graph in graphs:
-                _write_graph(work, model, graph, written, request)
-    manifest.write(work, "ir.json", to_json(model))
+    try:
+        _emit(work, model, written, graphs, request, clock)
+        if written is not None:  # threads were writing it meanwhile
+            with clock("writing weights"):
+                written.writing.finish()
+    finally:
+        if written is not None:
+            written.writing.stop()
     certificate = None
     if request.verify and not request.no_weights and request.emit >= {"torch", "onnx"}:
         with clock("verifying"):
@@ -124,6 +122,22 @@ def _fill(
     record = _record(work, checked, source, written, graphs, request, certificate, clock.seconds)
     manifest.write(work, "manifest.json", record)
     return record, pictures, reason, written.warnings if written is not None else ()
+
+
+def _emit(
+    work: Path, model: ir.Model, written: Written | None, graphs: list[Graph], request: Request, clock: _Clock
+) -> None:
+    """The two programs and the IR."""
+    if "torch" in request.emit:
+        with clock("emitting torch"):
+            from specc.backends.torch import emit
+
+            (work / f"{python_name(model.name)}.py").write_text(emit(model, version=_version()), encoding="utf-8")
+    if "onnx" in request.emit:
+        with clock("building the graph"):
+            for graph in graphs:
+                _write_graph(work, model, graph, written, request)
+    manifest.write(work, "ir.json", to_json(model))
 
 
 def _graphs(model: ir.Model, request: Request) -> list[Graph]:

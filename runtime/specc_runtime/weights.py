@@ -18,7 +18,7 @@ from specc.weights.config import file_functions, read_config
 from specc.weights.mapping import Plan, plan_import
 from specc.weights.sections import choose, model_tensors, sections
 from specc_runtime.checkpoint import Checkpoint
-from specc_runtime.weights_writer import Place, check_duplicates, new_tensors, write_safetensors
+from specc_runtime.weights_writer import Place, Writing, check_duplicates, new_tensors
 
 if TYPE_CHECKING:
     from specc.backends.onnx.proto import WeightsRef
@@ -75,9 +75,10 @@ def open_source(where: str | None, format: str | None, project: driver.Project, 
 
 @dataclass(frozen=True)
 class Written:
-    """The weights file of a build: where each tensor lies, and what made it."""
+    """The weights file of a build: where each tensor lies, and what made it. It is complete after `writing.finish()`."""
 
     path: Path
+    writing: Writing
     places: Mapping[str, Place]
     ties: Mapping[str, str]
     plan: Plan | None
@@ -93,6 +94,7 @@ class Written:
         if total > MAX_EMBEDDED:
             help = "build without --self-contained: the graph then refers to model.safetensors beside it"
             raise Rejected([Diagnostic("B660", f"{total / 1e9:.1f} GB of weights do not fit inside an .onnx file (limit 2 GB)", help=help)])
+        self.writing.finish()
         with (folder / self.path.name).open("rb") as file:
             tensors = {}
             for name, place in self.places.items():
@@ -119,7 +121,7 @@ MAX_EMBEDDED = 2**31 - 2**20
 
 
 def write_weights(path: Path, model: Model, checked: driver.Checked, source: Source | None, seed: int) -> Written:
-    """Write `model.safetensors`: mapped from the checkpoint, or drawn by the model's initialisers.
+    """Start writing `model.safetensors`: mapped from the checkpoint, or drawn by the model's initialisers.
 
     Raises `Rejected` where the checkpoint does not fit, `OSError` where the file cannot be written.
     """
@@ -138,5 +140,5 @@ def write_weights(path: Path, model: Model, checked: driver.Checked, source: Sou
         check_duplicates(plan, source.checkpoint)
     drawn = {name: init for name, init in initializers(model.module).items() if init is not None}
     new = new_tensors(tensors, tied, drawn, plan)
-    places = write_safetensors(path, new, source.checkpoint if source is not None else None, seed=seed)
-    return Written(path, places, tied, plan, tuple(d for d in collector.found if d.severity != "error"))
+    writing = Writing(path, new, source.checkpoint if source is not None else None, seed=seed)
+    return Written(path, writing, writing.places, tied, plan, tuple(d for d in collector.found if d.severity != "error"))

@@ -101,27 +101,52 @@ def check_duplicates(plan: Plan, checkpoint: Checkpoint) -> None:
         raise Rejected(found)
 
 
+class Writing:
+    """A new file that threads are writing; where each tensor will lie is known from the start.
+
+    It is complete (but not synced to the disk) after `finish`. `stop` gives it up. One of the two has to be called
+    before the checkpoint is closed.
+    """
+
+    def __init__(
+        self, path: Path, tensors: Sequence[NewTensor], checkpoint: Checkpoint | None = None, *, seed: int = 0
+    ) -> None:
+        """`seed` is that of drawn tensors. Raises `OSError` if there can be no such file."""
+        header, self.places = _layout(tensors)
+        self._out = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+        self._pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
+        self._parts = [self._pool.submit(_write, self._out, header, 0)]
+        # Larger tensors first: threads end together. Each writes at its own place, so no order shows in the file.
+        for tensor in sorted(tensors, key=lambda t: -t.nbytes):
+            offset = self.places[tensor.name].offset
+            self._parts.append(self._pool.submit(_write_tensor, self._out, offset, tensor, checkpoint, seed))
+
+    def finish(self) -> dict[str, Place]:
+        """Wait for the file to be complete; returns where each tensor lies.
+
+        Raises `OSError` where it cannot be written (a full disk is ENOSPC; the caller makes it B640 and sweeps the file
+        away) and `Rejected` if the checkpoint changed meanwhile (W352).
+        """
+        try:
+            for part in self._parts:
+                part.result()
+        finally:
+            self.stop()
+        return self.places
+
+    def stop(self) -> None:
+        """Leave the file as it is as soon as no thread writes to it."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._out >= 0:
+            os.close(self._out)
+            self._out = -1
+
+
 def write_safetensors(
     path: Path, tensors: Sequence[NewTensor], checkpoint: Checkpoint | None = None, *, seed: int = 0
 ) -> dict[str, Place]:
-    """Write a new file; returns where each tensor lies. `seed` is that of drawn tensors.
-
-    The file is complete but not synced to the disk. Raises `OSError` where it cannot be written (a full disk is ENOSPC;
-    the caller makes it B640 and sweeps the file away) and `Rejected` if the checkpoint changes meanwhile (W352).
-    """
-    header, places = _layout(tensors)
-    out = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        _write(out, header, 0)
-        # Larger tensors first: threads end together. Each writes at its own place, so order is of no matter to the
-        # file.
-        order = sorted(tensors, key=lambda t: -t.nbytes)
-        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-            for done in [pool.submit(_write_tensor, out, places[t.name].offset, t, checkpoint, seed) for t in order]:
-                done.result()
-    finally:
-        os.close(out)
-    return places
+    """Write a new file and wait for it; see `Writing`."""
+    return Writing(path, tensors, checkpoint, seed=seed).finish()
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
@@ -151,7 +176,8 @@ def _layout(tensors: Sequence[NewTensor]) -> tuple[bytes, dict[str, Place]]:
     return len(text).to_bytes(8, "little") + text, {n: Place(start + p.offset, p.nbytes) for n, p in places.items()}
 
 
-def _write_tensor(out: int, offset: int, tensor: NewTensor, checkpoint: Checkpoint | None, seed: int) -> None:
+def _write_tensor(out: int, offset: int, tensor: NewTensor, checkpoint: Checkpoint | None, seed: int) -> int:
+    """The number of bytes written."""
     source = tensor.source
     if isinstance(source, Initializer):
         blocks = _drawn(tensor, source, seed)
@@ -160,10 +186,12 @@ def _write_tensor(out: int, offset: int, tensor: NewTensor, checkpoint: Checkpoi
         if isinstance(source, Read) and source.dtype == tensor.info.dtype:
             entry = checkpoint.tensors[source.name]
             copy_range(checkpoint.descriptor(entry.file), entry.offset, out, offset, entry.nbytes, entry.file)
-            return
+            return entry.nbytes
         blocks = _rearranged(source, tensor.info.dtype, checkpoint)
+    done = 0
     for block in blocks:
-        offset += _write(out, block.reshape(-1).data.cast("B") if block.size else b"", offset)
+        done += _write(out, block.reshape(-1).data.cast("B") if block.size else b"", offset + done)
+    return done
 
 
 def _rearranged(source: Expr, dtype: str, checkpoint: Checkpoint) -> Iterator[Array]:
