@@ -1,4 +1,4 @@
-"""Emitted torch source: runs, equals the IR's own evaluation, keeps the spec's names, is formatted, compiles without graph breaks."""
+"""Emitted torch source: equals the IR's own evaluation, keeps the spec's names, is formatted, compiles whole."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_facts_are_checked() -> None:
 
 
 def test_initial_values() -> None:
-    """`init` sections: the rule of a block, a pattern that overrides it, and a tie that keeps its right side's values."""
+    """`init` sections: a block's rule, a pattern that overrides it, a tie that keeps its right side's values."""
     namespace: dict[str, Any] = {}
     model = load(SPECS / "gpt2.spec", sets={"dim": "256", "heads": "4", "layers": "2", "vocab": "4000"}).model
     exec(emit(model), namespace)
@@ -363,6 +363,30 @@ model M(dim: int = 4, layers: int = 3) {
     assert_formatted(emit(model), tmp_path)
 
 
+def test_optional_before_required(tmp_path: Path) -> None:
+    """An optional argument that a call leaves out although a required one follows it."""
+    text = """
+from std.nn import Linear
+dim B, T
+block Layer(dim: int) {
+  fc: Linear(dim, dim)
+  forward(x: Tensor[B, T, dim], mask: Bool[B, T]? = none, y: Tensor[B, T, dim]) -> Tensor[B, T, dim] {
+    if mask != none { x = where(mask[:, :, none], x, 0.0) }
+    return fc(x) + y
+  }
+}
+model M(dim: int = 4) {
+  layer: Layer(dim)
+  forward(x: Tensor[B, T, dim], mask: Bool[B, T]? = none) -> Tensor[B, T, dim] {
+    return layer(layer(x, mask, y = x), y = tanh(x))
+  }
+}
+"""
+    model = spec(tmp_path, text)
+    assert_faithful(model, {"B": 2, "T": 3})
+    assert "mask: torch.Tensor | None, y: torch.Tensor" in emit(model)
+
+
 def test_ellipsis_of_two_ranks(tmp_path: Path) -> None:
     text = """
 from std.nn import Linear
@@ -389,8 +413,10 @@ model M(dim: int = 4) {
   a_rather_long_name: Linear(dim, dim)
   another_long_name: Linear(dim, dim)
   forward(x: Tensor[B, T, dim]) -> Tensor[B, T, dim] {
-    x = x + (x |> a_rather_long_name |> relu |> another_long_name |> tanh |> a_rather_long_name |> sigmoid |> another_long_name)
-    return x |> a_rather_long_name |> gelu_tanh |> another_long_name |> softplus |> a_rather_long_name |> another_long_name
+    x = x + (x |> a_rather_long_name |> relu |> another_long_name |> tanh |> a_rather_long_name
+               |> sigmoid |> another_long_name)
+    return x |> a_rather_long_name |> gelu_tanh |> another_long_name |> softplus |> a_rather_long_name
+             |> another_long_name
   }
 }
 """

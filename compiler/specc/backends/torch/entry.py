@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from specc.backends.torch.labels import Scope, python_name
-from specc.backends.torch.methods import plain_sizes, size_names
+from specc.backends.torch.signatures import plain_sizes, size_names
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.dims import Dim, Fact, Facts
 from specc.ir.graph import Argument, Graph, Module

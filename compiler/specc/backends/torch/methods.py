@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from specc.backends.torch.labels import Scope, python_name
 from specc.backends.torch.optext import OpText, is_identity
 from specc.backends.torch.printer import literal, protected, tidy
 from specc.backends.torch.program import Item, LoopStep, Program, Step, WhenStep, build
+from specc.backends.torch.signatures import argument_defaults, plain_sizes, size_names
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.dims import Dim
 from specc.ir.graph import Absent, Apply, Argument, Call, Graph, Input, Loop, Path, Value
@@ -193,20 +194,14 @@ class Method:
         return f"{name}_" if name in taken else name
 
     def _list_text(self, paths: list[Path]) -> str | None:
-        """The list whose elements the loop runs over: all of them, in order or reversed, or a slice."""
-        indices = [path[-1] for path in paths if path]
+        """The list whose elements the loop runs over."""
         parent = paths[0][:-1]
-        if len(indices) < len(paths) or any(p[:-1] != parent or not isinstance(p[-1], int) for p in paths):
-            return None
-        first, count, length = indices[0], len(indices), self.around.list_length(parent)
-        assert isinstance(first, int)
-        text = self._path(parent)
-        if indices == list(range(first, first + count)):
-            if first == 0 and count == length:
-                return text
-            start, end = str(first) if first else "", "" if first + count == length else str(first + count)
-            return f"{text}[{start}:{end}]"
-        return f"reversed({text})" if length == count and indices == list(range(count - 1, -1, -1)) else None
+        indices = [path[-1] for path in paths if path and path[:-1] == parent and isinstance(path[-1], int)]
+        return (
+            selection(self._path(parent), indices, self.around.list_length(parent))
+            if len(indices) == len(paths)
+            else None
+        )
 
     def _carrier(self, step: LoopStep) -> list[Statement]:
         """A fold re-binds what it begins with; if that is still needed afterwards, the fold works on another name."""
@@ -336,12 +331,12 @@ class Method:
     def _call(self, node: Call, inputs: tuple[Input, ...]) -> str:
         arguments: list[str] = []
         skipped = False
-        known = {a.name for a in parameters_of(node.graph)}
+        defaults = argument_defaults(node.graph)
         for argument, value in zip(node.graph.inputs, inputs, strict=True):
-            if argument.name not in known:
+            if argument.name not in defaults:
                 continue
             text = self.text(value)
-            if text == "None" and isinstance(value, Absent):
+            if text == "None" and isinstance(value, Absent) and defaults[argument.name]:
                 skipped = True
                 continue
             arguments.append(f"{python_name(argument.name)}={text}" if skipped else text)
@@ -420,43 +415,17 @@ class Method:
         return all(v.type.dtype.value == "Tensor" for v in values) and argument.type.dtype.value == "Tensor"
 
 
-def variants_of(graph: Graph) -> list[Graph]:
-    """The graphs of a method that differ in the optional arguments that are given."""
-    if graph.module is None:
-        return [graph]
-    axes = ellipsis_rank(graph)
-    return [one for one in graph.module.method(graph.method) if ellipsis_rank(one) == axes] or [graph]
-
-
-def ellipsis_rank(graph: Graph) -> int:
-    """How many axes `...` stands for in a graph."""
-    sizes = (d for a in graph.inputs if a.value is not None for d in a.value.type.shape)
-    return len({s for d in sizes for s in d.symbols if s.startswith("...")})
-
-
-def parameters_of(graph: Graph) -> list[Argument]:
-    """The arguments of the Python function: those that some call gives."""
-    given = frozenset[str]().union(*(g.present for g in variants_of(graph)))
-    return [a for a in graph.inputs if not a.optional or a.name in given]
-
-
-def size_names(graph: Graph) -> dict[str, str]:
-    """Dim -> the local that holds it; never the name of an argument."""
-    taken = {python_name(a.name) for a in graph.inputs}
-    names: dict[str, str] = {}
-    for dim in graph.dims:
-        name = python_name(dim)
-        while name in taken:
-            name += "_"
-        if dim.isidentifier():
-            names[dim] = name
-    return names
-
-
-def plain_sizes(graph: Graph) -> Mapping[str, Dim | int]:
-    """In the plain entry nothing is cached: past(T) is 0."""
-    names = {s for a in graph.inputs for d in a.type.shape for s in d.symbols} | set(graph.dims)
-    return {name: 0 for name in names | {f"past({d})" for d in graph.dims} if name.startswith("past(")}
+def selection(text: str, indices: Sequence[str | int], length: int | None) -> str | None:
+    """A list of that length as a loop runs over it: whole, a slice of it, or reversed."""
+    count = len(indices)
+    first = indices[0]
+    if not isinstance(first, int):
+        return None
+    if list(indices) == list(range(first, first + count)):
+        if first == 0 and count == length:
+            return text
+        return f"{text}[{first or ''}:{'' if first + count == length else first + count}]"
+    return f"reversed({text})" if length == count and list(indices) == list(range(count - 1, -1, -1)) else None
 
 
 def _loops(items: Sequence[Item]) -> list[LoopStep]:

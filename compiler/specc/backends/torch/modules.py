@@ -11,9 +11,10 @@ from specc.backends.torch.construct import Constructor, member_at
 from specc.backends.torch.entry import checks, size_bindings
 from specc.backends.torch.labels import Scope, python_name
 from specc.backends.torch.merge import merge
-from specc.backends.torch.methods import Method, ellipsis_rank, parameters_of, size_names
+from specc.backends.torch.methods import Method
 from specc.backends.torch.optext import InitText, without_device
 from specc.backends.torch.printer import literal, tidy
+from specc.backends.torch.signatures import argument_defaults, ellipsis_rank, given_always, parameters_of, size_names
 from specc.backends.torch.statements import Line, Remark, Statement, all_names, assign
 from specc.backends.torch.weights import InitSection
 from specc.dims import Facts
@@ -97,9 +98,8 @@ class Function:
     def draft(self, name: str, graphs: Sequence[Graph], facts: Facts | None, *, is_method: bool) -> FunctionDraft:
         """One Python function for the variants of a method; `facts` are checked on entry."""
         full = max(graphs, key=lambda g: len(g.present))
-        everywhere = frozenset.intersection(*(g.present for g in graphs))
         inputs = parameters_of(full)
-        always = [a for a in inputs if not a.optional or a.name in everywhere]
+        always = [a for a in inputs if not a.optional or a.name in given_always(full)]
         optional = [a.name for a in inputs if a not in always]
         self.optional = frozenset(optional)
         methods = {graph.present: Method(graph, self) for graph in graphs}
@@ -130,7 +130,7 @@ class Function:
         fixed = {python_name(a.name) for a in inputs if a not in always or not a.type.dtype.is_float}
         return FunctionDraft(
             name=name,
-            params=self._params(inputs),
+            params=self._params(full),
             returns=self._returns(full),
             doc=full.doc,
             remarks=self._remarks(methods[full.present], inputs),
@@ -139,13 +139,13 @@ class Function:
             is_method=is_method,
         )
 
-    def _params(self, inputs: Sequence[Argument]) -> tuple[Param, ...]:
-        params: list[Param] = []
-        for argument in reversed(inputs):
-            optional = argument.name in self.optional
-            default = "None" if optional and all(p.default for p in params) else ""
-            params.append(Param(python_name(argument.name), f"{TENSOR} | None" if optional else TENSOR, default))
-        return tuple(reversed(params))
+    def _params(self, graph: Graph) -> tuple[Param, ...]:
+        return tuple(
+            Param(
+                python_name(name), f"{TENSOR} | None" if name in self.optional else TENSOR, "None" if default else ""
+            )
+            for name, default in argument_defaults(graph).items()
+        )
 
     def _returns(self, graph: Graph) -> str:
         return TENSOR if len(graph.results) == 1 else f"tuple[{', '.join([TENSOR] * len(graph.results))}]"

@@ -1,0 +1,66 @@
+"""Arguments and sizes of emitted functions, as both their definitions and their calls need them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from specc.backends.torch.labels import python_name
+from specc.dims import Dim
+from specc.ir.graph import Argument, Graph
+
+
+def variants_of(graph: Graph) -> list[Graph]:
+    """The graphs of a method that differ in the optional arguments that are given."""
+    if graph.module is None:
+        return [graph]
+    axes = ellipsis_rank(graph)
+    return [one for one in graph.module.method(graph.method) if ellipsis_rank(one) == axes] or [graph]
+
+
+def ellipsis_rank(graph: Graph) -> int:
+    """How many axes `...` stands for in a graph."""
+    sizes = (d for a in graph.inputs if a.value is not None for d in a.value.type.shape)
+    return len({s for d in sizes for s in d.symbols if s.startswith("...")})
+
+
+def parameters_of(graph: Graph) -> list[Argument]:
+    """The arguments of the Python function: those that some call gives."""
+    given = frozenset[str]().union(*(g.present for g in variants_of(graph)))
+    return [a for a in graph.inputs if not a.optional or a.name in given]
+
+
+def size_names(graph: Graph) -> dict[str, str]:
+    """Dim -> the local that holds it; never the name of an argument."""
+    taken = {python_name(a.name) for a in graph.inputs}
+    names: dict[str, str] = {}
+    for dim in graph.dims:
+        name = python_name(dim)
+        while name in taken:
+            name += "_"
+        if dim.isidentifier():
+            names[dim] = name
+    return names
+
+
+def plain_sizes(graph: Graph) -> Mapping[str, Dim | int]:
+    """In the plain entry nothing is cached: past(T) is 0."""
+    names = {s for a in graph.inputs for d in a.type.shape for s in d.symbols} | set(graph.dims)
+    return {name: 0 for name in names | {f"past({d})" for d in graph.dims} if name.startswith("past(")}
+
+
+def given_always(graph: Graph) -> frozenset[str]:
+    """The optional arguments that every call gives."""
+    return frozenset.intersection(*(one.present for one in variants_of(graph)))
+
+
+def argument_defaults(graph: Graph) -> dict[str, bool]:
+    """Arguments of the Python function, in order, and whether each has the default `None`.
+
+    One that is optional has none if an argument after it has none: Python wants defaults at the end.
+    """
+    always = given_always(graph)
+    defaults: dict[str, bool] = {}
+    for argument in reversed(parameters_of(graph)):
+        optional = argument.optional and argument.name not in always
+        defaults[argument.name] = optional and all(defaults.values())
+    return dict(reversed(defaults.items()))
