@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from specc.diagnostics import Label, Size
+from specc.diagnostics import Edit, Label, Size
 from specc.dims import Dim, Facts
 from specc.elaborate.attributes import OpArguments
 from specc.elaborate.instances import Instance
-from specc.elaborate.names import available
-from specc.elaborate.references import POISON, AbsentRef, ListRef, MethodRef, PartRef
-from specc.elaborate.scopes import Scope
-from specc.elaborate.values import Binding, Fail, Poisoned, describe, number, show
+from specc.elaborate.names import available, closest, replaced
+from specc.elaborate.references import AbsentRef, ListRef, MethodRef, PartRef
+from specc.elaborate.scopes import Scope, names_in
+from specc.elaborate.values import POISON, Binding, Fail, Poisoned, describe, number, show
 from specc.ir.graph import (
     Absent,
     Node,
@@ -40,6 +40,7 @@ class Access(OpArguments):
     """The part of a body's checker that knows what names stand for."""
 
     instance: Instance | None = None
+    method: ast.Method
 
     def __init__(self, elab: Elaborator, scope: Scope) -> None:
         super().__init__(elab, scope)
@@ -50,6 +51,9 @@ class Access(OpArguments):
         self.aux: list[tuple[str, Value]] = []
         self.facts = Facts.EMPTY
         self.bound: frozenset[str] = frozenset()
+        self.optional: frozenset[str] = frozenset()  # the optional inputs of this body
+        self.branch: ast.If | None = None  # the statement whose condition is looked at
+        self.statement: ast.Stmt | None = None
 
     def _Name(self, expr: ast.Name) -> Any:
         if expr.id in self.locals:
@@ -102,14 +106,17 @@ class Access(OpArguments):
         assert ref.owner is not None
         absence = ref.owner.absent[ref.key]
         values = " and ".join(f"{row.name} is {row.value}" for row in absence.sizes) or "its condition is false"
-        condition = absence.cond.text
+        condition = absence.cond.text if "." not in text else f"{text} != none"
+        lone = isinstance(self.statement, (ast.Assign, ast.AugAssign)) and "\n" not in self.statement.span.text
+        fix = f"if {condition} {{ {self.statement.span.text} }}" if lone and self.statement is not None else ""
         return self.fail(
             "S140",
             f"part `{text}` does not exist when {values}",
             span,
             others=(Label(absence.cond, "declared only then"),),
             sizes=absence.sizes,
-            help=f"if {text} != none {{ .. }}" if "." in text else f"if {condition} {{ .. }}",
+            help=fix or f"if {condition} {{ x = {text}(x) }}",
+            edits=(Edit(self.statement.span, fix),) if fix and self.statement is not None else (),
         )
 
     def reference(self, ref: PartRef, span: Span) -> Any:
@@ -151,14 +158,20 @@ class Access(OpArguments):
             names = list(base.member.members)
         else:
             raise self.fail("E107", f"`{unparse(expr.base)}` is a list: index it or loop over it", expr.name.span)
+        guess = closest(name, names)
         raise self.fail(
-            "E107", f"`{unparse(expr.base)}` has no member `{name}`", expr.name.span, available=available(names)
+            "E107",
+            f"`{unparse(expr.base)}` has no member `{name}`",
+            expr.name.span,
+            help=f"did you mean `{guess}`?" if guess else "",
+            edits=replaced(expr.name.span, guess),
+            available=available(names),
         )
 
     def kind(self, value: Any) -> str:
         """What a value is, for messages: `a tensor, Tensor[B, T, dim]`, `a part`, `the int 8`."""
         if isinstance(value, Value):
-            return f"a tensor, {value.type},"
+            return f"a tensor ({value.type})"
         if isinstance(value, Binding):
             return describe(value.value)
         kinds = [(AbsentRef, "absent"), (Absent, "an optional input that is absent here"), (MethodRef, "a method")]
@@ -177,10 +190,15 @@ class Access(OpArguments):
                 help=f"if {unparse(at)} != none {{ .. }}",
             )
         if isinstance(value, Results):
-            raise self.fail("S150", f"this call has {len(value)} results: name them first", at.span, help="a, b = ..")
-        if isinstance(value, PartRef):
+            raise self.fail(
+                "S150",
+                f"this call has {len(value)} results: name them first",
+                at.span,
+                help=f"{', '.join('abcdefgh'[: len(value)])} = {unparse(at)}",
+            )
+        if isinstance(value, (PartRef, ListRef)):
             raise self.fail("E100", f"`{unparse(at)}` is a part, not a tensor", at.span, help=f"{unparse(at)}(x)")
-        raise self.fail("E125", f"a tensor is needed here, found {describe(value)}", at.span)
+        raise self.fail("E125", f"a tensor is needed here, found {self.kind(value)}", at.span)
 
     def size_rows(self, type_: TensorType) -> tuple[Size, ...]:
         """Origins of the names in a type's sizes."""
@@ -197,10 +215,20 @@ class Access(OpArguments):
         for symbol in dim.symbols:
             inner = symbol[5:-1] if symbol.startswith("past(") else symbol
             if inner not in self.bound:
+                absent = [name for name in self.optional if self._declares(name, inner)]
+                why = f"only `{absent[0]}` has it, and that is optional and absent here" if absent else ""
                 raise self.fail(
-                    "S104", f"dimension `{inner}` is not bound: no argument that is given has an axis of just that size", span,
+                    "S104",
+                    f"dimension `{inner}` is not bound: no argument that is given has an axis of just that size",
+                    span,
+                    why=why,
+                    help=f"if {absent[0]} != none {{ .. }}" if absent else "",
                     note="sizes never depend on data; a dim is bound by an argument of the signature",
-                )  # fmt: skip
+                )
+
+    def _declares(self, argument: str, dim: str) -> bool:
+        param = next((p for p in self.method.params if p.name.id == argument), None)
+        return param is not None and any(name.id == dim for name in names_in(param.type))
 
     def size(self, expr: ast.Expr) -> Dim:
         dim = super().size(expr)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from specc.diagnostics import Edit
 from specc.dims import Dim
 from specc.elaborate.access import Results
+from specc.elaborate.attributes import OpCall
 from specc.elaborate.builtins import COMPILE_TIME
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.mismatch import Mismatches
@@ -20,7 +22,7 @@ from specc.ir.graph import (
     PartList,
     Value,
 )
-from specc.op import Op, OpError, operators
+from specc.op import OpError, operators
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 
 class Applications(Mismatches):
     """The part of a body's checker that evaluates tensor expressions and appends nodes."""
-
-    # ---- names ---------------------------------------------------------------------------------------------------
 
     # ---- tensors -------------------------------------------------------------------------------------------------
 
@@ -48,20 +48,19 @@ class Applications(Mismatches):
         if isinstance(value, Value) and value.name is None:
             object.__setattr__(value, "name", name)
 
-    def apply(
-        self, op: Op, inputs: tuple[Input, ...], spans: tuple[Span, ...], span: Span, labels: dict[str, str]
-    ) -> Any:
+    def apply(self, call: OpCall, span: Span) -> Any:
         """Append an operator; its shape rule decides the result types."""
+        op = call.op
         if op.random and self.mode != "train":
             raise self.fail("E100", f"`{op.name}` is random: only in `when train {{ }}`", span)
-        types = [v.type if isinstance(v, Value) else None if isinstance(v, Absent) else v for v in inputs]
+        types = [v.type if isinstance(v, Value) else None if isinstance(v, Absent) else v for v in call.inputs]
         try:
             inferred = op.infer(self.facts, *types)
         except OpError as error:
-            raise self.explained(op, error, types, spans, span) from None
+            raise self.explained(call, error, types, span) from None
         several = inferred if isinstance(inferred, tuple) else (inferred,)
         outputs = tuple(Value(None, type_, span) for type_ in several)
-        self.nodes.append(Apply(op, inputs, outputs, span, labels))
+        self.nodes.append(Apply(op, call.inputs, outputs, span, call.labels))
         return outputs[0] if not isinstance(inferred, tuple) else Results(outputs)
 
     # ---- operators -----------------------------------------------------------------------------------------------
@@ -77,7 +76,7 @@ class Applications(Mismatches):
 
     def syntax_op(self, name: str, expr: ast.Expr, *operands: tuple[Any, ast.Expr]) -> Any:
         inputs = tuple(self.operand(value, at) for value, at in operands)
-        return self.apply(operators()[name](), inputs, tuple(at.span for _, at in operands), expr.span, {})
+        return self.apply(OpCall(operators()[name](), inputs, tuple(at.span for _, at in operands)), expr.span)
 
     def arithmetic(self, expr: ast.Binary, left: Any, right: Any) -> Any:
         if expr.op == "+" and (isinstance(left, ListRef) or isinstance(right, ListRef)):
@@ -116,19 +115,39 @@ class Applications(Mismatches):
 
     def condition(self, expr: ast.Expr) -> bool:
         value = self.value(expr)
+        if isinstance(value, bool):
+            return value
+        text = unparse(expr)
+        optional = isinstance(value, Value) and isinstance(expr, ast.Name) and expr.id in self.optional
+        if isinstance(value, Absent) or optional:
+            raise self.fail(
+                "E106",
+                f"a condition must be true or false, `{text}` is an optional input",
+                expr.span,
+                help=f"if {text} != none",
+                edits=(Edit(expr.span, f"{text} != none"),),
+            )
         if isinstance(value, Value):
-            text = unparse(expr)
             raise self.fail(
                 "S120",
                 "the condition is a tensor",
                 expr.span,
                 str(value.type),
-                help=f"where({text}, .., ..)",
+                help=self.chosen(expr),
                 note="`if` is decided at compile time",
             )
-        if isinstance(value, Absent):
-            raise self.fail("E106", "a condition must be true or false", expr.span, help=f"if {unparse(expr)} != none")
-        return value if isinstance(value, bool) else super().condition(expr)
+        return super().condition(expr)
+
+    def chosen(self, condition: ast.Expr) -> str:
+        """What `if score > 0 { x = -x }` means with `where`."""
+        branch = self.branch
+        if branch is None or branch.cond is not condition or len(branch.then.statements) != 1:
+            return f"where({unparse(condition)}, a, b)"
+        then = branch.then.statements[0]
+        if isinstance(then, ast.Assign) and len(then.targets) == 1:
+            name = then.targets[0].id
+            return f"{name} = where({unparse(condition)}, {unparse(then.value)}, {name})"
+        return f"where({unparse(condition)}, a, b)"
 
     def unpack(self, value: Value, count: int, span: Span) -> tuple[Value, ...]:
         """`q, k, v = tensor` along its first axis."""
@@ -138,7 +157,7 @@ class Applications(Mismatches):
             raise self.fail("S151", f"{count} names for a tensor: {size}, not a fixed number", span, str(value.type))
         if first.value != count:
             raise self.fail("S151", f"{count} names for {first.value} slices of the first axis", span, str(value.type))
-        result = self.apply(operators()["= unpack"](), (value,), (span,), span, {})
+        result = self.apply(OpCall(operators()["= unpack"](), (value,), (span,)), span)
         return tuple(result)
 
     # ---- indexing, parts in loops --------------------------------------------------------------------------------
@@ -149,12 +168,14 @@ class Applications(Mismatches):
             return self.index_tensor(expr, base)
         if isinstance(base, (PartRef, ListRef)):
             return self._index_parts(expr, base)
+        if isinstance(base, (Absent, Results)):
+            return self.index_tensor(expr, self.tensor(base, expr.base))
         return super()._Index(expr)
 
     def index_tensor(self, expr: ast.Index, base: Value) -> Any:
         """`x[i, a:b:c, none, ...]` with compile-time ints and sizes."""
         items = tuple(self._index_item(item) for item in expr.items)
-        return self.apply(operators()["[]"](items=items), (base,), (expr.base.span,), expr.span, {})
+        return self.apply(OpCall(operators()["[]"](items=items), (base,), (expr.base.span,)), expr.span)
 
     def _index_item(self, item: ast.Expr | ast.Slice) -> Any:
         if isinstance(item, ast.EllipsisLit):
@@ -235,18 +256,19 @@ class Applications(Mismatches):
             if op is None or not (self._tensorial(*values) or len(values) != len(expr.args)):
                 return self.computed(expr, name, function, values)
         assert op is not None
-        operator, inputs, spans, own = self.op_call(op, expr)
-        return self.apply(operator, inputs, spans, expr.span, {**own, **(labels or {})})
+        call = self.op_call(op, expr)
+        call.labels.update(labels or {})
+        return self.apply(call, expr.span)
 
     def element_function(self, member: Function, x: Value, at: ast.Expr) -> Any:
         """A named function as an element of a list of parts."""
         if member.op is None:
             found = self.file.find(member.name)
-            value = self.declared(*found) if found is not None else None
+            value = self.declared(*found, at.span) if found is not None else None
             assert isinstance(value, FnValue)
             call = ast.Call(member.span, ast.Name(member.span, member.name), (ast.Arg(at.span, None, at),))
             return self._Call(call)
-        return self.apply(member.op, (x,), (at.span,), member.span, dict(member.labels))
+        return self.apply(OpCall(member.op, (x,), (at.span,), dict(member.labels)), member.span)
 
 
 class _Items(Evaluator):

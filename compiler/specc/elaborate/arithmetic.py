@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from specc.diagnostics import Edit
 from specc.dims import Dim
 from specc.elaborate.labels import Labels
 from specc.elaborate.values import describe, number, show
@@ -31,11 +32,15 @@ class Arithmetic(Labels):
         if isinstance(left, tuple) and isinstance(right, tuple) and op == "+":
             return self.made(left + right, expr)
         if op == "*" and (isinstance(left, tuple) or isinstance(right, tuple)):
+            items, times = (expr.left, expr.right) if isinstance(left, tuple) else (expr.right, expr.left)
+            first = items.elements[0] if isinstance(items, ast.ListExpr) and len(items.elements) == 1 else None
+            fix = f"[{unparse(first)} for i in range({unparse(times)})]" if isinstance(first, ast.Expr) else ""
             raise self.fail(
                 "E101",
                 "`*` does not repeat a list",
                 expr.span,
-                help="[.. for i in range(n)]",
+                help=fix or "[part for i in range(n)]",
+                edits=(Edit(expr.span, fix),) if fix else (),
                 note="`[Layer(dim)] * 12` would read as twelve uses of one layer's weights",
             )
         for side, value in ((expr.left, left), (expr.right, right)):

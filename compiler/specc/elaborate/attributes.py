@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from specc.dims import Dim
 from specc.elaborate.evaluate import Evaluator
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, counted
 from specc.elaborate.values import describe, number, show
 from specc.ir.graph import Absent, Input, Value
 from specc.op import Op, ParamSpec, Pattern
@@ -18,6 +19,17 @@ from specc.types import DType, TensorType
 AXIS_KINDS = ("Axis", "Axes", "Axis | None", "Axes | None")
 
 
+@dataclass(frozen=True)
+class OpCall:
+    """A call of an operator: its operands with their spans, labels and places of its attributes by name."""
+
+    op: Op
+    inputs: tuple[Input, ...]
+    spans: tuple[Span, ...]
+    labels: dict[str, str] = field(default_factory=dict)
+    places: dict[str, Span] = field(default_factory=dict)
+
+
 class OpArguments(Evaluator):
     """The part of a body's checker that binds the arguments of built-in functions."""
 
@@ -27,13 +39,14 @@ class OpArguments(Evaluator):
     def operand(self, value: Any, at: ast.Expr) -> Input:
         raise NotImplementedError
 
-    def op_call(self, op: type[Op], expr: ast.Call) -> tuple[Op, tuple[Input, ...], tuple[Span, ...], dict[str, str]]:
-        """A call of an operator: (operator, operands, their spans, labels of the attributes)."""
+    def op_call(self, op: type[Op], expr: ast.Call) -> OpCall:
+        """A call of an operator with its arguments bound."""
         given = self._sorted(op, expr)
         inputs: list[Input] = []
         spans: list[Span] = []
         attributes: dict[str, Any] = {}
         labels: dict[str, str] = {}
+        places: dict[str, Span] = {}
         for param in op.params:
             if param.kind == "list":
                 for value, at in self._list_operand(op, given.get(param.name, []), expr):
@@ -46,15 +59,16 @@ class OpArguments(Evaluator):
                 inputs.append(value)
                 spans.append(span)
             elif args:
+                places[param.name] = args[0].span
                 attributes[param.name], label = self._attribute(op, param, args[0])
                 if label is not None:
                     labels[param.name] = label
-            elif param.required:
+            elif param.required and not ("over" in given and param.kind in AXIS_KINDS):
                 raise self.fail("E124", f"{op.name}: missing `{param.name}`", expr.span, note=signature_text(op))
         if "over" in given:
             axis = next(p for p in op.params if p.kind in AXIS_KINDS)
             attributes[axis.name] = self._over(axis, given["over"][0], inputs)
-        return op(**attributes), tuple(inputs), tuple(spans), labels
+        return OpCall(op(**attributes), tuple(inputs), tuple(spans), labels, places)
 
     def _sorted(self, op: type[Op], expr: ast.Call) -> dict[str, list[ast.Expr]]:
         """Arguments by parameter name; a variadic operand takes all positional ones before the first attribute."""
@@ -86,7 +100,7 @@ class OpArguments(Evaluator):
             else:
                 if position >= len(order):
                     raise self.fail(
-                        "E122", f"{op.name} takes {len(order)} arguments", arg.span, note=signature_text(op)
+                        "E122", f"{op.name} takes {counted(len(order), 'argument')}", arg.span, note=signature_text(op)
                     )
                 name = order[position]
                 position += 1

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from specc.dims import Dim
-from specc.elaborate.evaluate import Evaluator
+from specc.elaborate.evaluate import Evaluator, alive
 from specc.elaborate.instances import Instance
 from specc.elaborate.members import MemberBuilder
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, counted, replaced
 from specc.elaborate.scopes import Scope, names_in
 from specc.elaborate.values import (
+    POISON,
     Binding,
     BlockDecl,
     BlockValue,
@@ -25,7 +26,7 @@ from specc.elaborate.values import (
     show,
     type_text,
 )
-from specc.ir.graph import Hyper, InitRule, Member, Module, Tie
+from specc.ir.graph import Hyper, InitRule, Member, Module, PartGroup, PartList, Submodule, Tie
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -77,7 +78,7 @@ class Blocks:
                     binding, labels[name] = bound[name], bound[name].label
                 elif star is not None and (passed := caller.scope.find(name)) is not None:
                     binding, labels[name] = (
-                        Binding(passed.value, star, passed.origin),
+                        Binding(alive(passed.value), star, passed.origin),
                         caller.label(ast.Name(star, name)),
                     )
                 else:
@@ -86,8 +87,10 @@ class Blocks:
             except Fail as fail:
                 self.elab.collector.add(fail.diagnostic)
                 poisoned = True
+                scope.names[name] = Binding(POISON, param.span, "")
             except Poisoned:
                 poisoned = True
+                scope.names[name] = Binding(POISON, param.span, "")
         if poisoned:
             raise Poisoned
         return scope.names, labels
@@ -117,7 +120,7 @@ class Blocks:
                 if position >= len(order):
                     raise caller.fail(
                         "E122",
-                        f"{decl.name} takes {len(order)} arguments",
+                        f"{decl.name} takes {counted(len(order), 'argument')}",
                         arg.span,
                         label="one too many",
                         note=self.signature(decl),
@@ -149,6 +152,7 @@ class Blocks:
             f"{decl.name} has no hyper-parameter `{name.id}`",
             name.span,
             help=f"did you mean `{guess}`?" if guess else "",
+            edits=replaced(name.span, guess),
             available=available(params) or "none",
         )
 
@@ -170,9 +174,15 @@ class Blocks:
         if param.default is None:
             if param.type.optional:
                 return Binding(None, param.span, f"default of {decl.name} ({param.span.where})")
-            why = f"no hyper-parameter named {name} is in scope for `*`" if star is not None else ""
+            passed = [p.name.id for p in decl.node.params if star is not None and caller.scope.find(p.name.id)]
             raise caller.fail(
-                "E124", f"{decl.name}: missing `{name}`", call_span.head(), why=why, help="", note=self.signature(decl)
+                "E124",
+                f"{decl.name}: missing `{name}`",
+                star or call_span.head(),
+                f"passes: {', '.join(passed) or 'nothing'}" if star is not None else "",
+                why=f"no hyper-parameter named {name} is in scope for `*`" if star is not None else "",
+                help=with_argument(call_span.text, name, param.type),
+                note=self.signature(decl),
             )
         inner = Evaluator(self.elab, scope)
         value = inner.value(param.default)
@@ -221,11 +231,15 @@ class Blocks:
                 continue
             if arg.name is None:
                 what = callee.decl.name if isinstance(callee, BlockValue) else callee.name
+                example = with_default(callee)
+                plain = all(isinstance(a, ast.Arg) and a.name is None for a in expr.args)
                 raise caller.fail(
                     "E130",
                     f"partial application of {what}: keyword arguments only",
                     expr.span,
-                    help=f"{what},  or {what}(name = value)",
+                    why="what is passed on here is not called yet: its first arguments are given where it is",
+                    help=f"{what},  or {example}" if example else what,
+                    edits=replaced(expr.span, what) if plain else (),
                 )
             name = arg.name.id
             if name not in params:
@@ -345,6 +359,19 @@ class Blocks:
         module.ties, module.inits = tuple(ties), tuple(inits)
         return instance
 
+    def _heaviest(self, instance: Instance) -> str:
+        """The way down to where most of the parts are."""
+        names = [instance.decl.name]
+        while len(names) <= MAX_NESTING:
+            inner = [self.by_module[id(m)] for member in instance.members.values() for m in _parts_of(member)]
+            if not inner:
+                break
+            instance = max(inner, key=lambda one: one.parts)
+            names.append(instance.decl.name)
+        if len(names) > 6:
+            names[3:-1] = ["..."]
+        return " > ".join(names)
+
     def check_counts(self, instance: Instance) -> None:
         """The limits on what an expansion would make, on the shared graph, before anything is expanded (E193, E194)."""
         evaluator = Evaluator(self.elab, instance.scope)
@@ -354,6 +381,7 @@ class Blocks:
                 "E193",
                 f"{instance.decl.name} expands to {instance.parts:,} parts and parameters (limit {MAX_PARTS:,})",
                 span,
+                path=self._heaviest(instance),
                 note="counted before expansion; nothing was built",
             )
         if instance.elements > MAX_ELEMENTS:
@@ -363,6 +391,39 @@ class Blocks:
                 span,
                 note="counted before expansion; nothing was built",
             )
+
+
+def _parts_of(member: Member) -> list[Module]:
+    """The modules directly inside a member."""
+    if isinstance(member, Submodule):
+        return [member.module]
+    inner = (
+        member.items
+        if isinstance(member, PartList)
+        else member.members.values()
+        if isinstance(member, PartGroup)
+        else ()
+    )
+    return [module for one in inner for module in _parts_of(one)]
+
+
+def with_argument(call: str, name: str, type_: ast.TypeExpr) -> str:
+    """A call's text with one argument more."""
+    examples = {"int": "1", "float": "0.0", "bool": "false", "str": '""', "fn": "gelu", "dtype": "f32"}
+    example = examples.get(type_.name) if isinstance(type_, ast.NamedType) else None
+    if example is None or "\n" in call or not call.endswith(")"):
+        return ""
+    separator = "" if call.endswith("(") else ", "
+    return f"{call[:-1]}{separator}{name} = {example})"
+
+
+def with_default(callee: FnValue | BlockValue) -> str:
+    """An example of binding an argument: `LayerNorm(eps = 1e-05)`."""
+    if isinstance(callee, BlockValue):
+        param = next((p for p in callee.decl.node.params if p.default is not None), None)
+        return f"{callee.decl.name}({param.name.id} = {unparse(param.default)})" if param and param.default else ""
+    option = next((p for p in callee.op.params if not p.is_operand), None) if callee.op is not None else None
+    return f"{callee.name}({option.name} = {show(option.default)})" if option is not None else ""
 
 
 def _torch_class(decorator: ast.Decorator) -> str | None:

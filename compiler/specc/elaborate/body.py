@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Label
@@ -10,14 +11,15 @@ from specc.elaborate.calls import CallChecker
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
 from specc.elaborate.instances import Instance
-from specc.elaborate.references import POISON, ListRef, PartRef
+from specc.elaborate.references import ListRef, PartRef
 from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import is_tensor, tensor_type, uses_ellipsis
-from specc.elaborate.values import Binding, Fail, FnDecl, FnValue, Poisoned
+from specc.elaborate.values import POISON, Binding, Fail, FnDecl, FnValue, Poisoned
 from specc.ir.graph import Absent, Argument, Graph, Iteration, Loop, Value, When
 from specc.op import Op
 from specc.source import Span
 from specc.syntax import ast
+from specc.syntax.unparse import unparse
 from specc.types import TensorType
 
 if TYPE_CHECKING:
@@ -113,6 +115,32 @@ class Bodies:
             raise evaluator.fail("E195", f"more than {MAX_STATEMENTS:,} statements after unrolling", span)
 
 
+def nested(statement: ast.Stmt) -> Iterator[ast.Stmt]:
+    """A statement and those inside it."""
+    yield statement
+    bodies: list[ast.Body] = []
+    if isinstance(statement, (ast.For, ast.When)):
+        bodies.append(statement.body)
+    elif isinstance(statement, ast.If):
+        bodies.append(statement.then)
+        if isinstance(statement.other, ast.If):
+            yield from nested(statement.other)
+        elif statement.other is not None:
+            bodies.append(statement.other)
+    for body in bodies:
+        for inner in body.statements:
+            yield from nested(inner)
+
+
+def targets(statement: ast.Stmt) -> tuple[ast.Ident, ...]:
+    """The names that a statement binds."""
+    if isinstance(statement, ast.Assign):
+        return statement.targets
+    if isinstance(statement, (ast.AugAssign, ast.TypedAssign)):
+        return (statement.target,)
+    return ()
+
+
 class BodyChecker(CallChecker):
     """Checks one body."""
 
@@ -127,6 +155,7 @@ class BodyChecker(CallChecker):
     def run(self, present: frozenset[str], axes: tuple[str, ...], static: Static) -> Graph:
         method = self.method
         self.axes = axes
+        self.optional = frozenset(p.name.id for p in method.params if p.type.optional and is_tensor(p.type))
         self.facts = self.instance.facts if self.instance is not None else Facts.EMPTY
         inputs: list[Argument] = []
         dims: dict[str, None] = {}
@@ -205,6 +234,7 @@ class BodyChecker(CallChecker):
             if self.returned is not None:
                 raise self.fail("E100", "this is never reached: the body has returned", statement.span.head())
             self.elab.bodies.count(self, statement.span)
+            self.statement = statement
             try:
                 getattr(self, f"_do_{type(statement).__name__}")(statement)
             except Fail as fail:
@@ -215,15 +245,11 @@ class BodyChecker(CallChecker):
 
     def _poison(self, statement: ast.Stmt) -> None:
         """What a broken statement would have bound is unknown from here on."""
-        targets: tuple[ast.Ident, ...] = ()
-        if isinstance(statement, ast.Assign):
-            targets = statement.targets
-        elif isinstance(statement, (ast.AugAssign, ast.TypedAssign)):
-            targets = (statement.target,)
-        elif isinstance(statement, (ast.Return, ast.If, ast.For, ast.When)):
+        if any(isinstance(inner, ast.Return) for inner in nested(statement)):
             raise Poisoned
-        for target in targets:
-            self.locals[target.id] = POISON
+        for inner in nested(statement):
+            for target in targets(inner):
+                self.locals[target.id] = POISON
 
     def _bind(self, target: ast.Ident, value: Any, expr: ast.Expr | None = None) -> None:
         name = target.id
@@ -292,7 +318,7 @@ class BodyChecker(CallChecker):
             ):
                 raise self.fail(
                     "S203", f"`{statement.op}=` changes the shape of `{name.id}`", statement.span,
-                    f"{after.type}", others=(Label(name.span, str(before.type)),), help=f"{name.id} = {name.id} {statement.op} ..",
+                    f"{after.type}", others=(Label(name.span, str(before.type)),), help=f"{name.id} = {name.id} {statement.op} {unparse(statement.value)}",
                 )  # fmt: skip
         self._bind(name, after, expr)
 
@@ -307,6 +333,7 @@ class BodyChecker(CallChecker):
         self.returned = values
 
     def _do_If(self, statement: ast.If) -> None:
+        self.branch = statement
         if self.condition(statement.cond):
             self.run_block(statement.then)
         elif isinstance(statement.other, ast.If):

@@ -128,7 +128,7 @@ class CallChecker(Obligations):
         axes = self._ellipsis(method, {name: value for name, (value, _) in tensors.items()}, instance, decl)
         present = frozenset(p.name.id for p in method.params if p.type.optional and p.name.id in tensors)
         what = member.module.name if member is not None else method.name.id
-        with self.elab.inside(f"{dotted(path)}: {what}" if path else what):
+        with self.elab.inside(f"{dotted(path)}: {what}" if path else what, span):
             if instance is not None:
                 graph = self.elab.bodies.method(instance, method, present, axes)
             else:

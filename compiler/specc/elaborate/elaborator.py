@@ -30,6 +30,7 @@ class Elaborator:
         self.std_home = std_home
         self.blocks = Blocks(self)
         self.bodies = Bodies(self)
+        self.sites: list[Span] = []  # the calls and declarations that led here
         self.trail: list[str] = []  # "GPT2", "h.0", "mlp: GPT2MLP"
         self.context = ""  # 'preset "tiny"'
         self.steps = 0
@@ -42,7 +43,10 @@ class Elaborator:
         """`in GPT2 > h.0 > mlp: GPT2MLP`"""
         if not self.trail:
             return f"in {self.context}" if self.context else ""
-        path = " > ".join(segment.split(": ")[0] for segment in self.trail[:-1])
+        outer = [segment.split(": ")[0] for segment in self.trail[:-1]]
+        if len(outer) > 8:
+            outer[4:-2] = [".."]
+        path = " > ".join(outer)
         last = self.trail[-1]
         if not path:
             last = last.split(": ")[-1]
@@ -50,12 +54,21 @@ class Elaborator:
         return f"in {self.context} > {text}" if self.context else f"in {text}"
 
     @contextmanager
-    def inside(self, segment: str) -> Iterator[None]:
+    def inside(self, segment: str, site: Span | None = None) -> Iterator[None]:
+        """Work on a part, which `site` declares or calls."""
         self.trail.append(segment)
+        if site is not None:
+            self.sites.append(site)
         try:
             yield
         finally:
             self.trail.pop()
+            if site is not None:
+                self.sites.pop()
+
+    def site(self) -> Span | None:
+        """The innermost place outside the standard library."""
+        return next((s for s in reversed(self.sites) if not s.source.name.startswith("std/")), None)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:

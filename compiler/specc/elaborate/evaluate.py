@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from specc.diagnostics import Edit, Label
 from specc.dims import Dim, DimError
 from specc.elaborate.arithmetic import Arithmetic
 from specc.elaborate.builtins import COMPILE_TIME, MAX_LIST, BadArgument
 from specc.elaborate.files import Decl, FileScope
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, replaced
 from specc.elaborate.scopes import Scope
 from specc.elaborate.values import (
+    POISON,
     Binding,
     BlockDecl,
     BlockValue,
@@ -58,12 +60,21 @@ class Evaluator(Arithmetic):
         value = self.value(expr)
         if isinstance(value, bool):
             return value
-        fixes = {int: f"if {unparse(expr)} > 0,  or a bool hyper-parameter", tuple: f"if len({unparse(expr)}) > 0"}
-        raise self.fail(
+        raise self.not_a_bool(expr, value)
+
+    def not_a_bool(self, expr: ast.Expr, value: Any) -> Fail:
+        text = unparse(expr)
+        if isinstance(value, int):
+            help = f"if {text} > 0,  or a bool hyper-parameter"
+        elif isinstance(value, tuple):
+            help = f"if len({text}) > 0"
+        else:
+            help = f"if {text} != none"
+        return self.fail(
             "E106",
-            f"a condition must be true or false, `{unparse(expr)}` is {describe(value)}",
+            f"a condition must be true or false, `{text}` is {describe(value)}",
             expr.span,
-            help=fixes.get(type(value), f"if {unparse(expr)} != none"),
+            help=help,
             note='specc has no truthiness: 0 and "" are ordinary settings',
         )
 
@@ -88,7 +99,7 @@ class Evaluator(Arithmetic):
     def _Name(self, expr: ast.Name) -> Any:
         binding = self.scope.find(expr.id)
         if binding is not None:
-            return binding.value
+            return alive(binding.value)
         if expr.id in self.scope.dims:
             return self.scope.dims[expr.id]
         return self.global_value(expr)
@@ -97,7 +108,7 @@ class Evaluator(Arithmetic):
         """A file-level name or a built-in as a value."""
         found = self.file.find(expr.id)
         if found is not None:
-            return self.declared(*found)
+            return self.declared(*found, expr.span)
         if expr.id in self.file.broken:
             raise Poisoned
         if expr.id in DTYPES:
@@ -107,27 +118,61 @@ class Evaluator(Arithmetic):
             return FnValue(expr.id, op, None)
         raise self.unknown(expr)
 
-    def declared(self, file: FileScope, decl: Decl) -> Any:
+    def declared(self, file: FileScope, decl: Decl, at: Span) -> Any:
         if isinstance(decl, ast.Let):
             return self.elab.file_let(file, decl)
         if isinstance(decl, BlockDecl):
             return BlockValue(decl)
         if isinstance(decl, FnDecl):
             return FnValue(decl.name, None, decl)
-        raise self.fail("B650", f"extern operations cannot be built yet (`{decl.name}`)", decl.node.span.head())
+        others = (Label(decl.node.span.head(), "declared here"),)
+        raise self.fail("B650", f"`{decl.name}` is extern: extern operations cannot be built yet", at, others=others)
 
     def unknown(self, expr: ast.Name) -> Fail:
         candidates = [*self.scope.visible(), *self.scope.dims, *self.file.visible()]
         builtin = [n for n, op in operators().items() if not op.syntax] + list(COMPILE_TIME)
         guess = closest(expr.id, candidates) or closest(expr.id, builtin)
         home = self.elab.std_home(expr.id)
+        help = f"did you mean `{guess}`?" if guess else ""
+        edits = replaced(expr.span, guess)
         if home:
-            help = f"from {home} import {expr.id}"
-        elif expr.id == "nn":
-            help = "from std.nn import Linear       then  fc: Linear(dim, 10)"
+            help, edits = f"from {home} import {expr.id}", self.imported(home, expr.id)
+        return self.fail(
+            "E103", f"unknown name `{expr.id}`", expr.span, help=help, edits=edits, available=available(candidates)
+        )
+
+    def imported(self, home: str, name: str) -> tuple[Edit, ...]:
+        """The edit that imports a name of the standard library: to a line that imports from there, else a new one."""
+        source = self.file.source
+        for item in self.file.tree.items:
+            if isinstance(item, ast.Import) and item.origin == home:
+                end = item.names[-1].span.end
+                return (Edit(Span(source, end, end), f", {name}"),)
+        start = self.file.tree.items[0].span.start if self.file.tree.items else 0
+        start = source.line_starts[source.position(start)[0] - 1]
+        while start and source.line(source.position(start)[0] - 1).startswith(
+            "#"
+        ):  # not between a declaration and its text
+            start = source.line_starts[source.position(start)[0] - 2]
+        return (Edit(Span(source, start, start), f"from {home} import {name}\n"),)
+
+    def qualified(self, func: ast.Attr) -> Fail | None:
+        """`nn.Linear(..)`, as in Python (E103)."""
+        base = func.base
+        while isinstance(base, ast.Attr):
+            base = base.base
+        if not isinstance(base, ast.Name) or base.id not in ("nn", "torch", "F"):
+            return None
+        home = self.elab.std_home(func.name.id)
+        if home is None:
+            if func.name.id not in operators():
+                return None
+            help, edits = func.name.id, replaced(func.span, func.name.id)
         else:
-            help = f"did you mean `{guess}`?" if guess else ""
-        return self.fail("E103", f"unknown name `{expr.id}`", expr.span, help=help, available=available(candidates))
+            known = self.file.find(func.name.id) is not None
+            help = func.name.id if known else f"from {home} import {func.name.id}       then  {func.name.id}(..)"
+            edits = (Edit(func.span, func.name.id), *(() if known else self.imported(home, func.name.id)))
+        return self.fail("E103", f"unknown name `{base.id}`", base.span, help=help, edits=edits)
 
     def _ListExpr(self, expr: ast.ListExpr) -> Any:
         values = []
@@ -160,7 +205,11 @@ class Evaluator(Arithmetic):
         try:
             for item in self.items(expr.iterable):
                 names = self.unpacked(expr.names, item, expr.span)
-                bound = {n.id: Binding(v, n.span, f"{n.id} ({n.span.where})") for n, v in names if n.id != "_"}
+                bound = {
+                    n.id: Binding(v, n.span, f"one of {unparse(expr.iterable)} ({n.span.where})")
+                    for n, v in names
+                    if n.id != "_"
+                }
                 self.scope = outer.child(bound)
                 yield self
                 self.scope = outer
@@ -203,7 +252,7 @@ class Evaluator(Arithmetic):
         if expr.op == "not":
             if isinstance(operand, bool):
                 return not operand
-            raise self.fail("E106", f"`not` takes a bool, found {describe(operand)}", expr.operand.span)
+            raise self.not_a_bool(expr.operand, operand)
         if number(operand) or isinstance(operand, Dim):
             return -operand
         raise self.fail("E125", f"`-` takes a number, found {describe(operand)}", expr.operand.span)
@@ -250,6 +299,8 @@ class Evaluator(Arithmetic):
             if isinstance(callee, (FnValue, BlockValue)):
                 return self.partial(expr, callee)
             raise self.fail("E109", f"`{func.id}` is {describe(callee)}, not a function", func.span)
+        if isinstance(func, ast.Attr) and (fail := self.qualified(func)) is not None:
+            raise fail
         raise self.fail("E109", f"`{unparse(func)}` cannot be called here", func.span)
 
     def past(self, expr: ast.Call, arg: ast.Expr) -> Dim:
@@ -337,6 +388,13 @@ KIND: dict[type, str] = {
     ast.Axes: "an axis pattern",
     ast.EllipsisLit: "`...`",
 }
+
+
+def alive(value: Any) -> Any:
+    """The value, unless its declaration was already reported."""
+    if value is POISON:
+        raise Poisoned
+    return value
 
 
 def elements(value: Any) -> int:

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from specc.diagnostics import Collector, Diagnostic
-from specc.elaborate.names import available, closest
+from specc.diagnostics import Collector, Diagnostic, Edit
+from specc.elaborate.names import available, closest, replaced
 from specc.elaborate.values import BlockDecl, ExternDecl, Fail, FnDecl
 from specc.source import Source, Span
 from specc.syntax import ast
@@ -139,13 +139,16 @@ class Files:
         target = self.add(key, source, tree, is_std=key.startswith("std/"))
         for one in item.names:
             name = (one.alias or one.name).id
-            if one.name.id not in target.names:
+            if one.name.id in target.broken:
+                scope.broken.add(name)
+            elif one.name.id not in target.names:
                 guess = closest(one.name.id, target.names)
                 self._report(
                     "E004",
                     f"{target.source.name} has no `{one.name.id}`",
                     one.name.span,
                     help=f"did you mean `{guess}`?" if guess else "",
+                    edits=replaced(one.name.span, guess),
                     available=available(target.names),
                 )
                 scope.broken.add(name)
@@ -158,5 +161,8 @@ class Files:
         """Names of an import that failed exist, but nothing more is said of them."""
         scope.broken.update((one.alias or one.name).id for one in item.names)
 
-    def _report(self, code: str, message: str, span: Span, *, help: str = "", **notes: str) -> None:
-        self.collector.add(Diagnostic(code, message, span, help=help, notes=tuple(notes.items())))
+    def _report(
+        self, code: str, message: str, span: Span, *, help: str = "", edits: tuple[Edit, ...] = (), **notes: str
+    ) -> None:
+        lines = tuple((key, text) for key, text in notes.items() if text)
+        self.collector.add(Diagnostic(code, message, span, help=help, edits=edits, notes=lines))

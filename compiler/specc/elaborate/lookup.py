@@ -7,14 +7,17 @@ from typing import Any
 from specc.elaborate.applications import Applications
 from specc.elaborate.builtins import COMPILE_TIME
 from specc.elaborate.evaluate import LATER
-from specc.elaborate.names import available, closest
-from specc.elaborate.references import POISON, AbsentRef, ListRef, MethodRef, PartRef
+from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.references import AbsentRef, ListRef, MethodRef, PartRef
 from specc.elaborate.values import (
+    POISON,
     Binding,
     BlockValue,
+    Fail,
     FnValue,
     Poisoned,
 )
+from specc.ir.graph import Value
 from specc.op import operators
 from specc.source import Span
 from specc.syntax import ast
@@ -29,6 +32,8 @@ class Lookup(Applications):
     def callee(self, func: ast.Expr) -> Any:
         """A PartRef, ListRef, MethodRef, FnValue, or the name of a built-in function (LANGUAGE 3, third row)."""
         if not isinstance(func, ast.Name):
+            if isinstance(func, ast.Attr) and (fail := self._foreign(func)) is not None:
+                raise fail
             value = self.value(func)
             if isinstance(value, (PartRef, ListRef, MethodRef, FnValue)):
                 return value
@@ -57,7 +62,7 @@ class Lookup(Applications):
             raise self.created(name, func.span)
         found = self.file.find(name)
         if found is not None:
-            value = self.declared(*found)
+            value = self.declared(*found, func.span)
             if isinstance(value, FnValue):
                 return value
             if isinstance(value, BlockValue):
@@ -74,6 +79,18 @@ class Lookup(Applications):
             raise self.fail("E109", f"`{name}` is a parameter, not a part or function", func.span)
         raise self.unknown_call(func)
 
+    def _foreign(self, func: ast.Attr) -> Fail | None:
+        """`nn.relu(x)`, `F.gelu(x)`, as in Python; `x.view(..)` on a tensor."""
+        base = func.base
+        if isinstance(base, ast.Name) and (base.id in self.locals or self.member(base.id, base.span, called=True)):
+            value = self.locals.get(base.id)
+            name = func.name.id
+            if isinstance(value, Value) and name in operators():
+                help = f"{base.id} |> {name}(..)"
+                return self.fail("E107", f"tensors have no methods: `{unparse(func)}`", func.name.span, help=help)
+            return None
+        return self.qualified(func)
+
     def created(self, name: str, span: Span) -> Any:
         return self.fail(
             "E131",
@@ -89,11 +106,17 @@ class Lookup(Applications):
         builtin = [n for n, op in operators().items() if not op.syntax] + list(COMPILE_TIME)
         guess = closest(func.id, [*parts, *self.file.visible()]) or closest(func.id, builtin)
         home = self.elab.std_home(func.id)
-        help = (
-            f"from {home} import {func.id}, then a part of it" if home else f"did you mean `{guess}`?" if guess else ""
-        )
+        help = f"did you mean `{guess}`?" if guess else ""
+        edits = replaced(func.span, guess)
+        if home is not None:
+            help, edits = f"from {home} import {func.id}, then a part of it", ()
         return self.fail(
-            "E103", f"unknown function or part `{func.id}`", func.span, help=help, available=available(parts)
+            "E103",
+            f"unknown function or part `{func.id}`",
+            func.span,
+            help=help,
+            edits=edits,
+            available=available(parts),
         )
 
     def bind_arguments(self, expr: ast.Call, method: ast.Method) -> dict[str, tuple[Any, ast.Expr]]:
@@ -109,7 +132,7 @@ class Lookup(Applications):
                 if position >= len(order):
                     raise self.fail(
                         "E122",
-                        f"{what} takes {len(order)} arguments",
+                        f"{what} takes {counted(len(order), 'argument')}",
                         arg.span,
                         why=f"declared at {method.name.span.where}",
                     )
@@ -121,7 +144,12 @@ class Lookup(Applications):
                     guess = closest(name, order)
                     help = f"did you mean `{guess}`?" if guess else ""
                     raise self.fail(
-                        "E120", f"{what} has no argument `{name}`", arg.name.span, help=help, available=available(order)
+                        "E120",
+                        f"{what} has no argument `{name}`",
+                        arg.name.span,
+                        help=help,
+                        edits=replaced(arg.name.span, guess),
+                        available=available(order),
                     )
             if name in args:
                 raise self.fail("E121", f"{what}: `{name}` is given twice", arg.span)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from specc.dims import Dim
 from specc.elaborate.instances import Absence
 from specc.elaborate.parameters import ParameterBuilder
-from specc.elaborate.values import Binding, BlockValue, Fail, FnValue, Poisoned, describe, show
+from specc.elaborate.values import POISON, Binding, BlockValue, Fail, FnValue, Poisoned, describe, show
 from specc.ir.graph import (
     Function,
     Member,
@@ -123,8 +123,10 @@ class MemberBuilder(ParameterBuilder):
         name = member.name.id
         if self.scope.names.get(name) is not None:
             raise self.fail("E104", f"`{name}` is declared twice", member.name.span)
+        self.scope.names[name] = Binding(POISON, member.name.span, "")
         value = self.value(member.value)
-        if value is not None and isinstance(value, Dim) and value.value is None:
+        if isinstance(value, Dim) and value.value is None:
+            del self.scope.names[name]
             self.instance.dims[name] = value
             return
         origin = f"{unparse(member.value)} ({member.span.where})"
@@ -239,7 +241,7 @@ class MemberBuilder(ParameterBuilder):
     def _create(self, expr: ast.Call, callee: BlockValue, path: Path) -> Submodule:
         decl = callee.decl
         bindings, labels = self.elab.blocks.bind(decl, expr.args, self, expr.span, dict(callee.sources))
-        with self.elab.inside(f"{'.'.join(map(str, path))}: {decl.name}"):
+        with self.elab.inside(f"{'.'.join(map(str, path))}: {decl.name}", expr.span):
             instance = self.elab.blocks.instance(decl, bindings, expr.span, self)
         self._count(instance.parts, instance.elements)
         args = tuple((name, _argument(b.value), labels.get(name)) for name, b in bindings.items())
@@ -281,7 +283,7 @@ class MemberBuilder(ParameterBuilder):
 
     def _list_sum(self, expr: ast.Binary, path: Path) -> PartList:
         if expr.op == "*":
-            self.arithmetic(expr, (), self.value(expr.right))  # lists do not repeat: E101
+            self.arithmetic(expr, (), 0)  # lists do not repeat: E101
         left = self._part(expr.left, path)
         if not isinstance(left, PartList):
             raise self.fail("E100", "`+` joins lists of parts", expr.left.span)

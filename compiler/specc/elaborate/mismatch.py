@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from specc.diagnostics import Label, Size
 from specc.dims import Dim, Proof, Refuted
 from specc.elaborate.access import Access
+from specc.elaborate.attributes import OpCall
 from specc.elaborate.signatures import Unifier
 from specc.elaborate.values import Fail, show
 from specc.ir.graph import (
     Argument,
     Submodule,
 )
-from specc.op import Op, OpError
+from specc.op import OpError
 from specc.source import Span
 from specc.types import TensorType
 
@@ -21,16 +22,22 @@ if TYPE_CHECKING:
     pass
 
 
+def counter_example(proof: Proof | None) -> str:
+    """Sizes at which a claim fails; constants that differ are no news."""
+    return str(proof) if isinstance(proof, Refuted) and proof.env else ""
+
+
 class Mismatches(Access):
     """The part of a body's checker that holds types against each other."""
 
-    def explained(self, op: Op, error: OpError, types: list[Any], spans: tuple[Span, ...], span: Span) -> Fail:
+    def explained(self, call: OpCall, error: OpError, types: list[Any], span: Span) -> Fail:
         """A shape rule's refusal with places, the origins of the sizes, and the counter-example."""
+        spans = call.spans
         index = error.operand if isinstance(error.operand, int) and error.operand < len(spans) else None
-        primary = spans[index] if index is not None else span
-        label = str(types[index]) if index is not None and types[index] is not None else ""
+        primary = spans[index] if index is not None else call.places.get(str(error.operand), span)
+        label = self.shown(types[index]) if index is not None else ""
         others = tuple(
-            Label(s, str(t))
+            Label(s, self.shown(t))
             for i, (s, t) in enumerate(zip(spans, types, strict=False))
             if i != index and isinstance(t, TensorType) and s.start != primary.start
         )
@@ -38,11 +45,29 @@ class Mismatches(Access):
         for type_ in types:
             if isinstance(type_, TensorType):
                 rows.update((row.name, row) for row in self.size_rows(type_))
-        example = str(error.proof) if isinstance(error.proof, Refuted) else ""
+        told = error.code == "S200"  # the message and the labels say it
         return self.fail(
-            error.code, error.message, primary, label, others=others[:3], sizes=tuple(rows.values()), help=error.help,
-            expected=error.expected, found=error.found, counter_example=example,
-        )  # fmt: skip
+            error.code,
+            self.named(error.message),
+            primary,
+            label,
+            others=others[:3],
+            sizes=tuple(rows.values()),
+            help=error.help,
+            expected="" if told else self.named(error.expected),
+            found="" if told else self.named(error.found),
+            counter_example=counter_example(error.proof),
+        )
+
+    def shown(self, type_: Any) -> str:
+        return "" if type_ is None else self.named(str(type_))
+
+    def named(self, text: str) -> str:
+        """A text with the names of defined dims: `S` for `T + past(T)`."""
+        for name, dim in self.scope.dims.items():
+            if dim.value is None and not dim.is_symbol():
+                text = text.replace(str(dim), name)
+        return text
 
     def hyper_rows(self, argument: Argument, axis: int, member: Submodule | None) -> tuple[Size, ...]:
         """Origin of the callee's hyper-parameter that its signature names on this axis."""
@@ -101,6 +126,7 @@ class Mismatches(Access):
             if fact
             else ""
         )
+        message, label = self.named(message), self.named(label)
         if isinstance(proof, Refuted):
             return self.fail(
                 "S220", message, span, label, others=others, sizes=sizes, counter_example=str(proof), help=help

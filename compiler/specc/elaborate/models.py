@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from specc.diagnostics import Diagnostic
+from specc.diagnostics import Diagnostic, Edit
 from specc.elaborate.elaborator import Elaborator
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
 from specc.elaborate.instances import Instance
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, counted, replaced
 from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import is_tensor, opaque_axes
-from specc.elaborate.values import Binding, BlockDecl, Fail, FnValue, Poisoned, coerced, fits, show
-from specc.ir.graph import Entry, Graph, Model
+from specc.elaborate.values import POISON, Binding, BlockDecl, Fail, FnValue, Poisoned, coerced, fits, show
+from specc.ir.graph import Entry, Graph, Model, parameters
 from specc.ir.initial import missing_initializers, unused_rules
 from specc.op import operators
 from specc.source import Span
@@ -93,11 +94,20 @@ def preset_chain(file: FileScope, name: str) -> tuple[str, list[ast.Preset]]:
             guess = closest(name, known)
             help = f'did you mean "{guess}"?' if guess else ""
             raise _fail(
-                "E008", f'no preset "{name}" in {file.source.name}', at, help=help, available=available(known) or "none"
+                "E008",
+                f'no preset "{name}" in {file.source.name}',
+                at,
+                help=help,
+                edits=(Edit(at, f'"{guess}"'),) if at is not None and guess else (),
+                available=available(known) or "none",
             )
         preset = known[name]
         if preset in chain:
-            raise _fail("E150", f'preset "{name}" derives from itself', preset.name.span)
+            cycle = [preset, *chain[: chain.index(preset)][::-1]]
+            first = min(cycle, key=lambda p: p.name.span.start)  # one cycle is one finding, whoever meets it
+            start = cycle.index(first)
+            shown = " -> ".join(f'"{p.name.value}"' for p in [*cycle[start:], *cycle[:start], first])
+            raise _fail("E150", f"presets derive from each other: {shown}", first.name.span)
         chain.insert(0, preset)
         if isinstance(preset.base, ast.Ident):
             model = preset.base.id
@@ -108,13 +118,17 @@ def preset_chain(file: FileScope, name: str) -> tuple[str, list[ast.Preset]]:
                     f"no model `{model}` in {file.source.name}",
                     preset.base.span,
                     help=f"did you mean `{guess}`?" if guess else "",
+                    edits=replaced(preset.base.span, guess),
+                    available=available(d.name for d in file.models()) or "none",
                 )
             return model, chain
         name, at = preset.base.value, preset.base.span
 
 
-def _fail(code: str, message: str, span: Span | None = None, *, help: str = "", **notes: str) -> Fail:
-    return Fail(Diagnostic(code, message, span, help=help, notes=tuple(notes.items())))
+def _fail(
+    code: str, message: str, span: Span | None = None, *, help: str = "", edits: tuple[Edit, ...] = (), **notes: str
+) -> Fail:
+    return Fail(Diagnostic(code, message, span, help=help, edits=edits, notes=tuple(notes.items())))
 
 
 def configurations(elab: Elaborator, file: FileScope, options: Options, *, all_presets: bool) -> list[Options]:
@@ -185,14 +199,21 @@ def bind_model(elab: Elaborator, decl: BlockDecl, options: Options) -> dict[str,
             )
     scope = Scope(decl.file)
     for name, param in params.items():
+        scope.names[name] = Binding(POISON, param.span, "")
         with elab.collecting():
             if name in given:
-                binding = _given(elab, decl, param, given[name], scope)
+                binding = _given(elab, decl, param, given[name], Scope(decl.file, _before(scope.names, name)))
             else:
-                binding = elab.blocks.default(decl, param, scope, caller, param.span)
+                binding = elab.blocks.default(
+                    decl, param, Scope(decl.file, _before(scope.names, name)), caller, param.span
+                )
             scope.names[name] = elab.blocks.typed(decl, param, binding, caller)
-    elab.collector.stop_on_errors()
     return scope.names
+
+
+def _before(names: dict[str, Binding], name: str) -> dict[str, Binding]:
+    """The parameters before this one."""
+    return {key: binding for key, binding in names.items() if key != name}
 
 
 def _preset_args(elab: Elaborator, decl: BlockDecl, preset: ast.Preset, caller: Evaluator) -> dict[str, Given]:
@@ -207,7 +228,7 @@ def _preset_args(elab: Elaborator, decl: BlockDecl, preset: ast.Preset, caller: 
                 if name not in params:
                     raise elab.blocks.unknown(decl, arg.name, caller)
             elif position >= len(params):
-                raise caller.fail("E122", f"{decl.name} takes {len(params)} arguments", arg.span)
+                raise caller.fail("E122", f"{decl.name} takes {counted(len(params), 'argument')}", arg.span)
             else:
                 name = params[position]
             if name in given:
@@ -259,16 +280,13 @@ def _elaborate(elab: Elaborator, file: FileScope, options: Options) -> Model:
         if not elab.collector.errors:
             elab.blocks.check_counts(instance)
         elab.bodies.root = instance
+        whole = not elab.collector.errors
         entries = _entries(elab, instance)
+        if whole:
+            _check_initializers(elab, instance)
     if "forward" not in instance.methods:
-        raise _fail(
-            "E160",
-            f"model {decl.name} has no `forward`",
-            decl.node.name.span,
-            help="forward(x: Tensor[B, dim]) -> Tensor[B, dim] = ..",
-        )
-    elab.collector.stop_on_errors()
-    _check_initializers(elab, instance)
+        help = "forward(x: Tensor[B, dim]) -> Tensor[B, dim] { return x }"
+        raise _fail("E160", f"model {decl.name} has no `forward`", decl.node.name.span, help=help)
     elab.collector.stop_on_errors()
     name = options.name or options.preset or decl.file.source.name.rsplit("/", 1)[-1].removesuffix(".spec")
     return Model(name, file.source.name, options.preset, instance.module, entries, instance.facts)
@@ -306,16 +324,33 @@ def _entries(elab: Elaborator, instance: Instance) -> dict[str, Entry]:
 
 def _check_initializers(elab: Elaborator, instance: Instance) -> None:
     for path, parameter in missing_initializers(instance.module):
+        text = parameter.span.head().text.strip()
         elab.collector.add(
             Diagnostic(
                 "E140",
                 f"`{path}` has no initialiser",
                 parameter.span.head(),
                 path=elab.where(),
-                help=f"param {parameter.name}: .. = zeros(),  or a rule in `init`",
+                help=f"{text} = zeros()",
+                note="a rule in an `init` section gives one too",
             )
         )
     for rule in unused_rules(instance.module):
         if rule.pattern is None:
             continue  # `Linear.bias` is right although this configuration has no bias; see `_block_rule`
-        elab.collector.add(Diagnostic("E251", "this init rule matches no parameter", rule.span, severity="warning"))
+        known = available(fold(parameters(instance.module)))
+        elab.collector.add(
+            Diagnostic(
+                "E251",
+                f'this init rule matches no parameter: "{rule.pattern}"',
+                rule.span,
+                path=elab.where(),
+                notes=(("available", known or "none"),),
+                severity="warning",
+            )
+        )
+
+
+def fold(names: Iterable[str]) -> list[str]:
+    """Paths with their indices folded: `h.{i}.attn.c_proj.weight`."""
+    return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "{i}", name) for name in names))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from specc.diagnostics import Edit
+from specc.source import Span
+
 # What people bring from torch and from config.json files -> what specs call it.
 _ALIASES = {
     "n_head": "heads", "n_heads": "heads", "num_heads": "heads", "num_attention_heads": "heads", "nhead": "heads",
@@ -38,7 +41,7 @@ def closest(name: str, candidates: Iterable[str]) -> str | None:
     alias = _ALIASES.get(name)
     if alias in known:
         return alias
-    limit = 1 if len(name) <= 3 else 2
+    limit = (0, 0, 1, 1)[len(name)] if len(name) <= 3 else 2  # of one letter nothing can be guessed
     ranked = sorted((distance(name.lower(), c.lower(), limit), i) for i, c in enumerate(known))
     return known[ranked[0][1]] if ranked and ranked[0][0] <= limit else None
 
@@ -47,3 +50,13 @@ def available(candidates: Iterable[str], most: int = 12) -> str:
     """At most `most` names for an `available:` line."""
     names = list(dict.fromkeys(candidates))
     return ", ".join(names[:most]) + (", .." if len(names) > most else "")
+
+
+def replaced(span: Span, guess: str | None) -> tuple[Edit, ...]:
+    """The edit that writes what was meant; none if nothing is known, or it is no name (`@`)."""
+    return (Edit(span, guess),) if guess and guess.replace(".", "").isidentifier() else ()
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 argument`, `3 arguments`."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"

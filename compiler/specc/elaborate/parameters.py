@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from specc import initializers
-from specc.diagnostics import Label
+from specc.diagnostics import Label, Size
 from specc.dims import Dim
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
 from specc.elaborate.instances import Instance
-from specc.elaborate.names import available, closest
-from specc.elaborate.values import BlockDecl, Poisoned
+from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.values import BlockDecl, Poisoned, show
 from specc.ir.graph import (
     Initializer,
     InitRule,
@@ -85,11 +87,13 @@ class ParameterBuilder(Evaluator):
             found = unparse(expr.func) if isinstance(expr, ast.Call) else unparse(expr)
             guess = closest(found, initializers.SIGNATURES)
             help = f"did you mean `{guess}`?" if guess else ""
+            place = expr.func.span if isinstance(expr, ast.Call) else expr.span
             raise self.fail(
                 "E140",
                 f"`{found}` is not an initialiser",
-                expr.span,
+                place,
                 help=help,
+                edits=replaced(place, guess),
                 available=available(initializers.SIGNATURES, 20),
             )
         name = expr.func.id
@@ -101,7 +105,7 @@ class ParameterBuilder(Evaluator):
             if isinstance(arg, ast.StarArg):
                 raise self.fail("E120", "initialisers take no `*`", arg.span)
             if arg.name is None and position >= len(order):
-                raise self.fail("E122", f"{name} takes {len(order)} arguments", arg.span)
+                raise self.fail("E122", f"{name} takes {counted(len(order), 'argument')}", arg.span)
             key = arg.name.id if arg.name is not None else order[position]
             if key not in params:
                 raise self.fail("E120", f"{name} has no argument `{key}`", arg.span, available=available(order))
@@ -137,22 +141,33 @@ class ParameterBuilder(Evaluator):
             return
         left, right = self._path(member.left), self._path(member.right)
         targets = [self._resolve(path, expr) for path, expr in ((left, member.left), (right, member.right))]
-        a, b = targets
+        (a, a_labels), (b, b_labels) = targets
         if a.type.shape != b.type.shape or a.type.dtype != b.type.dtype:
-            labels = (Label(member.right.span, _shape_text(b.type)),)
+            a_text, b_text = _shape_text(a.type, a_labels), _shape_text(b.type, b_labels)
+            rows = {row.name: row for text in (a_text, b_text) for row in self._rows(text)}
             raise self.fail(
                 "S250",
                 f"cannot tie {unparse(member.left)} to {unparse(member.right)}",
                 member.left.span,
-                _shape_text(a.type),
-                others=labels,
+                a_text,
+                others=(Label(member.right.span, b_text),),
+                sizes=tuple(rows.values()),
                 help="build both from one size",
             )
         self.ties.append(Tie(left, right, member.span))
 
-    def _resolve(self, path: Path, expr: ast.Expr) -> Parameter:
+    def _rows(self, text: str) -> Iterator[Size]:
+        """Origins of the names in a shape's text."""
+        for name in dict.fromkeys(re.findall(r"[A-Za-z_]\w*", text)):
+            binding = self.scope.find(name)
+            if binding is not None:
+                yield Size(name, show(binding.value), binding.origin)
+
+    def _resolve(self, path: Path, expr: ast.Expr) -> tuple[Parameter, Mapping[str, str | None]]:
+        """The parameter at a path; hyper-parameter of its block -> how this block wrote it."""
         member: Member | None = None
         members: Any = self.instance.members
+        labels: Mapping[str, str | None] = {}
         for i, segment in enumerate(path):
             if i == 0 and segment in self.instance.broken:
                 raise Poisoned
@@ -165,12 +180,18 @@ class ParameterBuilder(Evaluator):
             else:
                 member = members.get(segment)
             if member is None:
+                guess = closest(str(segment), map(str, members))
+                last = expr.name.span if isinstance(expr, ast.Attr) and i == len(path) - 1 else None
                 raise self.fail(
                     "E250",
                     f"`{unparse(expr)}` names no parameter: there is no `{segment}`",
-                    expr.span,
-                    available=available(map(str, members)),
+                    last or expr.span,
+                    help=f"did you mean `{guess}`?" if guess else "",
+                    edits=replaced(last, guess) if last is not None else (),
+                    available=available(map(str, members)) or "nothing",
                 )
+            if isinstance(member, Submodule):
+                labels = {name: label for name, _, label in member.args}
             members = (
                 member.module.members
                 if isinstance(member, Submodule)
@@ -179,10 +200,11 @@ class ParameterBuilder(Evaluator):
                 else {}
             )
         if not isinstance(member, Parameter):
-            raise self.fail(
-                "E250", f"`{unparse(expr)}` is not a parameter", expr.span, available=available(map(str, members))
-            )
-        return member
+            names = [name for name, one in members.items() if isinstance(one, Parameter)]
+            help = f"{unparse(expr)}.{names[0]}" if names else ""
+            edits = replaced(expr.span, help)
+            raise self.fail("E250", f"`{unparse(expr)}` is not a parameter", expr.span, help=help, edits=edits)
+        return member, labels
 
     def _init(self, member: ast.Init) -> None:
         for rule in member.rules:
@@ -204,17 +226,22 @@ class ParameterBuilder(Evaluator):
                         "E250",
                         f"block {found[1].name} declares no parameter `{key.name.id}`",
                         key.name.span,
-                        help=f"did you mean `{guess}`?"
-                        if guess
-                        else 'a path pattern names any parameter:  "*.weight" = ..',
+                        help=f"did you mean `{guess}`?" if guess else 'a path names any parameter:  "*.weight"',
+                        edits=replaced(key.name.span, guess),
                         available=available(params) or "none",
                     )
                 return InitRule(found[1].name, key.name.id, None, init, span)
+        if isinstance(key, ast.Attr) and isinstance(key.base, ast.Name) and key.base.id in self.file.broken:
+            raise Poisoned
         blocks = [n for n in self.file.visible() if _is_block(self.file, n)]
+        base = key.base if isinstance(key, ast.Attr) and isinstance(key.base, ast.Name) else None
+        guess = closest(base.id, blocks) if base is not None else None
         raise self.fail(
             "E103",
             f"`{unparse(key)}`: an init rule names `Block.parameter` or a path pattern",
             key.span,
+            help=f"did you mean `{guess}`?" if guess else "",
+            edits=replaced(base.span, guess) if base is not None else (),
             available=available(blocks),
         )
 
@@ -224,7 +251,8 @@ def _is_block(file: FileScope, name: str) -> bool:
     return found is not None and isinstance(found[1], BlockDecl)
 
 
-def _shape_text(type_: TensorType) -> str:
+def _shape_text(type_: TensorType, written: Mapping[str, str | None]) -> str:
+    """`[50304, 768] = [padded, dim]`"""
     sizes = [str(d) for d in type_.shape]
-    labels = [d.label or str(d) for d in type_.shape]
+    labels = [written.get(d.label or "") or str(d) for d in type_.shape]
     return f"[{', '.join(sizes)}]" + (f" = [{', '.join(labels)}]" if labels != sizes else "")

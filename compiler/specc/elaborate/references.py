@@ -41,10 +41,3 @@ class MethodRef:
     path: Path
     instance: Instance
     method: ast.Method
-
-
-class Poison:
-    """The value of a name whose statement was reported: whatever uses it is not checked further."""
-
-
-POISON = Poison()

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from specc.diagnostics import Diagnostic, Label, Size
+from specc.diagnostics import Diagnostic, Edit, Label, Size
 from specc.dims import Dim
 from specc.elaborate.files import FileScope
-from specc.elaborate.values import Binding, BlockValue, Fail, FnValue, show
+from specc.elaborate.values import Binding, BlockValue, Fail, FnValue, Poison, show
 from specc.source import Span
 from specc.syntax import ast
 
@@ -42,6 +42,9 @@ class Scope:
         return own + (self.parent.visible() if self.parent else [])
 
 
+_SILENT = (BlockValue, FnValue, Poison)  # values that are no sizes
+
+
 class Place:
     """A place of the instance tree with the names that are in scope there."""
 
@@ -65,19 +68,26 @@ class Place:
         sizes: tuple[Size, ...] = (),
         help: str = "",
         note: str = "",
+        edits: tuple[Edit, ...] = (),
         **notes: str,
     ) -> Fail:
         """A finding at this place of the instance tree; `names`: print the origins of the names in that expression."""
         rows = sizes + (tuple(self.origins(names)) if names is not None else ())
         lines = tuple((key.replace("_", "-"), text) for key, text in notes.items() if text)
-        return Fail(Diagnostic(code, message, span, label, others, self.elab.where(), rows, lines, help, note=note))
+        site = self.elab.site() if span.source.name.startswith("std/") else None
+        if site is not None:  # nobody wants to read about the inside of `Linear`: the place is where it is used
+            others = (*others, Label(span.head(), label or span.head().text.strip()))
+            span, label = site.head(), ""
+        return Fail(
+            Diagnostic(code, message, span, label, others, self.elab.where(), rows, lines, help, tuple(edits), note)
+        )
 
     def origins(self, expr: ast.Expr) -> Iterator[Size]:
         """`dim = 4096   default of Llama (llama.spec:41)` for each name of an expression."""
         seen = set()
         for node in names_in(expr):
             binding = self.scope.find(node.id)
-            if binding is not None and node.id not in seen and not isinstance(binding.value, (BlockValue, FnValue)):
+            if binding is not None and node.id not in seen and not isinstance(binding.value, _SILENT):
                 seen.add(node.id)
                 yield Size(node.id, show(binding.value), binding.origin)
 

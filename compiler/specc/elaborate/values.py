@@ -31,6 +31,13 @@ class Poisoned(Exception):
     """The value depends on something already reported: say nothing more."""
 
 
+class Poison:
+    """The value of a name whose declaration was reported: whatever uses it is not checked further."""
+
+
+POISON = Poison()
+
+
 @dataclass(frozen=True, eq=False)
 class BlockDecl:
     """A `block` or `model` of a file."""
