@@ -7,7 +7,7 @@ from typing import Any
 
 from specc.dims import Dim
 from specc.elaborate.evaluate import Evaluator
-from specc.elaborate.names import available, closest, counted
+from specc.elaborate.names import available, closest, counted, replaced
 from specc.elaborate.values import describe, number, show
 from specc.ir.graph import Absent, Input, Value
 from specc.op import Op, ParamSpec, Pattern
@@ -93,6 +93,7 @@ class OpArguments(Evaluator):
                         f"{op.name} has no argument `{name}`",
                         arg.name.span,
                         help=help,
+                        edits=replaced(arg.name.span, guess),
                         available=available(order),
                     )
             elif bare:

@@ -7,6 +7,7 @@ from typing import Any
 from specc.diagnostics import Label
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.instances import Instance
+from specc.elaborate.mismatch import valued
 from specc.elaborate.obligations import Obligations
 from specc.elaborate.references import ListRef, MethodRef, PartRef
 from specc.elaborate.scopes import Scope
@@ -242,7 +243,7 @@ class CallChecker(Obligations):
             if expected.value is not None and have.value is not None:
                 raise self.fail(
                     "S201", f"{what} expects its {axis} to be {expected}, found {have}", at.span, f"argument is {value.type}",
-                    others=others, sizes=rows, expected=str(self.expected_type(argument, unifier)), found=str(value.type),
+                    others=others, sizes=rows, expected=str(self.expected_type(argument, unifier)), found=valued(value.type),
                 )  # fmt: skip
             raise self.unequal(
                 f"{what} expects its {axis} to be {expected}, found {have}", at.span, f"argument is {value.type}", expected, have, proof,

@@ -320,6 +320,8 @@ class Evaluator(Arithmetic):
                 return binding.value
             scope = scope.parent
         found = self.scope.find(func.id)
+        if found is not None and found.value is POISON:
+            raise Poisoned
         if found is not None and self.file.find(func.id) is None and func.id not in operators():
             return found.value
         return self.global_value(func)

@@ -56,6 +56,8 @@ class Lookup(Applications):
         if member is not None:
             return member
         binding = self.scope.find(name)
+        if binding is not None and binding.value is POISON:
+            raise Poisoned
         if binding is not None and isinstance(binding.value, FnValue):
             return binding.value
         if binding is not None and isinstance(binding.value, BlockValue):

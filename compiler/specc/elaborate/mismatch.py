@@ -27,6 +27,11 @@ def counter_example(proof: Proof | None) -> str:
     return str(proof) if isinstance(proof, Refuted) and proof.env else ""
 
 
+def valued(type_: TensorType) -> str:
+    """A type with the values of its static sizes: `Tensor[B, T, 768]`."""
+    return str(type_.with_shape(tuple(d if d.value is None else d.plain() for d in type_.shape)))
+
+
 class Mismatches(Access):
     """The part of a body's checker that holds types against each other."""
 
@@ -53,11 +58,21 @@ class Mismatches(Access):
             label,
             others=others[:3],
             sizes=tuple(rows.values()),
-            help=error.help,
+            help=self.named(error.help) or self.promise(types),
             expected="" if told else self.named(error.expected),
             found="" if told else self.named(error.found),
             counter_example=counter_example(error.proof),
         )
+
+    def promise(self, types: list[Any]) -> str:
+        """The divisibility that would make two operands fit, if there is one."""
+        tensors = [t for t in types if isinstance(t, TensorType)]
+        for left, right in zip(tensors, tensors[1:], strict=False):
+            for a, b in zip(left.shape, right.shape, strict=False):
+                fact = self.facts.suggestion(a, b) if a.value is None and b.value is None and a != b else None
+                if fact is not None:
+                    return f"promise it on the model:  dim {fact}      (checked at the entry, exported as a constraint)"
+        return ""
 
     def shown(self, type_: Any) -> str:
         return "" if type_ is None else self.named(str(type_))
@@ -100,7 +115,7 @@ class Mismatches(Access):
             proof = self.facts.equal(a, b)
             if not proof:
                 message = f"{what} has {a} on axis {i}, {b} is declared"
-                rows = (*self.size_rows(have), *self.size_rows(want))
+                rows = tuple(dict.fromkeys((*self.size_rows(have), *self.size_rows(want))))
                 if a.value is not None and b.value is not None:
                     raise self.fail(
                         "S201", message, span, str(have), others=others, sizes=rows, expected=str(want), found=str(have)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from specc.dims import Dim
 from specc.elaborate.evaluate import Evaluator
-from specc.elaborate.names import closest
+from specc.elaborate.names import closest, replaced
 from specc.elaborate.scopes import names_in
 from specc.elaborate.values import Poisoned
 from specc.source import Span
@@ -73,6 +73,7 @@ def size_in_type(evaluator: Evaluator, expr: ast.Expr) -> Dim:
                 name.span,
                 "not a hyper-parameter, a `let` or a declared dim",
                 help=f"{hint}A new runtime size has to be declared:  dim {name.id if not guess else 'N'}",
+                edits=replaced(name.span, guess),
             )
     return evaluator.size(expr)
 
