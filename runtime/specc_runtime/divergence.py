@@ -51,8 +51,25 @@ def located(mismatch: Mismatch, model: Model, without: frozenset[str], opset: in
     place = locate(mismatch, model, without, opset, folder)
     if place is None:
         graph = model.entries[mismatch.entry].full
-        return _diagnostic(mismatch, graph.span.head(), f"in {model.module.name}", _NOT_PLACED)
-    return _placed(mismatch, model, place)
+        found = _diagnostic(mismatch, graph.span.head(), f"in {model.module.name}", _NOT_PLACED)
+    else:
+        found = _placed(mismatch, model, place)
+    return replace(found, note=_amplified(mismatch) or found.note)
+
+
+def _amplified(mismatch: Mismatch) -> str:
+    """A word on models that make rounding errors large: there the criterion cannot be met by anybody."""
+    from specc_runtime.programs import rounding
+
+    if mismatch.crash is not None or not mismatch.figures.max_abs:
+        return ""
+    error = rounding(mismatch.module, mismatch.of, mismatch.feeds, mismatch.output)
+    if error is None or mismatch.figures.max_abs > 4 * error:
+        return ""
+    return (
+        f"torch in float32 is itself {error:.1e} away from torch in float64 here: the model amplifies rounding errors. "
+        "Large values before a softmax do that; smaller initial weights help"
+    )
 
 
 _NOT_PLACED = "no intermediate value differs by itself"

@@ -92,9 +92,9 @@ def locate(mismatch: Mismatch, model: Model, without: frozenset[str], opset: int
     graph = chosen_graph(model, mismatch.entry, without)
     torch_values, torch_crash = _torch_values(graph, mismatch)
     if torch_values is None or sum(v.nbytes for v in torch_values.values()) > MAX_BYTES:
-        return _named_by(mismatch, graph) or _of_crash(torch_crash, graph)
+        return _named_by(mismatch, graph, folder) or _of_crash(torch_crash, graph)
     order = list(steps(graph))
-    for program in (PLAIN, OPTIMISED) if mismatch.program != OPTIMISED else (PLAIN, OPTIMISED):
+    for program in (PLAIN, OPTIMISED):
         try:
             found = _debug_values(mismatch, model, without, opset, folder, program)
         except Crash as crash:
@@ -103,7 +103,7 @@ def locate(mismatch: Mismatch, model: Model, without: frozenset[str], opset: int
         place = _first(order, torch_values, found)
         if place is not None:
             return place
-    return _named_by(mismatch, graph) or _in_source(order, torch_values, mismatch)
+    return _named_by(mismatch, graph, folder) or _in_source(order, torch_values, mismatch)
 
 
 def _torch_values(graph: Graph, mismatch: Mismatch) -> tuple[dict[str, Array] | None, Exception | None]:
@@ -169,13 +169,18 @@ def _place(step: _Step, figures: Figures, blame: str = "") -> Place:
 # ---- other traces ----------------------------------------------------------------------------------------------------
 
 
-def _named_by(mismatch: Mismatch, graph: Graph) -> Place | None:
-    """The place of the ONNX node that a crash names."""
+def _named_by(mismatch: Mismatch, graph: Graph, folder: Path) -> Place | None:
+    """The place of the ONNX node that a crash names: nodes carry their line as `doc_string`."""
+    import onnx
+
     crash = mismatch.crash
     if crash is None or not crash.node:
         return None
+    nodes = onnx.load(folder / mismatch.file, load_external_data=False).graph.node
+    line = next((node.doc_string for node in nodes if node.name == crash.node), None)
+    here = [s for s in steps(graph) if line in (s.span.where, s.node.span.where)]
     scope = crash.node.rpartition("/")[0]
-    step = next((s for s in steps(graph) if s.path == scope), None)
+    step = next((s for s in here if s.path == scope), here[0] if here else None)
     return None if step is None else _place(step, Figures(problem=str(crash)))
 
 
@@ -196,10 +201,13 @@ def _in_source(order: list[_Step], reference: Mapping[str, Array], mismatch: Mis
         occurrence = counts.get(step.call, 0)
         counts[step.call] = occurrence + 1
         calls = seen.get(step.call, [])
-        if occurrence < len(calls) and step.key in reference:
+        if step.key not in reference:
+            continue
+        figures = Figures(problem="the emitted source does not compute it")
+        if occurrence < len(calls):
             figures = _difference(reference[step.key], calls[occurrence])
-            if figures.problem:
-                return _place(step, figures, "the emitted source; the operators one by one agree with the graph")
+        if figures.problem:
+            return _place(step, figures, "the emitted source; the operators one by one agree with the graph")
     return None
 
 

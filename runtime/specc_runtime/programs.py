@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,14 +32,10 @@ class Crash(Exception):
     """A program could not be loaded or did not run through. `node` is the ONNX node that failed, if the message tells."""
 
     def __init__(self, program: str, error: Exception) -> None:
-        lines = str(error).strip().splitlines()
-        super().__init__(f"{program}: {lines[0] if lines else type(error).__name__}")
-        self.node = _between(str(error), "Name:'", "'")
-
-
-def _between(text: str, before: str, after: str) -> str:
-    _, found, rest = text.partition(before)
-    return rest.partition(after)[0] if found else ""
+        text = re.sub(r"Load model from \S+ failed: ?", "", str(error).strip())
+        super().__init__(f"{program}: {text.splitlines()[0] if text else type(error).__name__}")
+        named = re.search(r"Name:'([^']*)'|in node \(([^)]*)\)", text)
+        self.node = next(filter(None, named.groups()), "") if named else ""
 
 
 # ---- torch -----------------------------------------------------------------------------------------------------------
@@ -60,17 +58,30 @@ def run_torch(module: torch.nn.Module, of: Interface, feeds: Mapping[str, Array]
     return {o.name: r.numpy() for o, r in zip(of.outputs, results, strict=True)}
 
 
+def rounding(module: torch.nn.Module, of: Interface, feeds: Mapping[str, Array], output: str) -> float | None:
+    """How far torch in float32 is from torch in float64; None if the module does not run in float64."""
+    import numpy as np
+
+    wide = {name: value.astype("float64") if value.dtype.kind == "f" else value for name, value in feeds.items()}
+    try:
+        exact = run_torch(copy.deepcopy(module).double(), of, wide)[output]
+    except Crash:
+        return None
+    return float(np.abs(exact - run_torch(module, of, feeds)[output]).max())
+
+
 def perturb(module: torch.nn.Module, seed: int) -> None:
     """Replace every floating parameter and vector buffer by seeded random numbers, in memory.
 
     Fresh biases are zero and fresh norm weights one, which hides a bias that is left out or a scale that is applied twice.
     Matrices get the scale 1/sqrt(fan in), vectors that are positive throughout (norm weights, running variances) stay so.
-    Tables that are buffers (rotary frequencies, masks) are part of the program and stay.
+    Tables that are computed (rotary frequencies) or stored as buffers of two axes or more are part of the program and stay.
     """
     import numpy as np
     import torch
 
-    buffers = [(name, b) for name, b in module.named_buffers() if b.dim() == 1]
+    stored = module.state_dict()
+    buffers = [(name, b) for name, b in module.named_buffers() if b.dim() == 1 and name in stored]
     for name, tensor in [*module.named_parameters(), *buffers]:
         if not tensor.is_floating_point():
             continue
