@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
+from keyword import iskeyword
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,60 +20,82 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS = "model.safetensors"
+_AGAIN = "build it again:  specc build FILE"
 
 
 def load_source(path: Path) -> ModuleType:
-    """Import an emitted file under a private name; nothing is written beside it."""
-    name = f"_specc_build_{path.stem}_{abs(hash(path.resolve())):x}"
-    loader = SourceFileLoader(name, str(path))
-    spec = spec_from_loader(name, loader)
+    """Import an emitted file under a private name; nothing is written beside it.
+
+    Loading the same text from the same place again gives the same Python module, and so the same classes.
+    """
+    place = path.resolve()
+    text = place.read_bytes()
+    name = f"_specc_build_{path.stem}_{sha256(bytes(place) + text).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_loader(name, SourceFileLoader(name, str(place)))
     assert spec is not None
     module = module_from_spec(spec)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    sys.modules[name] = module  # torch.compile looks a function's module up by name
+    sys.modules[name] = module  # torch.compile and pickle look a class's module up by name
     try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
+        exec(compile(text, place, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
 def load_module(source: Path, weights: Path | None, class_name: str) -> torch.nn.Module:
     """The emitted model in eval mode with its weights; parameters share the file's pages until they are written to.
 
-    Raises `Rejected` (B660) if the weights are not of this module.
+    Without weights its parameters are those that the class draws. Raises `Rejected` (B660) if the source or the weights
+    are not of this model.
     """
     import torch
-    from safetensors.torch import load_file
 
-    model_class = getattr(load_source(source), class_name)
+    try:
+        model_class = getattr(load_source(source), class_name)
+    except (OSError, SyntaxError, ImportError, AttributeError) as error:
+        raise Rejected([Diagnostic("B660", f"cannot load {class_name} from {source}: {error}", help=_AGAIN)]) from None
     if weights is None:
         return model_class().eval()  # type: ignore[no-any-return]
     with torch.device("meta"):
         module: torch.nn.Module = model_class()
-    state = load_file(weights)
+    _fill_constants(module, model_class)
     tied = tied_names(module)
-    for alias, name in tied.items():
-        if name in state:
-            state[alias] = state[name]
-    constants = {name: buffer for name, buffer in module.named_buffers() if name not in module.state_dict()}
-    if constants:  # tables that are computed, not stored: computed anew off the meta device
-        reference = model_class()
-        for name, buffer in reference.named_buffers():
-            if name in constants:
-                owner, _, leaf = name.rpartition(".")
-                module.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)
     try:
+        state = _tensors(weights)
+        state |= {alias: state[name] for alias, name in tied.items() if name in state}
         module.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
-        raise Rejected([Diagnostic("B660", f"{weights} does not fit {source.name}: {error}")]) from None
-    for alias, name in tied.items():  # `assign` breaks sharing: tie again
+        raise Rejected([Diagnostic("B660", f"{weights} does not fit {source.name}: {error}", help=_AGAIN)]) from None
+    for alias, name in tied.items():  # `assign` gives every name a parameter of its own
         owner, _, leaf = alias.rpartition(".")
         setattr(module.get_submodule(owner), leaf, module.get_parameter(name))
-    for parameter in module.parameters():
-        if parameter.is_floating_point():
-            parameter.requires_grad_(True)
     return module.eval()
+
+
+def _tensors(weights: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file, mapped into memory."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise Rejected([Diagnostic("B660", f"cannot read {weights}: {error}", help=_AGAIN)]) from None
+
+
+def _fill_constants(module: torch.nn.Module, model_class: type[torch.nn.Module]) -> None:
+    """Tables that are computed rather than stored (non-persistent buffers), which the meta device does not compute."""
+    stored = module.state_dict()
+    constants = [name for name, _ in module.named_buffers() if name not in stored]
+    if not constants:
+        return
+    computed = dict(model_class().named_buffers())
+    for name in constants:
+        owner, _, leaf = name.rpartition(".")
+        module.get_submodule(owner).register_buffer(leaf, computed[name], persistent=False)
 
 
 def tied_names(module: torch.nn.Module) -> dict[str, str]:
@@ -98,21 +122,38 @@ class Build:
         """The emitted Python file."""
         return self.folder / f"{python_name(self.manifest['name'])}.py"
 
-    def module(self) -> torch.nn.Module:
-        """The live `nn.Module` with its weights, in eval mode; call it with the inputs' names."""
-        if not self.source.is_file():
-            raise Rejected([Diagnostic("B660", f"`{self.folder}` has no torch source", help="build it with  --emit torch,onnx")])
-        weights = self.folder / WEIGHTS
-        return load_module(self.source, weights if weights.is_file() else None, self.manifest["model"])
+    @property
+    def weights(self) -> Path | None:
+        """The safetensors file; None for a build of structure only (`--no-weights`)."""
+        return self.folder / WEIGHTS if self.manifest["weights"] is not None else None
 
-    def session(self, entry: str = "forward", options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
-        """An onnxruntime session on the CPU."""
+    def module(self) -> torch.nn.Module:
+        """The live `nn.Module` with its weights, in eval mode; call it with the inputs' names.
+
+        A build without weights gives what the class draws. Loading runs the emitted Python. Raises `Rejected` (B660).
+        """
+        if not self.source.is_file():
+            message = f"`{self.folder}` has no torch source"
+            raise Rejected([Diagnostic("B660", message, help="build it with  --emit torch,onnx")])
+        return load_module(self.source, self.weights, self.manifest["model"])
+
+    def session(
+        self, entry: str = "forward", options: onnxruntime.SessionOptions | None = None
+    ) -> onnxruntime.InferenceSession:
+        """An onnxruntime session on the CPU. Raises `Rejected` (B660) where a file is missing."""
         import onnxruntime
 
         file = self.manifest["entries"].get(entry, {}).get("onnx")
         if file is None:
             known = ", ".join(name for name, e in self.manifest["entries"].items() if e["onnx"])
-            raise Rejected([Diagnostic("B660", f"`{self.folder}` has no ONNX graph of `{entry}`", notes=(("available", known or "none"),))])
+            message = f"`{self.folder}` has no ONNX graph of `{entry}`"
+            raise Rejected([Diagnostic("B660", message, notes=(("available", known or "none"),))])
+        if self.weights is None:
+            help = "build it without --no-weights"
+            raise Rejected([Diagnostic("B660", f"`{self.folder}` has no weights to run with", help=help)])
+        missing = next((p for p in (self.folder / file, self.weights) if not p.is_file()), None)
+        if missing is not None:
+            raise Rejected([Diagnostic("B660", f"{missing} is missing", help=_AGAIN)])
         return onnxruntime.InferenceSession(self.folder / file, options, providers=["CPUExecutionProvider"])
 
 
@@ -122,8 +163,7 @@ def open_build(folder: str | Path) -> Build:
 
 
 def python_name(name: str) -> str:
-    """A preset's or file's name as a Python identifier: `gpt2-tiny` -> `gpt2_tiny`."""
-    from keyword import iskeyword
-
-    text = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "model"
-    return f"_{text}" if text[0].isdigit() or iskeyword(text) else text
+    """A preset's or file's name as that of a Python module: `gpt2-tiny` -> `gpt2_tiny`."""
+    text = "".join(c if f"_{c}".isidentifier() else "_" for c in name[:60]) or "model"
+    # A module called torch would be imported in place of torch by its own first line.
+    return f"_{text}" if text[0].isdigit() or iskeyword(text) or text == "torch" else text

@@ -1,11 +1,13 @@
 """A folder that appears whole or not at all.
 
-A build is written into a temporary folder beside its place, synced, and swapped in by one rename. An earlier build stays until then.
-Whatever a killed process left is swept by the next run: each temporary folder holds a file that its writer keeps locked.
+A build is written into a temporary folder beside its place, synced, and swapped in by one rename. An earlier build
+stays until then. A writer holds a lock on its temporary folder; the kernel drops it with the process, so the next run
+can tell what a killed process left from what another one is writing, and sweeps it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -16,67 +18,100 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_MARK = ".specc-writing"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+_OLD = ".old"
+_TRIES = 100
 
 
 @contextmanager
 def publishing(target: Path) -> Iterator[Path]:
     """A temporary folder that becomes `target` when the block ends, and vanishes when it raises.
 
-    Raises OSError where the disk is full or the place cannot be written; `target` is then as it was.
+    `target` is absolute; what was there is replaced. Raises OSError where the disk is full or the place cannot be
+    written; `target` and the folders above it are then as they were.
     """
-    target = target.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(target)
-    work = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
-    lock = os.open(work / _MARK, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        work.chmod(0o755 & ~_umask())
-        yield work
-        (work / _MARK).unlink()
-        _sync_tree(work)
-        _swap(work, target)
-    finally:
-        os.close(lock)
-        shutil.rmtree(work, ignore_errors=True)
+    with _parents(target):
+        sweep(target)
+        work, lock = _locked_folder(target)
+        try:
+            yield work
+            _sync_tree(work)
+            _swap(work, target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            os.close(lock)
 
 
 def sweep(target: Path) -> None:
-    """Remove what a killed build of this target left, and put back an earlier build that was caught between two renames."""
-    for left in sorted(target.parent.glob(f"{_prefix(target)}*")):
-        if left.name.endswith(".old"):
-            if not target.exists():
+    """Remove what a killed build of this target left; an earlier build that was caught between two renames goes back.
+
+    Folders that a running process writes are left alone.
+    """
+    prefix = _prefix(target)
+    for name in sorted(os.listdir(target.parent)):
+        if not name.startswith(prefix):
+            continue
+        left = target.parent / name
+        try:
+            handle = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # gone meanwhile, or not ours
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if name.endswith(_OLD) and not target.exists():
                 left.rename(target)
             else:
                 shutil.rmtree(left, ignore_errors=True)
-        elif _abandoned(left):
-            shutil.rmtree(left, ignore_errors=True)
+        except OSError:  # in use; or on a file system without locks, where nobody can tell
+            continue
+        finally:
+            os.close(handle)
 
 
 def _prefix(target: Path) -> str:
     return f".{target.name}.specc-"
 
 
-def _abandoned(folder: Path) -> bool:
-    """Whether no process is writing it: its mark is gone or nobody holds the lock."""
+@contextmanager
+def _parents(target: Path) -> Iterator[None]:
+    """The folders above a target; those that had to be made go again if the block raises."""
+    made: list[Path] = []
+    folder = target.parent
+    while not folder.exists():
+        made.append(folder)
+        folder = folder.parent
     try:
-        handle = os.open(folder / _MARK, os.O_RDWR)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty any more: somebody else's now
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def _locked_folder(target: Path) -> tuple[Path, int]:
+    """A new folder beside the target, and the descriptor that holds its lock."""
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
+        try:
+            work.chmod(0o777 & ~_umask())
+            lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # swept by another run before it was locked
+            continue
+        except BaseException:
+            work.rmdir()
+            raise
+        with contextlib.suppress(OSError):  # no locks on this file system: sweeping leaves it alone
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if work.exists():
+            return work, lock
+        os.close(lock)
 
 
 def _umask() -> int:
-    mask = os.umask(0)
+    mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
@@ -98,21 +133,56 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def _swap(work: Path, target: Path) -> None:
-    """One atomic step from the old folder to the new."""
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise OSError(errno.EEXIST, "a file is in the way", str(target))
-    if not target.exists():
-        work.rename(target)
-    elif not _exchange(work, target):
-        aside = Path(f"{work}.old")  # a kill between these two is mended by the next sweep
-        target.rename(aside)
-        work.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
+    """One atomic step from the old folder to the new; `work` is then the old one, or gone."""
+    for attempt in range(_TRIES):
+        if target.is_dir() and _exchange(work, target):
+            break
+        if _renamed(work, target) or _replaced(work, target, Path(f"{work}-{attempt}{_OLD}")):
+            break
+    else:
+        raise OSError(errno.EBUSY, "other builds keep replacing it", str(target))
     _sync(target.parent, os.O_RDONLY | os.O_DIRECTORY)
 
 
+def _renamed(work: Path, target: Path) -> bool:
+    """Put the folder in its place if there is none yet, or an empty one; False where a folder is in the way."""
+    try:
+        work.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
+
+
+def _replaced(work: Path, target: Path, aside: Path) -> bool:
+    """For file systems that cannot exchange two folders: put the old one aside, then rename; False if another build
+    was quicker.
+
+    The old folder is locked meanwhile. A kill between the two steps drops the lock, and the next sweep mends it.
+    """
+    try:
+        old = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return False
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(old, fcntl.LOCK_EX)
+        try:
+            target.rename(aside)
+            return _renamed(work, target)
+        except FileNotFoundError:
+            return False
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if not _renamed(aside, target):  # the new folder is in its place
+                    shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        os.close(old)
+
+
 def _exchange(a: Path, b: Path) -> bool:
-    """Swap two folders in one system call; False where the kernel or file system cannot."""
+    """Swap two folders in one system call; False where there is only one, or the file system cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):

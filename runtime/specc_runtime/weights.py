@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from specc import driver
 from specc.diagnostics import Collector, Diagnostic, Rejected
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.models import Given, Options, preset_chain
+from specc.elaborate.values import Fail
 from specc.ir.graph import Model, aliases
 from specc.ir.initial import initializers
 from specc.syntax import ast
@@ -18,7 +20,7 @@ from specc.weights.config import file_functions, read_config
 from specc.weights.mapping import Plan, plan_import
 from specc.weights.sections import choose, model_tensors, sections
 from specc_runtime.checkpoint import Checkpoint
-from specc_runtime.weights_writer import Place, Writing, check_duplicates, new_tensors
+from specc_runtime.weights_writer import Place, Writing, check_duplicates, copy_range, new_tensors
 
 if TYPE_CHECKING:
     from specc.backends.onnx.proto import WeightsRef
@@ -35,7 +37,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What a build of this checkpoint is called: the folder's or file's name."""
+        """The folder's or file's name, for the record."""
         path = self.checkpoint.path.resolve()  # `.` has a name too
         return path.name if path.is_dir() else path.stem
 
@@ -54,16 +56,21 @@ def open_source(where: str | None, format: str | None, project: driver.Project, 
     collector = Collector()
     try:
         section = choose(
-            sections(project.file.tree, model), collector, model_type=checkpoint.model_type, format=format, path=str(where)
+            sections(project.file.tree, model),
+            collector,
+            model_type=checkpoint.model_type,
+            format=format,
+            path=str(where),
         )
         config: dict[str, Given] = {}
         if section is not None and checkpoint.config is not None:
-            given = {*request.sets}
-            if request.preset is not None:
-                _, chain = preset_chain(project.file, request.preset)
-                given |= {a.name.id for p in chain for a in p.args if isinstance(a, ast.Arg) and a.name is not None}
             found = read_config(
-                section, decl.node.params, checkpoint.config, collector, names=file_functions(project.file), given=given
+                section,
+                decl.node.params,
+                checkpoint.config,
+                collector,
+                names=file_functions(project.file),
+                given=_given(project, decl.node.params, request),
             )
             config = {name: Given(None, setting.value, setting.origin) for name, setting in found.items()}
         collector.stop_on_errors()
@@ -73,9 +80,26 @@ def open_source(where: str | None, format: str | None, project: driver.Project, 
     return Source(checkpoint, section, config)
 
 
+def _given(project: driver.Project, params: Sequence[ast.Param], request: Request) -> set[str]:
+    """Hyper-parameters that `--set` or the preset give: the config need not."""
+    given = {*request.sets}
+    if request.preset is None:
+        return given
+    try:
+        _, chain = preset_chain(project.file, request.preset)
+    except Fail as fail:
+        raise Rejected([fail.diagnostic]) from None
+    names = [p.name.id for p in params]
+    for preset in chain:
+        for position, arg in enumerate(preset.args):
+            if isinstance(arg, ast.Arg):
+                given |= {arg.name.id} if arg.name is not None else set(names[position : position + 1])
+    return given
+
+
 @dataclass(frozen=True)
 class Written:
-    """The weights file of a build: where each tensor lies, and what made it. It is complete after `writing.finish()`."""
+    """The weights file of a build: where each tensor lies, what made it. It is complete after `writing.finish()`."""
 
     path: Path
     writing: Writing
@@ -85,22 +109,24 @@ class Written:
     warnings: tuple[Diagnostic, ...]
 
     def reference(self, folder: Path, *, embed: bool) -> WeightsRef:
-        """The same tensors for the ONNX graph: the very file, or (`embed`) a copy inside the model."""
+        """The same tensors for the ONNX graph: the very file, or (`embed`) a copy inside the model.
+
+        What is too large for that is copied to a file beside the model.
+        """
         from specc.backends.onnx.proto import Embedded, External, Slot
 
         if not embed:
             return External(self.path.name, {name: Slot(p.offset, p.nbytes) for name, p in self.places.items()})
-        total = sum(p.nbytes for p in self.places.values())
-        if total > MAX_EMBEDDED:
-            help = "build without --self-contained: the graph then refers to model.safetensors beside it"
-            raise Rejected([Diagnostic("B660", f"{total / 1e9:.1f} GB of weights do not fit inside an .onnx file (limit 2 GB)", help=help)])
         self.writing.finish()
-        with (folder / self.path.name).open("rb") as file:
-            tensors = {}
-            for name, place in self.places.items():
-                file.seek(place.offset)
-                tensors[name] = file.read(place.nbytes)
-        return Embedded(tensors)
+        start = min((p.offset for p in self.places.values()), default=0)
+        end = max((p.offset + p.nbytes for p in self.places.values()), default=0)
+        with self.path.open("rb") as file:
+            if end - start > MAX_EMBEDDED:
+                with (folder / COPY).open("wb") as copy:
+                    copy_range(file.fileno(), start, copy.fileno(), 0, end - start, self.path)
+                return External(COPY, {name: Slot(p.offset - start, p.nbytes) for name, p in self.places.items()})
+            data = {name: os.pread(file.fileno(), p.nbytes, p.offset) for name, p in self.places.items()}
+        return Embedded(data)
 
     def to_json(self, source: Source | None, seed: int) -> dict[str, Any]:
         record: dict[str, Any] = {
@@ -116,8 +142,11 @@ class Written:
         return record
 
 
-MAX_EMBEDDED = 2**31 - 2**20
-"""Protocol buffers hold at most 2 GiB; a megabyte is left for the graph."""
+MAX_EMBEDDED = 2**31 - 2**24
+"""Bytes. Protocol buffers hold at most 2 GiB; some of it is left for the graph."""
+
+COPY = "model.onnx.data"
+"""The weights of a self-contained graph that is too large to hold them, beside it; all entries share it."""
 
 
 def write_weights(path: Path, model: Model, checked: driver.Checked, source: Source | None, seed: int) -> Written:
@@ -133,7 +162,13 @@ def write_weights(path: Path, model: Model, checked: driver.Checked, source: Sou
         scope = checked.elaborator.instance_of(model.module).scope
         evaluate = Evaluator(checked.elaborator, scope).value
         plan = plan_import(
-            source.section, tensors, tied, source.checkpoint.header(), evaluate, collector, file_name=source.checkpoint.name
+            source.section,
+            tensors,
+            tied,
+            source.checkpoint.header(),
+            evaluate,
+            collector,
+            file_name=source.checkpoint.name,
         )
         collector.stop_on_errors()
         assert plan is not None
@@ -141,4 +176,6 @@ def write_weights(path: Path, model: Model, checked: driver.Checked, source: Sou
     drawn = {name: init for name, init in initializers(model.module).items() if init is not None}
     new = new_tensors(tensors, tied, drawn, plan)
     writing = Writing(path, new, source.checkpoint if source is not None else None, seed=seed)
-    return Written(path, writing, writing.places, tied, plan, tuple(d for d in collector.found if d.severity != "error"))
+    return Written(
+        path, writing, writing.places, tied, plan, tuple(d for d in collector.found if d.severity != "error")
+    )

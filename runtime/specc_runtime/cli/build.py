@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from specc_runtime.cli.common import configuration, print_diagnostics, reporting, stop, use_color
+
+if TYPE_CHECKING:
+    from specc_runtime.build import Result
 
 
 def parse_emit(ctx: click.Context, param: click.Parameter, value: str) -> frozenset[str]:
@@ -24,14 +29,20 @@ def parse_emit(ctx: click.Context, param: click.Parameter, value: str) -> frozen
 @click.command("build")
 @configuration
 @click.option("--weights", metavar="DIR|FILE", help="A checkpoint: a Hugging Face folder or a safetensors file.")
-@click.option("--weights-format", metavar="NAME", help="The `weights` section to read it by, when nothing tells (`hf:gpt2`).")
+@click.option(
+    "--weights-format", metavar="NAME", help="The `weights` section to read it by, when nothing tells (`hf:gpt2`)."
+)
 @click.option("--emit", callback=parse_emit, default="torch,onnx", show_default=True, help="What to make.")
 @click.option("--no-verify", is_flag=True, help="Skip the proof that torch and onnxruntime agree.")
 @click.option("--no-render", is_flag=True, help="Draw no pictures.")
 @click.option("--no-weights", is_flag=True, help="Structure only: no weights file.")
-@click.option("-o", "--out", metavar="DIR", type=click.Path(path_type=Path), help="The build's folder.  [default: build/<name>]")
+@click.option(
+    "-o", "--out", metavar="DIR", type=click.Path(path_type=Path), help="The build's folder.  [default: build/<name>]"
+)
 @click.option("--opset", type=click.IntRange(17, 26), default=23, show_default=True, help="The ONNX operator set.")
-@click.option("--without", multiple=True, metavar="INPUT", help="Leave an optional input out of the graph (repeatable).")
+@click.option(
+    "--without", multiple=True, metavar="INPUT", help="Leave an optional input out of the graph (repeatable)."
+)
 @click.option("--entry", "entries", multiple=True, metavar="NAME", help="The entries to build.  [default: forward]")
 @click.option("--all-entries", is_flag=True, help="Build every entry.")
 @click.option("--self-contained", is_flag=True, help="Put the weights inside the .onnx file.")
@@ -61,12 +72,27 @@ def command(file: str, cache: str | None, **given: Any) -> None:
         no_weights=given["no_weights"],
         seed=given["seed"],
     )
-    with reporting(), progress() as say:
+    with reporting(), terminable(), progress() as say:
         result = build(request, say)
     print_diagnostics(result.warnings)
     if result.no_pictures:
         click.echo(f"note: no pictures: {result.no_pictures}", err=True)
     click.echo(summary(result))
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the command as Ctrl-C does: nothing is left behind. Exit code: 128 + the signal."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def refuse_cache(cache: str) -> None:
@@ -89,25 +115,16 @@ def progress() -> Iterator[Callable[[str], None]]:
         yield lambda stage: status.update(stage)
 
 
-def summary(result: Any) -> str:
+def summary(result: Result) -> str:
     """What was made, and where."""
     record = result.manifest
     lines = [f"{record['name']}: {record['parameters']:,} parameters, {sum(record['timings'].values()):.1f} s"]
     folder = relative(result.folder)
-    rows = [(name, f"{size(entry['bytes'])}") for name, entry in record["files"].items()]
-    width = max(len(name) for name, _ in rows) + len(folder) + 1
-    lines += [f"  {folder + '/' + name:<{width}}  {amount:>9}" for name, amount in rows]
-    if record["certificate"] is not None:
-        lines.append(f"  {verdict(record['certificate'])}")
-    elif record["weights"] is not None:
-        lines.append("  not verified")
+    rows = [(f"{folder}/{name}", size(entry["bytes"])) for name, entry in record["files"].items()]
+    width = max((len(name) for name, _ in rows), default=0)
+    lines += [f"  {name:<{width}}  {amount:>9}" for name, amount in rows]
+    lines.append(f"  {result.proof or 'not verified'}")
     return "\n".join(lines)
-
-
-def verdict(certificate: dict[str, Any]) -> str:
-    from specc_runtime.verify import describe_certificate
-
-    return describe_certificate(certificate)
 
 
 def relative(folder: Path) -> str:

@@ -1,0 +1,91 @@
+"""What manifest.json says of a build: what it was made from, what it consists of, what was proved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import specc
+from specc import driver
+from specc.ir import graph as ir
+from specc.ir.json import plain
+from specc_runtime import manifest
+from specc_runtime.inputs import describe
+from specc_runtime.module import WEIGHTS
+
+if TYPE_CHECKING:
+    from specc_runtime.build import Request
+    from specc_runtime.certificate import Certificate
+    from specc_runtime.weights import Source, Written
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX file of a build. `without`: the optional inputs that it leaves out."""
+
+    entry: str
+    file: str
+    without: frozenset[str]
+
+
+def record(
+    work: Path,
+    checked: driver.Checked,
+    source: Source | None,
+    written: Written | None,
+    graphs: list[Graph],
+    request: Request,
+    certificate: Certificate | None,
+    timings: Mapping[str, float],
+) -> manifest.Json:
+    """The content of manifest.json; `work` holds every other file of the build. No path in it is absolute."""
+    model = checked.model
+    return {
+        "format": "specc-build/1",
+        "specc": specc.__version__,
+        "name": model.name,
+        "model": model.module.name,
+        "preset": model.preset,
+        "spec": {"files": _sources(checked), "set": dict(request.sets)},
+        "hyperparameters": {h.name: plain(h.value) for h in model.module.hypers if not h.is_let},
+        "parameters": ir.parameter_count(model.module),
+        "entries": {
+            g.entry: {
+                "onnx": g.file if "onnx" in request.emit else None,
+                "opset": request.opset,
+                "without": sorted(g.without),
+                "interface": describe(model, g.entry, g.without),
+            }
+            for g in graphs
+        },
+        "weights": written.to_json(source, request.seed) if written is not None else None,
+        "files": _files(work, certificate),
+        "certificate": certificate.to_json() if certificate is not None else None,
+        "versions": manifest.versions(),
+        "timings": {stage: round(seconds, 3) for stage, seconds in timings.items()},
+    }
+
+
+def _sources(checked: driver.Checked) -> dict[str, str]:
+    """The spec, then what it imports by name: file -> SHA-256 of its text."""
+    imported = sorted((file.source for file in checked.elaborator.files.by_key.values()), key=lambda s: s.name)
+    return {s.name: sha256(s.text.encode("utf-8")).hexdigest() for s in (checked.file.source, *imported)}
+
+
+def _files(work: Path, certificate: Certificate | None) -> dict[str, dict[str, Any]]:
+    """Every file with its size and SHA-256.
+
+    Hashing costs as much as copying: the weights' is there only where a certificate speaks of them.
+    """
+    known = certificate.files if certificate is not None else {}
+    files = {}
+    for path in sorted(p for p in work.rglob("*") if p.is_file()):
+        name = path.relative_to(work).as_posix()
+        digest = known.get(name)
+        if digest is None and name != WEIGHTS:
+            digest = manifest.sha256(path)
+        files[name] = {"bytes": path.stat().st_size, "sha256": digest}
+    return files
