@@ -11,7 +11,7 @@ from specc_runtime.cli.common import stop
 @click.argument("what", metavar="CODE|NAME")
 def command(what: str) -> None:
     """Explain a diagnostic code (`S201`), an operator (`sdpa`), or print a block of the standard library (`std.nn.Linear`)."""
-    from specc import codes, driver
+    from specc import codes, reading
     from specc.op import operators
     from specc.syntax import ast
 
@@ -21,8 +21,8 @@ def command(what: str) -> None:
         return
     head, _, rest = what.partition(".")
     module, _, name = rest.partition(".")
-    if head == "std" and module in driver.std_names():
-        source, tree = driver.std_module(module)
+    if head == "std" and module in reading.std_names():
+        source, tree = reading.std_module(module)
         if not name:
             click.echo(source.text.rstrip())
             return
