@@ -81,7 +81,7 @@ def _title(report: Report) -> str:
 
 def _totals(report: Report) -> Iterator[str]:
     yield f"parameters  {report.parameters:,}"
-    yield f"weights     {report.weight_bytes / 1e6:,.1f} MB in f32"
+    yield f"weights     {_bytes(report.weight_bytes)} in f32"
     yield f"FLOPs       {formula(report.root.flops)}"
     number = report.number(report.root.flops)
     if report.at is not None and number is not None:
@@ -150,6 +150,10 @@ def _without(monomial: Monomial, shared: Mapping[Factor, int]) -> Monomial:
 def grouped(text: str) -> str:
     """Long numbers of a formula with commas."""
     return re.sub(r"(?<!\w)\d{4,}", lambda m: f"{int(m.group()):,}", text)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count:,} bytes"
 
 
 def rounded(number: int) -> str:
