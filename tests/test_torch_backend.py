@@ -405,6 +405,57 @@ model M(dim: int = 4) {
     assert emit(model).count("def forward") == 2
 
 
+def test_names_that_a_when_re_binds(tmp_path: Path) -> None:
+    """A parameter, and a value that is read again after the region: neither may be overwritten."""
+    text = """
+dim B, T
+model M(dim: int = 4) {
+  param w: Tensor[dim] = ones()
+  forward(x: Tensor[B, T, dim]) -> Tensor[B, T, dim] {
+    v = w
+    keep = [x]
+    when train { v = v * 2.0; x = x + randn_like(x) * v }
+    when infer { x = x * v }
+    return x + keep[0] * v
+  }
+}
+"""
+    model = spec(tmp_path, text)
+    module = assert_faithful(model, {"B": 2, "T": 3})
+    assert_formatted(emit(model), tmp_path)
+    x = torch.randn(2, 3, 4)
+    before = module.w.clone()
+    torch.manual_seed(3)
+    result = module.train()(x)
+    torch.manual_seed(3)
+    v = before * 2
+    torch.testing.assert_close(result, x + torch.randn_like(x) * v + x * v)
+    assert torch.equal(module.w, before)
+
+
+def test_sizes_behind_the_ellipsis(tmp_path: Path) -> None:
+    text = """
+dim B, T
+block Spread(dim: int) {
+  forward(x: Tensor[..., dim]) -> Tensor[..., dim] {
+    x = x * 2.0
+    return where(ones_like(x) > 0.5, x, 0.0) + ones([dim])
+  }
+}
+fn sinusoidal_(sinusoidal: Tensor[...]) -> Tensor[...] = sinusoidal
+model M(dim: int = 4) {
+  spread: Spread(dim)
+  forward(x: Tensor[B, T, dim]) -> Tensor[B, T, dim] {
+    sinusoidal = spread(x)
+    return sinusoidal + sinusoidal(positions(T), dim) + spread(x[0, 0]) * T
+  }
+}
+"""
+    model = spec(tmp_path, text)
+    assert_faithful(model, {"B": 2, "T": 3})
+    assert_formatted(emit(model), tmp_path)
+
+
 def test_long_lines_are_taken_apart(tmp_path: Path) -> None:
     text = """
 from std.nn import Linear

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from specc.backends.torch.labels import Scope, python_name
-from specc.backends.torch.signatures import plain_sizes, size_names
+from specc.backends.torch.signatures import plain_sizes, size_names, size_symbols
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.dims import Dim, Fact, Facts
 from specc.ir.graph import Argument, Graph, Module
@@ -26,10 +26,10 @@ def size_bindings(
 ) -> tuple[list[Statement], list[str]]:
     """`B, T, _ = x.shape` for the sizes that these arguments have, and the sizes that they do not."""
     plain, names = plain_sizes(graph), size_names(graph)
-    wanted = [d for d in graph.dims if d in set(dims)]
+    wanted = [d for d in size_symbols(graph) if d in set(dims)]
     done: list[Statement] = []
     for argument in arguments:
-        shape = [d.substitute(plain) for d in argument.type.shape]
+        shape = _shape(argument, plain)
         axes: dict[str, int] = {}
         for axis, dim in enumerate(shape):
             if dim.is_symbol() and dim.symbols[0] in wanted:
@@ -38,7 +38,7 @@ def size_bindings(
         if axes:
             done.append(_binding(python_name(argument.name), shape, {names[d]: axis for d, axis in axes.items()}))
     for argument in arguments:
-        shape = [d.substitute(plain) for d in argument.type.shape]
+        shape = _shape(argument, plain)
         for axis, dim in enumerate(shape):
             name = next((d for d in wanted if dim.symbols == (d,)), None)
             solved = _solved(dim, f"{python_name(argument.name)}.shape[{axis}]") if name is not None else None
@@ -46,6 +46,11 @@ def size_bindings(
                 done.append(assign(names[name], solved))
                 wanted.remove(name)
     return done, wanted
+
+
+def _shape(argument: Argument, plain: Mapping[str, Dim | int]) -> list[Dim]:
+    type_ = argument.type if argument.value is None else argument.value.type
+    return [d.substitute(plain) for d in type_.shape]
 
 
 def _binding(name: str, shape: Sequence[Dim], axes: Mapping[str, int]) -> Statement:

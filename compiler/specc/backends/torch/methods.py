@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import chain, count
 
-from specc.backends.torch.labels import Scope, python_name
+from specc.backends.torch.labels import python_name
+from specc.backends.torch.naming import Names
 from specc.backends.torch.optext import OpText, is_identity
 from specc.backends.torch.printer import literal, protected, tidy
-from specc.backends.torch.program import Item, LoopStep, Program, Step, WhenStep, build
+from specc.backends.torch.program import END, Item, LoopStep, Program, Step, WhenStep, build
 from specc.backends.torch.signatures import argument_defaults, plain_sizes, size_names
 from specc.backends.torch.statements import Block, Line, Statement, assign
+from specc.backends.torch.surroundings import Surroundings
 from specc.dims import Dim
 from specc.ir.graph import Absent, Apply, Argument, Call, Graph, Input, Loop, Path, Value
 from specc.types import Operand, Scalar, TensorType, show_axes
@@ -21,38 +22,6 @@ RESHAPING = frozenset(
     "repeat_interleave".split()
 )
 REGROUPING = frozenset({"rearrange", "reshape", "flatten"})
-_SPARE = ("x", "y", "h", "z", "u", "v", "w")
-
-
-class Surroundings(Protocol):
-    """What a method must know of its class and file."""
-
-    scope: Scope
-    optional: frozenset[str]
-    reserved: frozenset[str]
-
-    def is_sequential(self, path: Path) -> bool: ...
-
-    def list_length(self, path: Path) -> int | None: ...
-
-    def constant(self, value: Value) -> str | None: ...
-
-    def method_name(self, graph: Graph) -> str: ...
-
-    def helper(self, name: str, source: str) -> str: ...
-
-    def floating_source(self) -> str | None: ...
-
-
-@dataclass
-class Naming:
-    """Which local holds which value."""
-
-    of: dict[Value, str] = field(default_factory=dict)
-    holder: dict[str, Value] = field(default_factory=dict)
-
-    def copy(self) -> Naming:
-        return Naming(dict(self.of), dict(self.holder))
 
 
 class Method:
@@ -70,20 +39,20 @@ class Method:
         self.plain = plain_sizes(graph)
         self.size_names = size_names(graph)
         self.dims: dict[str, None] = {}
-        self.reserved = {*self.size_names.values(), *(python_name(a.name) for a in graph.inputs if a.optional)}
-        self.reserved |= around.reserved
-        self.reserved.update(name for item in _loops(self.program.items) for name in item.loop.names)
-        self.naming = Naming()
+        arguments = frozenset(python_name(a.name) for a in graph.inputs)
+        reserved = {*self.size_names.values(), *(python_name(a.name) for a in graph.inputs if a.optional)}
+        reserved |= around.reserved
+        reserved.update(name for item in _loops(self.program.items) for name in item.loop.names)
+        self.names = Names(self.program.last_use, reserved, arguments)
         self.binds: list[tuple[str, Path]] = []
         self.lines: list[list[Statement]] = [[]]
-        self.position = 0
         for argument in graph.inputs:
             if argument.value is not None:
-                self._hold(argument.value, python_name(argument.name))
+                self.names.hold(argument.value, python_name(argument.name))
 
     def statements(self) -> tuple[Statement, ...]:
         self._emit(self.program.items)
-        self.position = max(self.position, 1 << 59)
+        self.names.position = END
         values = [self.text(value) for value in self.program.results]
         if values:
             self.lines[-1].append(Line("return", (), tidy(", ".join(values))))
@@ -103,7 +72,7 @@ class Method:
     def _step(self, step: Step) -> None:
         if len(step.outputs) == 1 and step.outputs[0] in self.program.inline:
             return
-        self.position = step.position
+        self.names.position = step.position
         expr = tidy(self._expression(step))
         targets = tuple(self._bind(value, step) for value in step.outputs)
         comment = self._comment(step.outputs) if self._reshapes(step) else ""
@@ -126,10 +95,10 @@ class Method:
 
     def _when(self, step: WhenStep) -> None:
         header = "if self.training" if step.when.mode == "train" else "if not self.training"
-        names = [self.naming.of[before] for before, _, _ in step.rebinds]
+        names = [self._rebindable(before, step.position) for before, _, _ in step.rebinds]
         self.lines.append([])
         self._emit(step.items)
-        self.position = step.position
+        self.names.position = step.position
         for name, (_, end, _) in zip(names, step.rebinds, strict=True):
             text = self.text(end)
             if text != name:
@@ -138,12 +107,22 @@ class Method:
             self.lines[-1].append(assign(f'self.aux["{name}"]', tidy(self.text(value))))
         body = tuple(self.lines.pop())
         for name, (_, _, after) in zip(names, step.rebinds, strict=True):
-            self._hold(after, name)
+            self.names.hold(after, name)
         if body:
             self.lines[-1].append(Block(header, body))
 
+    def _rebindable(self, value: Value, until: int) -> str:
+        """A local with this value that may be bound anew: its own, or a copy if it is read after `until`."""
+        if value in self.names.of and self.names.over(value, until):
+            return self.names.of[value]
+        text = self.text(value)
+        name = self.names.fresh([value.name] if value.name is not None else (), numbered=True)
+        self.names.holder[name] = value
+        self.lines[-1].append(assign(name, text))
+        return name
+
     def _loop(self, step: LoopStep) -> None:
-        before = self.naming.copy()
+        before = self.names.saved()
         header = self._header(step)
         if header is not None:
             variables, text, copies = header
@@ -152,9 +131,9 @@ class Method:
                 if bodies[0]:
                     self.lines[-1] += [*copies, Block(text, bodies[0])]
                 return
-            self.naming = before
+            self.names.restore(before)
         if step.start is not None and step.carrier is not None:
-            self.naming.of[step.carrier] = self.text(step.start)
+            self.names.of[step.carrier] = self.text(step.start)
         for _, items in step.iterations:
             self.lines[-1] += self._iteration(items, ())
 
@@ -172,15 +151,15 @@ class Method:
             for name, path in binds:
                 if path is not None:
                     columns.setdefault(name, []).append(path)
-        count = len(step.iterations)
-        columns = {name: paths for name, paths in columns.items() if len(paths) == count}
+        times = len(step.iterations)
+        columns = {name: paths for name, paths in columns.items() if len(paths) == times}
         lists = {name: self._list_text(paths) for name, paths in columns.items()}
         if any(text is None for text in lists.values()):
             return None
         names = {name: self._loop_variable(name) for name in columns}
-        variables = [tuple((names[n], columns[n][i]) for n in columns) for i in range(count)]
+        variables = [tuple((names[n], columns[n][i]) for n in columns) for i in range(times)]
         if not columns:
-            text = f"for _ in range({count})"
+            text = f"for _ in range({times})"
         elif len(columns) == 1:
             (name,) = columns
             text = f"for {names[name]} in {lists[name]}"
@@ -189,7 +168,7 @@ class Method:
         return variables, text, self._carrier(step)
 
     def _loop_variable(self, name: str) -> str:
-        taken = {*self.naming.holder, *(a.name for a in self.graph.inputs)}
+        taken = {*self.names.holder, *(a.name for a in self.graph.inputs)}
         name = python_name(name)
         return f"{name}_" if name in taken else name
 
@@ -208,30 +187,25 @@ class Method:
         if step.start is None or step.carrier is None:
             return []
         name = self.text(step.start)
-        self.position = step.position
-        over = self.program.last_use.get(step.start, 0) <= step.position
-        if step.start in self.naming.of and over and name not in self.reserved:
-            self._hold(step.carrier, name)
+        self.names.position = step.position
+        if (
+            step.start in self.names.of
+            and self.names.over(step.start, step.position)
+            and name not in self.names.reserved
+        ):
+            self.names.hold(step.carrier, name)
             return []
-        fresh = self._fresh(())
-        self._hold(step.carrier, fresh)
+        fresh = self.names.fresh(())
+        self.names.hold(step.carrier, fresh)
         return [assign(fresh, name)]
 
     # ---- names ---------------------------------------------------------------------------------------------------
 
-    def _hold(self, value: Value, name: str) -> None:
-        self.naming.of[value] = name
-        self.naming.holder[name] = value
-
-    def _free(self, name: str) -> bool:
-        holder = self.naming.holder.get(name)
-        return name not in self.reserved and (holder is None or self.program.last_use.get(holder, 0) <= self.position)
-
     def _bind(self, value: Value, step: Step) -> str:
         if value not in self.program.last_use:
             return "_"
-        name = self._fresh(self._wishes(value, step), numbered=value.name is not None)
-        self._hold(value, name)
+        name = self.names.fresh(self._wishes(value, step), numbered=value.name is not None)
+        self.names.hold(value, name)
         return name
 
     def _wishes(self, value: Value, step: Step) -> list[str]:
@@ -243,8 +217,8 @@ class Method:
             return ["y"]
         wishes = []
         root = self._root(step)
-        if root is not None and root.type.dtype == value.type.dtype and root in self.naming.of:
-            wishes.append(self.naming.of[root])
+        if root is not None and root.type.dtype == value.type.dtype and root in self.names.of:
+            wishes.append(self.names.of[root])
         return wishes
 
     def _root(self, step: Step) -> Value | None:
@@ -258,20 +232,6 @@ class Method:
             step = self.program.producer[value]
         return None
 
-    def _fresh(self, wishes: Sequence[str], *, numbered: bool = False) -> str:
-        """A free name: a wish, else (`numbered`) the first wish with a number, else one of the usual letters."""
-        for name in wishes:
-            if name.isidentifier() and self._free(name):
-                return name
-        spare = next((name for name in _SPARE if self._free(name)), None)
-        for base in [w for w in (*wishes, "y") if numbered or spare is None][:1]:
-            number = 2
-            while not self._free(f"{base}{number}"):
-                number += 1
-            return f"{base}{number}"
-        assert spare is not None
-        return spare
-
     # ---- expressions ---------------------------------------------------------------------------------------------
 
     def text(self, value: Input) -> str:
@@ -280,8 +240,8 @@ class Method:
             return protected(self.number(value))
         if isinstance(value, Absent):
             return self._absent(value)
-        if value in self.naming.of:
-            return self.naming.of[value]
+        if value in self.names.of:
+            return self.names.of[value]
         constant = self.around.constant(value)
         if constant is not None:
             return constant
@@ -304,19 +264,8 @@ class Method:
         if size.value is not None:
             return self.scope.forward(dim.label, size.value) or str(size.value)
         found = self.scope.forward(dim.label, size, self.size_names) if dim.label else None
-        names = {name: self.size_names.get(name) or self._ellipsis_axis(name) for name in size.symbols}
-        for name in size.symbols:
-            if name in self.size_names:
-                self.dims[name] = None
-        return found or size.python(names)
-
-    def _ellipsis_axis(self, symbol: str) -> str:
-        for argument in self.graph.inputs:
-            if argument.value is not None and not argument.optional:
-                for axis, dim in enumerate(argument.type.shape):
-                    if dim.is_symbol() and dim.symbols == (symbol,):
-                        return f"{python_name(argument.name)}.shape[{axis}]"
-        return f"{self.text(self.program.results[0])}.shape[0]"
+        self.dims.update(dict.fromkeys(size.symbols))
+        return found or size.python(self.size_names)
 
     def _expression(self, step: Step) -> str:
         node = step.node
@@ -362,10 +311,9 @@ class Method:
         expr = tidy(expression)
         if expr.isidentifier():
             return expr
-        taken = {*self.naming.holder, *self.reserved}
-        names = [hint, *(f"{hint}{i}" for i in range(2, 100)), *_SPARE]
-        name = next(n for n in names if n not in taken)
-        self.reserved.add(name)
+        taken = {*self.names.holder, *self.names.reserved}
+        name = next(n for n in chain([hint], (f"{hint}{i}" for i in count(2))) if n not in taken)
+        self.names.reserved.add(name)
         self.lines[-1].append(assign(name, expr))
         return name
 
@@ -417,15 +365,15 @@ class Method:
 
 def selection(text: str, indices: Sequence[str | int], length: int | None) -> str | None:
     """A list of that length as a loop runs over it: whole, a slice of it, or reversed."""
-    count = len(indices)
+    times = len(indices)
     first = indices[0]
     if not isinstance(first, int):
         return None
-    if list(indices) == list(range(first, first + count)):
-        if first == 0 and count == length:
+    if list(indices) == list(range(first, first + times)):
+        if first == 0 and times == length:
             return text
-        return f"{text}[{first or ''}:{'' if first + count == length else first + count}]"
-    return f"reversed({text})" if length == count and list(indices) == list(range(count - 1, -1, -1)) else None
+        return f"{text}[{first or ''}:{'' if first + times == length else first + times}]"
+    return f"reversed({text})" if length == times and list(indices) == list(range(times - 1, -1, -1)) else None
 
 
 def _loops(items: Sequence[Item]) -> list[LoopStep]:

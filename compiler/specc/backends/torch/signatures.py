@@ -29,16 +29,22 @@ def parameters_of(graph: Graph) -> list[Argument]:
     return [a for a in graph.inputs if not a.optional or a.name in given]
 
 
+def size_symbols(graph: Graph) -> list[str]:
+    """The dims of a signature, and the axes that its `...` stands for."""
+    axes = (s for a in graph.inputs if a.value is not None for d in a.value.type.shape for s in d.symbols)
+    return list(dict.fromkeys((*graph.dims, *(s for s in axes if s.startswith("...")))))
+
+
 def size_names(graph: Graph) -> dict[str, str]:
-    """Dim -> the local that holds it; never the name of an argument."""
+    """Size -> the local that holds it; never the name of an argument."""
     taken = {python_name(a.name) for a in graph.inputs}
     names: dict[str, str] = {}
-    for dim in graph.dims:
-        name = python_name(dim)
+    for symbol in size_symbols(graph):
+        name = python_name(symbol.replace("...", "n"))
         while name in taken:
             name += "_"
-        if dim.isidentifier():
-            names[dim] = name
+        if name.isidentifier():
+            names[symbol] = name
     return names
 
 
