@@ -31,13 +31,13 @@ def use_gemm(emit: GraphEmitter, watched: Sequence[Ref] = ()) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """x @ w^T, plus `bias` if that is added in place: `result` is the sum then, `dropped` the node that made it."""
+    """x @ w^T, plus `bias` if that is all that happens to the product: `result` is the sum then."""
 
+    product: Record
     x: Ref
     weight: Ref
     bias: Ref | None
     result: Ref
-    dropped: Record | None
 
 
 class _Rewriter:
@@ -49,17 +49,16 @@ class _Rewriter:
 
     def run(self) -> None:
         records, self.emit.records = self.emit.records, []
-        dropped: set[int] = set()
+        layers: dict[int, _Layer] = {}  # by the node that makes the result
         for record in records:
             layer = self._layer(record)
-            if layer is None:
-                if id(record) not in dropped:
-                    self.emit.records.append(record)
-                continue
-            if layer.dropped is not None:
-                dropped.add(id(layer.dropped))
-            with self.emit.at(record.scope, record.origin):
-                self._write(record, layer)
+            if layer is not None:
+                layers[id(layer.result.node)] = layer
+            elif id(record) not in layers:
+                self.emit.records.append(record)
+            if id(record) in layers:
+                with self.emit.at(record.scope, record.origin):
+                    self._write(layers[id(record)])
 
     def _layer(self, record: Record) -> _Layer | None:
         if record.op_type != "MatMul" or record.domain:
@@ -73,23 +72,23 @@ class _Rewriter:
             return None
         added = self._added(product)
         if added is None or id(added[1]) in self.results or self._only_user(added[1], "Gelu") is not None:
-            return _Layer(x, weight, None, product, None)
-        return _Layer(x, weight, added[0], added[1], added[1].node)
+            return _Layer(record, x, weight, None, product)
+        return _Layer(record, x, weight, *added)
 
     def _untransposed(self, ref: Ref) -> Ref | None:
-        """The stored matrix whose transpose `ref` is."""
+        """The matrix whose transpose `ref` is."""
         if ref.node is None or ref.node.op_type != "Transpose" or ref.node.attributes.get("perm") != [1, 0]:
             return None
         weight = ref.node.inputs[0]
-        return weight if weight is not None and weight.node is None and weight.known else None
+        return weight if weight is not None and weight.known and weight.type.rank == 2 else None
 
     def _added(self, product: Ref) -> tuple[Ref, Ref] | None:
-        """(bias, sum) if all that happens to `product` is that a stored vector is added."""
+        """(bias, sum) if all that happens to `product` is that a vector is added."""
         add = self._only_user(product, "Add")
         if add is None or id(product) in self.fixed:
             return None
         bias = add.inputs[1] if add.inputs[0] is product else add.inputs[0]
-        if bias is None or bias is product or bias.node is not None or not bias.known or bias.type.rank != 1:
+        if bias is None or bias is product or not bias.known or bias.type.rank != 1:
             return None
         return bias, add.outputs[0]
 
@@ -97,13 +96,13 @@ class _Rewriter:
         users = self.users.get(id(ref), [])
         return users[0] if len(users) == 1 and users[0].op_type == op_type else None
 
-    def _write(self, record: Record, layer: _Layer) -> None:
+    def _write(self, layer: _Layer) -> None:
         shape = layer.x.type.shape
         rows = Dim.const(1)
         for size in shape[:-1]:
             rows = rows * size
         width = layer.weight.type.shape[0]
-        flat = self._joined(layer.x, record, (rows, shape[-1]))
+        flat = self._joined(layer.x, layer.product, (rows, shape[-1]))
         if flat is None:
             flat = self.emit.reshape(layer.x, (rows, shape[-1]))
         type_ = TensorType(layer.x.type.dtype, (rows, width))
