@@ -21,6 +21,7 @@ from specc.backends.onnx.flatten import Flattener
 from specc.backends.onnx.functions import view
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import Embedded, External, Slot, model_proto
+from specc.diagnostics import Rejected
 from specc.dims import Dim
 from specc.ir import graph as ir
 from specc.ir.taps import walk
@@ -322,6 +323,23 @@ def test_declared_shapes_are_the_real_ones(small: ir.Model) -> None:
     for output, result in zip(model.graph.output, results, strict=True):
         assert list(result.shape) == [sizes.get(d, d) for d in declared[output.name]]
     assert taps
+
+
+def test_an_opset_out_of_range_is_refused(small: ir.Model) -> None:
+    with pytest.raises(Rejected) as caught:
+        build(small, opset=27)
+    assert [(d.code, d.message) for d in caught.value.diagnostics] == [("B601", "opset 27 is not one of 17 to 26")]
+
+
+def test_an_operator_that_the_target_lacks_is_named_with_its_place() -> None:
+    body = si.Body()
+    x = body.input("x", si.tensor(B, 8))
+    made = si.module("Noise", {})
+    body.graph(made, (None, body.apply("randn_like", x)), dims=("B",))
+    with pytest.raises(Rejected) as caught:
+        build(si.model(made))
+    (found,) = caught.value.diagnostics
+    assert found.code == "B601" and "randn_like" in found.message and found.span is not None
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from specc.backends.onnx.attention import merge_heads
 from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.flatten import Flattener
 from specc.backends.onnx.products import use_gemm
-from specc.backends.onnx.proto import WeightsRef, model_proto
+from specc.backends.onnx.proto import IR_VERSION, WeightsRef, model_proto
 from specc.backends.onnx.values import Ref
+from specc.diagnostics import Diagnostic, Rejected
 from specc.ir.graph import Graph, Model, aliases
 from specc.passes.plain import entry_sizes
 from specc.source import Span
@@ -88,6 +89,9 @@ def select(model: Model, entry: str, without: frozenset[str]) -> Graph:
 def _flat(
     model: Model, entry: str, opset: int, without: frozenset[str], compute: DType, *, debug: bool
 ) -> tuple[GraphEmitter, Flattener]:
+    if opset not in IR_VERSION:
+        found = f"opset {opset} is not one of {min(IR_VERSION)} to {max(IR_VERSION)}"
+        raise Rejected([Diagnostic("B601", found, help=f"the default is {DEFAULT_OPSET}")])
     emit = GraphEmitter(opset, compute)
     flattener = Flattener(emit, aliases(model.module))
     graph = select(model, entry, without)

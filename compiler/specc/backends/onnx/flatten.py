@@ -8,9 +8,10 @@ from typing import Any, cast
 
 from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.values import Ref
+from specc.diagnostics import Diagnostic, Rejected
 from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Value, When, dotted
 from specc.ir.taps import TapKeys, call_scope, numbered
-from specc.op import Emitter
+from specc.op import Emitter, OpError
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes
 from specc.source import Span
 from specc.types import Operand, Scalar
@@ -47,7 +48,10 @@ class Frame:
 
 
 class Flattener:
-    """Runs the graphs of a model through an emitter. `aliases`: tied name -> the name that is stored."""
+    """Runs the graphs of a model through an emitter. `aliases`: tied name -> the name that is stored.
+
+    Raises `Rejected` for an operator that the opset cannot express.
+    """
 
     def __init__(self, emit: GraphEmitter, aliases: Mapping[str, str]) -> None:
         self.emit = emit
@@ -114,9 +118,16 @@ class Flattener:
         elif node.op.train_only:
             results = (operands[0],)
         else:
-            made: Any = node.op.substitute(frame.sizes).onnx(cast("Emitter", self.emit), *operands)
-            results = made if isinstance(made, tuple) else (made,)
+            results = self._lowered(frame, node, operands)
         self._bind(frame, node, results, None)
+
+    def _lowered(self, frame: Frame, node: Apply, operands: Sequence[Argument]) -> tuple[Argument, ...]:
+        try:
+            made: Any = node.op.substitute(frame.sizes).onnx(cast("Emitter", self.emit), *operands)
+        except OpError as error:
+            where = f"in {frame.scope}" if frame.scope else ""
+            raise Rejected([Diagnostic(error.code, error.message, node.span, path=where, help=error.help)]) from None
+        return made if isinstance(made, tuple) else (made,)
 
     def _call(self, frame: Frame, node: Call) -> None:
         operands = [frame.operand(i) for i in node.inputs]

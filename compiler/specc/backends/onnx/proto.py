@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from onnx import (
     AttributeProto,
     FunctionProto,
@@ -23,7 +22,7 @@ from onnx import (
 )
 
 from specc.backends.onnx.emitter import GraphEmitter
-from specc.backends.onnx.values import ELEMENT, Record, Ref
+from specc.backends.onnx.values import ELEMENT, Record, Ref, numbers
 from specc.types import DType, TensorType
 
 IR_VERSION: Mapping[int, int] = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
@@ -148,8 +147,7 @@ def _constant_name(ref: Ref) -> str:
     assert array is not None
     if array.size > 6 or ref.type.dtype is DType.BF16:
         return f"const/{ref.type.dtype.value}{list(array.shape)}".replace(" ", "")
-    flat = array.astype(np.float32) if array.dtype == np.float16 else array
-    return "const/" + str(flat.tolist()).replace(" ", "")
+    return "const/" + numbers(array).replace(" ", "")
 
 
 # ---- protobuf --------------------------------------------------------------------------------------------------------
@@ -295,8 +293,6 @@ def model_proto(
     version: str = "",
 ) -> ModelProto:
     """The model; `metadata` becomes `metadata_props`, sorted by key."""
-    if emit.opset not in IR_VERSION:
-        raise ValueError(f"opset {emit.opset} is not among {min(IR_VERSION)} to {max(IR_VERSION)}")
     model = ModelProto(
         ir_version=IR_VERSION[emit.opset],
         producer_name="specc",

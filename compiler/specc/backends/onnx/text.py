@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from zlib import crc32
 
+import numpy as np
 from onnx import (
     AttributeProto,
     FunctionProto,
@@ -16,6 +17,8 @@ from onnx import (
     ValueInfoProto,
     numpy_helper,
 )
+
+from specc.backends.onnx.values import numbers
 
 _SHORT = 8  # constants up to this many elements are printed whole
 
@@ -73,19 +76,23 @@ def _attribute(attribute: AttributeProto) -> str:
     if attribute.type == AttributeProto.INT:
         return str(attribute.i)
     if attribute.type == AttributeProto.FLOAT:
-        return f"{attribute.f:.9g}"
+        return _float(attribute.f)
     if attribute.type == AttributeProto.STRING:
         return repr(attribute.s.decode())
     if attribute.type == AttributeProto.INTS:
         return str(list(attribute.ints))
     if attribute.type == AttributeProto.FLOATS:
-        return f"[{', '.join(f'{f:.9g}' for f in attribute.floats)}]"
+        return f"[{', '.join(map(_float, attribute.floats))}]"
     if attribute.type == AttributeProto.STRINGS:
         return str([s.decode() for s in attribute.strings])
     if attribute.type == AttributeProto.TENSOR:
         return _content(attribute.t)
     nodes = (_node(node, {}) for node in attribute.g.node)
     return f"{{{'; '.join(nodes)}}}"
+
+
+def _float(value: float) -> str:
+    return str(np.float32(value))
 
 
 def _initializer(tensor: TensorProto) -> str:
@@ -102,5 +109,5 @@ def _content(tensor: TensorProto) -> str:
     for size in tensor.dims:
         count *= size
     if count <= _SHORT and tensor.data_type != TensorProto.BFLOAT16:
-        return str(numpy_helper.to_array(tensor).tolist())
+        return numbers(numpy_helper.to_array(tensor))
     return f"crc32 {crc32(tensor.raw_data):08x}"

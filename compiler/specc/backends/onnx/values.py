@@ -68,6 +68,12 @@ class Record:
     key: object = None  # under which the emitter finds it again
 
 
+def numbers(array: np.ndarray[Any, Any]) -> str:
+    """A constant's numbers as nested lists, floats with the fewest digits that give them back."""
+    shortest = array.astype(np.str_).astype(np.float64) if array.dtype.kind == "f" else array
+    return str(shortest.tolist())
+
+
 def users_of(records: Sequence[Record]) -> dict[int, list[Record]]:
     """id(value) -> the nodes that read it, once for every time they do."""
     users: dict[int, list[Record]] = {}
