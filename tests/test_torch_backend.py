@@ -14,11 +14,11 @@ import torch
 from specc.backends.torch import emit
 from specc.backends.torch.fit import fit
 from specc.backends.torch.layout import WIDTH, lay_out
-from specc.backends.torch.merge import merge
+from specc.backends.torch.merge import by_ranks, merge
 from specc.backends.torch.printer import tidy
 from specc.backends.torch.statements import Block, Line, assign
 from specc.driver import load
-from specc.ir.graph import Graph, Model, element_count, parameter_count, parameters
+from specc.ir.graph import Graph, Model, Submodule, element_count, parameter_count, parameters
 from specc.ir.taps import walk
 from specc_runtime.taps import run
 
@@ -402,7 +402,13 @@ model M(dim: int = 4) {
 """
     model = spec(tmp_path, text)
     assert_faithful(model, {"B": 2, "T": 3})
-    assert emit(model).count("def forward") == 2
+    assert emit(model).count("def forward") == 2  # Scale's and M's
+    scale = model.module.members["scale"]
+    assert isinstance(scale, Submodule)
+    three, two = scale.module.method("forward")
+    body, other = (Line("return", (), "f(x)"),), (Line("return", (), "g(x)"),)
+    assert by_ranks([(three, body), (two, body)]) == body
+    assert by_ranks([(three, body), (two, other)]) == (Block("if x.ndim == 3", body, other),)
 
 
 def test_names_that_a_when_re_binds(tmp_path: Path) -> None:

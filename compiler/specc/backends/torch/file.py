@@ -28,7 +28,7 @@ class FileBuilder:
         self.drafts: dict[str, ClassDraft] = {}  # token -> draft
         self.bare: dict[str, ClassDraft] = {}  # the same without comments
         self.members: dict[str, list[Module]] = {}  # token -> modules that it stands for
-        self.methods: dict[Graph, str] = {}
+        self.fns: dict[Graph, str] = {}  # file-level functions that are called
         self.functions: dict[FunctionDraft, str] = {}
 
     # ---- what builders ask ---------------------------------------------------------------------------------------
@@ -52,12 +52,11 @@ class FileBuilder:
         return name
 
     def method_of(self, graph: Graph) -> str:
-        if graph.module is None and graph not in self.methods:
-            self.methods[graph] = self._function(graph)
-        return self.methods.get(graph, graph.method)
-
-    def name_method(self, graph: Graph, name: str) -> None:
-        self.methods[graph] = name
+        if graph.module is not None:
+            return graph.method
+        if graph not in self.fns:
+            self.fns[graph] = self._function(graph)
+        return self.fns[graph]
 
     def function_names(self) -> frozenset[str]:
         return frozenset({*self.helpers, *self.functions.values()})

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
+from specc.backends.torch.labels import python_name
 from specc.backends.torch.statements import Block, Statement
+from specc.ir.graph import Graph
 
 Variants = Mapping[frozenset[str], tuple[Statement, ...]]
 
@@ -23,6 +25,19 @@ def merge(variants: Variants, optional: Sequence[str]) -> tuple[Statement, ...]:
     if not given or not absent:
         return merge(given or absent, rest)
     return tuple(_join(f"{name} is not None", merge(given, rest), merge(absent, rest)))
+
+
+def by_ranks(bodies: Sequence[tuple[Graph, tuple[Statement, ...]]]) -> tuple[Statement, ...]:
+    """One body for every rank of `...`: mostly they are the same, else the rank is tested."""
+    (graph, body), rest = bodies[0], [(g, b) for g, b in bodies[1:] if b != bodies[0][1]]
+    if not rest:
+        return body
+    argument = next(
+        a for a in graph.inputs if a.value is not None and any("..." in str(d) for d in a.value.type.shape)
+    )
+    assert argument.value is not None
+    test = f"if {python_name(argument.name)}.ndim == {argument.value.type.rank}"
+    return (Block(test, body, by_ranks(rest)),)
 
 
 def _join(condition: str, given: tuple[Statement, ...], absent: tuple[Statement, ...]) -> list[Statement]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from specc.backends.torch.classes import ClassDraft, FunctionDraft, Param
 from specc.backends.torch.construct import Constructor, member_at
 from specc.backends.torch.entry import checks, size_bindings
 from specc.backends.torch.labels import Scope, python_name
-from specc.backends.torch.merge import merge
+from specc.backends.torch.merge import by_ranks, merge
 from specc.backends.torch.methods import Method
 from specc.backends.torch.optext import InitText, without_device
 from specc.backends.torch.printer import literal, tidy
@@ -53,8 +52,6 @@ class File(Protocol):
 
     def method_of(self, graph: Graph) -> str: ...
 
-    def name_method(self, graph: Graph, name: str) -> None: ...
-
     def function_names(self) -> frozenset[str]: ...
 
 
@@ -96,48 +93,52 @@ class Function:
         return None
 
     def draft(self, name: str, graphs: Sequence[Graph], facts: Facts | None, *, is_method: bool) -> FunctionDraft:
-        """One Python function for the variants of a method; `facts` are checked on entry."""
+        """One Python function for all graphs of a method; `facts` are checked on entry."""
         full = max(graphs, key=lambda g: len(g.present))
         inputs = parameters_of(full)
         always = [a for a in inputs if not a.optional or a.name in given_always(full)]
-        optional = [a.name for a in inputs if a not in always]
-        self.optional = frozenset(optional)
-        methods = {graph.present: Method(graph, self) for graph in graphs}
-        bodies = {present: method.statements() for present, method in methods.items()}
-        hidden = {
-            n for body in bodies.values() for n in all_names(body, bound_only=True)
-        } & self.file.function_names()
+        self.optional = frozenset(a.name for a in inputs if a not in always)
+        methods = [Method(graph, self) for graph in graphs]
+        texts = [method.statements() for method in methods]
+        hidden = {n for text in texts for n in all_names(text, bound_only=True)} & self.file.function_names()
         if hidden - self.reserved:  # a local would hide a function that the file has: choose other names
             self.reserved |= hidden
             return self.draft(name, graphs, facts, is_method=is_method)
-        dims: dict[str, None] = {}
-        for method in methods.values():
-            dims.update(method.dims)
-        guards = checks(full, facts, self.scope, self.module) if facts is not None else []
-        for guard in guards:
-            dims.update(dict.fromkeys(guard.dims))
-        header, rest = size_bindings(full, always, dims)
-        header += [g.statement for g in guards if not set(g.dims) & set(rest)]
-        for present, body in bodies.items():
-            extra, _ = size_bindings(full, [a for a in inputs if a.name in present], rest)
-            extra += [
-                g.statement
-                for g in guards
-                if set(g.dims) & set(rest) and set(g.dims) <= set(methods[present].graph.dims)
-            ]
-            bodies[present] = (*extra, *body)
-        body = (*header, *merge(bodies, [python_name(n) for n in optional]))
+        by_rank: dict[int, list[tuple[Method, tuple[Statement, ...]]]] = {}
+        for method, text in zip(methods, texts, strict=True):
+            by_rank.setdefault(ellipsis_rank(method.graph), []).append((method, text))
+        bodies = [(some[0][0].graph, self._body(some, facts)) for some in by_rank.values()]
         fixed = {python_name(a.name) for a in inputs if a not in always or not a.type.dtype.is_float}
         return FunctionDraft(
             name=name,
             params=self._params(full),
             returns=self._returns(full),
             doc=full.doc,
-            remarks=self._remarks(methods[full.present], inputs),
-            body=body,
-            fixed=frozenset(fixed | set(size_names(full).values())),
+            remarks=self._remarks(methods[graphs.index(full)], inputs),
+            body=by_ranks(bodies),
+            fixed=frozenset(fixed.union(*(size_names(graph).values() for graph in graphs))),
             is_method=is_method,
         )
+
+    def _body(
+        self, variants: Sequence[tuple[Method, tuple[Statement, ...]]], facts: Facts | None
+    ) -> tuple[Statement, ...]:
+        """The statements for one rank of `...`: sizes, checks, and what differs by the optional inputs given."""
+        full = max((method.graph for method, _ in variants), key=lambda g: len(g.present))
+        inputs = parameters_of(full)
+        guards = checks(full, facts, self.scope, self.module) if facts is not None else []
+        dims = dict.fromkeys(d for method, _ in variants for d in method.dims)
+        dims.update(dict.fromkeys(d for guard in guards for d in guard.dims))
+        always = [a for a in inputs if a.name not in self.optional]
+        header, rest = size_bindings(full, always, dims)
+        header += [g.statement for g in guards if not set(g.dims) & set(rest)]
+        bodies: dict[frozenset[str], tuple[Statement, ...]] = {}
+        for method, text in variants:
+            present = method.graph.present
+            extra, missing = size_bindings(full, [a for a in inputs if a.name in present & self.optional], rest)
+            extra += [g.statement for g in guards if set(g.dims) & set(rest) and not set(g.dims) & set(missing)]
+            bodies[present] = (*extra, *text)
+        return (*header, *merge(bodies, [python_name(a.name) for a in inputs if a.name in self.optional]))
 
     def _params(self, graph: Graph) -> tuple[Param, ...]:
         return tuple(
@@ -175,12 +176,10 @@ class ModuleBuilder(Function):
         self.buffers: dict[str, str] = {}  # name -> expression
 
     def build(self) -> ClassDraft:
-        drafts: dict[str, FunctionDraft] = {}
-        for name in dict.fromkeys(key[0] for key in self.target.graphs):
-            for draft in self._methods(name):
-                drafts[draft.name] = draft
+        names = dict.fromkeys(key[0] for key in self.target.graphs)
+        drafts = {name: self._method(name) for name in names}
         order = {g.method: g.span.start for g in self.target.graphs.values()}
-        methods = sorted(drafts.values(), key=lambda d: order.get(d.name, 1 << 60))
+        methods = [drafts[name] for name in sorted(names, key=lambda n: order[n])]
         body = self._constructor(methods)
         params = tuple(
             Param(python_name(h.name), annotation(h))
@@ -189,25 +188,11 @@ class ModuleBuilder(Function):
         )
         return ClassDraft(self.target.name, self.target.doc, params, tuple(body), tuple(methods))
 
-    def _methods(self, name: str) -> list[FunctionDraft]:
-        """A method's drafts: one, unless its text depends on the rank of `...`."""
-        by_rank: dict[int, list[Graph]] = {}
-        for graph in self.target.method(name):
-            by_rank.setdefault(ellipsis_rank(graph), []).append(graph)
-        done: list[FunctionDraft] = []
-        for graphs in by_rank.values():
-            for graph in graphs:
-                self._find_constants(graph.nodes)
-            facts = self.facts if name in self.entries else None
-            plain = self.draft(name, graphs, facts, is_method=True)
-            alike = next((d for d in done if (d.body, d.params) == (plain.body, plain.params)), None)
-            if alike is None:
-                rank = "" if not done else f"_{max(a.type.rank for a in graphs[0].inputs)}d"
-                alike = replace(plain, name=f"{name}{rank}")
-                done.append(alike)
-            for graph in graphs:
-                self.file.name_method(graph, alike.name)
-        return done
+    def _method(self, name: str) -> FunctionDraft:
+        graphs = self.target.method(name)
+        for graph in graphs:
+            self._find_constants(graph.nodes)
+        return self.draft(name, graphs, self.facts if name in self.entries else None, is_method=True)
 
     # ---- constants -----------------------------------------------------------------------------------------------
 

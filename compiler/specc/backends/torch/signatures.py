@@ -10,11 +10,10 @@ from specc.ir.graph import Argument, Graph
 
 
 def variants_of(graph: Graph) -> list[Graph]:
-    """The graphs of a method that differ in the optional arguments that are given."""
+    """The graphs of a method: for every set of optional arguments and every rank of `...` that calls give."""
     if graph.module is None:
         return [graph]
-    axes = ellipsis_rank(graph)
-    return [one for one in graph.module.method(graph.method) if ellipsis_rank(one) == axes] or [graph]
+    return graph.module.method(graph.method) or [graph]
 
 
 def ellipsis_rank(graph: Graph) -> int:
