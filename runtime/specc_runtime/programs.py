@@ -105,9 +105,9 @@ def state(module: torch.nn.Module) -> dict[str, Array]:
 
 
 def open_session(
-    program: str, graph: Path | bytes, weights: Mapping[str, Array] | None = None, *, external: bool = True
+    program: str, graph: Path | bytes, weights: Mapping[str, Array] | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session on the CPU; `weights` take the place of the initializers of their names. Raises `Crash`."""
+    """A session on the CPU; `weights` take the place of the external initializers of their names. Raises `Crash`."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -118,11 +118,8 @@ def open_session(
         options.add_session_config_entry("session.disable_prepacking", "1")
     names = list(weights or ())
     held = [ort.OrtValue.ortvalue_from_numpy(value) for value in (weights or {}).values()]
-    if external and names:
+    if names:
         options.add_external_initializers(names, held)
-    elif names:
-        for name, value in zip(names, held, strict=True):
-            options.add_initializer(name, value)
     with _crashing(program):
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     session.held = held, weights  # onnxruntime reads them where they are
@@ -169,6 +166,14 @@ def stored_weights(proto: ModelProto, folder: Path, names: Mapping[str, Any]) ->
         shape = tuple(tensor.dims)
         found[tensor.name] = np.memmap(file, dtype, "r", offset, shape) if 0 not in shape else np.zeros(shape, dtype)
     return found
+
+
+def embedded(proto: ModelProto, weights: Mapping[str, Array]) -> bytes:
+    """A self-contained graph with other weights (onnxruntime folds what it can before it would take new ones)."""
+    for tensor in proto.graph.initializer:
+        if tensor.name in weights:
+            tensor.raw_data = weights[tensor.name].tobytes()
+    return proto.SerializeToString()
 
 
 def is_external(proto: ModelProto) -> bool:

@@ -133,7 +133,9 @@ class _Comparison:
     def _masks(self, case: Case) -> tuple[Masks, ...]:
         if not self.of.has_masks or self.weights == "perturbed":
             return ("random",)
-        return ("all true",) if case.at_bound else ("random", "all true")  # only all keys visible reach the last position
+        return (
+            ("all true",) if case.at_bound else ("random", "all true")
+        )  # only all keys visible reach the last position
 
     def _one(self, case: Case, masks: Masks) -> Run:
         shown = ", ".join(f"{name} = {size}" for name, size in case.sizes.items())
@@ -162,13 +164,13 @@ class _Comparison:
                 proto = onnx.load(path, load_external_data=False)
                 state = programs.state(self.module)
                 values = {t.name: state[t.name] for t in proto.graph.initializer if t.name in state}
-                external = programs.is_external(proto)
-                self.sessions[program] = programs.open_session(program, path, values, external=external)
+                if programs.is_external(proto):
+                    self.sessions[program] = programs.open_session(program, path, values)
+                else:
+                    self.sessions[program] = programs.open_session(program, programs.embedded(proto, values))
         return self.sessions[program]
 
-    def _compare(
-        self, reference: Outputs, found: Outputs, known: Mismatch, program: str
-    ) -> dict[str, Figures]:
+    def _compare(self, reference: Outputs, found: Outputs, known: Mismatch, program: str) -> dict[str, Figures]:
         figures: dict[str, Figures] = {}
         for output in self.of.outputs:
             expected = tuple(dim.evaluate(known.sizes) for dim in output.shape)
