@@ -40,7 +40,7 @@ def folder_name(name: str) -> str:
     Names come from specs, so no separator or leading dot survives; names that differ stay different.
     """
     clean = re.sub(r"[^\w .+-]+", "-", name)[:_LONGEST].strip(" .-")
-    if clean == name:
+    if clean == name != "":
         return name
     return f"{clean or 'model'}-{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 

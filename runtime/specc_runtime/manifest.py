@@ -53,11 +53,13 @@ def read(folder: Path, name: str) -> Json:
     except FileNotFoundError:
         what = "is not a build" if folder.is_dir() else "does not exist"
         raise Rejected([Diagnostic("B660", f"`{folder}` {what}: no {name}", help=help)]) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Rejected([Diagnostic("B660", f"cannot read {folder / name}: {error}", help=help)]) from None
     wrong = problem(name, content)
     if wrong is not None:
-        raise Rejected([Diagnostic("B660", f"{folder / name} is damaged or from another version of specc: {wrong}", help=help)])
+        raise Rejected(
+            [Diagnostic("B660", f"{folder / name} is damaged or from another version of specc: {wrong}", help=help)]
+        )
     return content
 
 
