@@ -411,6 +411,23 @@ model M(dim: int = 4) {
     assert by_ranks([(three, body), (two, other)]) == (Block("if x.ndim == 3", body, other),)
 
 
+def test_functions_of_the_file_in_a_list(tmp_path: Path) -> None:
+    """They hold their place in the list, so that the parts after them keep their names."""
+    text = """
+from std.nn import Linear
+dim B
+fn twice(x: Tensor[...]) -> Tensor[...] = x + x
+model M(dim: int = 4) {
+  net: [Linear(dim, dim), relu, twice, Linear(dim, dim)]
+  forward(x: Tensor[B, dim]) -> Tensor[B, dim] = net(x)
+}
+"""
+    model = spec(tmp_path, text)
+    module = assert_faithful(model, {"B": 2})
+    assert_formatted(emit(model), tmp_path)
+    assert "net.3.weight" in module.state_dict()
+
+
 def test_names_that_a_when_re_binds(tmp_path: Path) -> None:
     """A parameter, and a value that is read again after the region: neither may be overwritten."""
     text = """

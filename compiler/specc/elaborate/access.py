@@ -82,6 +82,10 @@ class Access(OpArguments):
     def text_of(self, expr: ast.Expr) -> str | None:
         return unparse(expr)
 
+    def nearby(self) -> list[str]:
+        members = self.instance.members if self.instance is not None else {}
+        return list(dict.fromkeys([*self.locals, *members, *super().nearby()]))
+
     def member(self, name: str, span: Span, *, called: bool = False) -> Any:
         """A member of the block at hand as a value: its parameter, part, method; `Absent` if this configuration has
         none.
@@ -235,3 +239,11 @@ class Access(OpArguments):
         if self.bound:
             self.check_bound(dim, expr.span)
         return dim
+
+
+class Evaluated(ast.Expr):
+    """An expression whose value is known: a function's bound argument, or what a fold carries."""
+
+    def __init__(self, span: Span, value: Any, original: ast.Expr | None) -> None:
+        super().__init__(span)
+        self.value, self.original = value, original

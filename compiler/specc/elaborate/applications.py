@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Edit
 from specc.dims import Dim
-from specc.elaborate.access import Results
+from specc.elaborate.access import Evaluated, Results
 from specc.elaborate.attributes import OpCall
 from specc.elaborate.builtins import COMPILE_TIME
 from specc.elaborate.evaluate import Evaluator
@@ -266,7 +266,9 @@ class Applications(Mismatches):
             found = self.file.find(member.name)
             value = self.declared(*found, at.span) if found is not None else None
             assert isinstance(value, FnValue)
-            call = ast.Call(member.span, ast.Name(member.span, member.name), (ast.Arg(at.span, None, at),))
+            call = ast.Call(
+                member.span, ast.Name(member.span, member.name), (ast.Arg(at.span, None, Evaluated(at.span, x, at)),)
+            )
             return self._Call(call)
         return self.apply(OpCall(member.op, (x,), (at.span,), dict(member.labels)), member.span)
 

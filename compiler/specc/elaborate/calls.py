@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specc.diagnostics import Label
+from specc.elaborate.access import Evaluated
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.instances import Instance
 from specc.elaborate.mismatch import valued
@@ -323,14 +324,6 @@ class CallChecker(Obligations):
         for key, value in function.args:
             args.setdefault(key, (value, expr))
         return self.call_method((), None, function.fn.node, args, expr.span, {}, decl=function.fn)
-
-
-class Evaluated(ast.Expr):
-    """An expression whose value is known: a function's bound argument, or what a fold carries."""
-
-    def __init__(self, span: Span, value: Any, original: ast.Expr | None) -> None:
-        super().__init__(span)
-        self.value, self.original = value, original
 
 
 def singular(path: Path) -> str:
