@@ -128,8 +128,12 @@ class Evaluator(Arithmetic):
         others = (Label(decl.node.span.head(), "declared here"),)
         raise self.fail("B650", f"`{decl.name}` is extern: extern operations cannot be built yet", at, others=others)
 
+    def nearby(self) -> list[str]:
+        """The names of values at this place, the nearest first."""
+        return [*self.scope.visible(), *self.scope.dims, *self.file.visible()]
+
     def unknown(self, expr: ast.Name) -> Fail:
-        candidates = [*self.scope.visible(), *self.scope.dims, *self.file.visible()]
+        candidates = self.nearby()
         builtin = [n for n, op in operators().items() if not op.syntax] + list(COMPILE_TIME)
         guess = closest(expr.id, candidates) or closest(expr.id, builtin)
         home = self.elab.std_home(expr.id)

@@ -217,23 +217,35 @@ def _before(names: dict[str, Binding], name: str) -> dict[str, Binding]:
 
 
 def _preset_args(elab: Elaborator, decl: BlockDecl, preset: ast.Preset, caller: Evaluator) -> dict[str, Given]:
+    return given_arguments(elab, decl, preset.args, f'preset "{preset.name.value}"', caller)
+
+
+def given_arguments(
+    elab: Elaborator, decl: BlockDecl, args: tuple[ast.Arg | ast.StarArg, ...], origin: str, caller: Evaluator
+) -> dict[str, Given]:
+    """Arguments of a model outside of any block, by hyper-parameter; they are evaluated later."""
     params = [p.name.id for p in decl.node.params]
     given: dict[str, Given] = {}
-    for position, arg in enumerate(preset.args):
+    for position, arg in enumerate(args):
         with elab.collecting():
             if isinstance(arg, ast.StarArg):
-                raise caller.fail("E100", "`*` has nothing to pass on in a preset", arg.span)
+                raise caller.fail("E100", "`*` has nothing to pass on here", arg.span)
             if arg.name is not None:
                 name = arg.name.id
                 if name not in params:
                     raise elab.blocks.unknown(decl, arg.name, caller)
             elif position >= len(params):
-                raise caller.fail("E122", f"{decl.name} takes {counted(len(params), 'argument')}", arg.span)
+                raise caller.fail(
+                    "E122",
+                    f"{decl.name} takes {counted(len(params), 'argument')}",
+                    arg.span,
+                    note=elab.blocks.signature(decl),
+                )
             else:
                 name = params[position]
             if name in given:
                 raise caller.fail("E121", f"{decl.name}: `{name}` is given twice", arg.span)
-            given[name] = Given(arg.value, None, f'preset "{preset.name.value}" ({arg.span.where})')
+            given[name] = Given(arg.value, None, f"{origin} ({arg.span.where})")
     return given
 
 

@@ -78,11 +78,11 @@ def _chain_of(chain: dict[Path, tuple[tuple[Path, Module], ...]], path: Path) ->
 def _matches(rule: InitRule, path: Path, block: str, parameter: str) -> bool:
     if rule.pattern is None:
         return rule.block == block and rule.parameter == parameter
-    return _pattern(rule.pattern).fullmatch(dotted(path)) is not None
+    return path_pattern(rule.pattern).fullmatch(dotted(path)) is not None
 
 
 @lru_cache(maxsize=1024)
-def _pattern(pattern: str) -> re.Pattern[str]:
+def path_pattern(pattern: str) -> re.Pattern[str]:
     """`*` any rest, `{i}` one integer; no nested repetition, so matching is linear."""
     pieces = re.split(r"(\*|\{\w+\})", pattern)
     return re.compile("".join(".*" if p == "*" else r"\d+" if p.startswith("{") else re.escape(p) for p in pieces))

@@ -1,0 +1,303 @@
+"""Checks of one `train` section: settings, the names and shapes of its losses and metrics, its patterns (LANGUAGE 16)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from specc.diagnostics import Diagnostic, Edit
+from specc.elaborate import settings as known
+from specc.elaborate.losses import LossChecker
+from specc.elaborate.models import fold
+from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.values import describe, number, show
+from specc.ir.graph import Call, Graph, Loop, Model, Node, Submodule, When, dotted, parameters, walk_members
+from specc.ir.initial import path_pattern
+from specc.syntax import ast
+from specc.syntax.unparse import unparse
+
+if TYPE_CHECKING:
+    from specc.elaborate.elaborator import Elaborator
+
+_PARTS = {
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "o_proj": "c_proj",
+    "query": "q_proj",
+    "value": "v_proj",
+}
+
+
+class TrainChecker:
+    """Checks one section against one configuration of its model."""
+
+    def __init__(self, elab: Elaborator, model: Model, node: ast.Train, settings: Mapping[str, ast.Expr]) -> None:
+        self.elab, self.model, self.node, self.settings = elab, model, node, settings
+        self.place = LossChecker(elab, model, "forward")
+
+    def check(self) -> None:
+        self._settings()
+        with self.elab.collecting():
+            self._duration()
+        with self.elab.collecting():
+            self._entry()
+        self.place.fields = self._fields()
+        self.place.aux_names = sorted(set(aux_names(self.model)))
+        for item in self.node.items:
+            if isinstance(item, ast.Let):
+                self.place.bind_let(item)
+        before = len(self.elab.collector.errors)
+        with self.elab.collecting():
+            if "loss" in self.settings:
+                self.place.check_loss(self.settings["loss"])
+        if len(self.elab.collector.errors) == before:
+            self._unused_aux()
+        self._metrics()
+        self._values()
+        self._inputs()
+        self._patterns()
+
+    # ---- settings ------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> None:
+        seen: set[str] = set()
+        for item in self.node.items:
+            if not isinstance(item, ast.Setting):
+                continue
+            name = item.name.id
+            with self.elab.collecting():
+                if name not in known.SETTINGS:
+                    raise self._unknown(item)
+                if name in seen:
+                    raise self.place.fail("E121", f"`{name}` is given twice", item.name.span)
+                seen.add(name)
+
+    def _unknown(self, item: ast.Setting) -> Exception:
+        name = item.name.id
+        edits: tuple[Edit, ...] = ()
+        if name in known.INSIDE:
+            setting, form = known.INSIDE[name]
+            help = f"{setting} = {form.format(unparse(item.value))}"
+        else:
+            guess = known.ALIASES.get(name) or closest(name, known.SETTINGS)
+            help = f"did you mean `{guess}`?" if guess else ""
+            edits = replaced(item.name.span, guess)
+        shown = available(known.SETTINGS, 30) if not help else ""
+        return self.place.fail(
+            "T501", f"unknown setting `{name}`", item.name.span, help=help, edits=edits, available=shown
+        )
+
+    def _duration(self) -> None:
+        """Exactly one of epochs and steps (T502)."""
+        given = [name for name in ("epochs", "steps") if name in self.settings]
+        if len(given) == 2:
+            span = self.settings["steps"].span
+            raise self.place.fail("T502", "both `epochs` and `steps` are given", span, help="keep one of them")
+        if not given:
+            help = "epochs = 3,  or steps = 10_000"
+            raise self.place.fail("T502", "neither `epochs` nor `steps` is given", self.node.span.head(), help=help)
+
+    def _entry(self) -> None:
+        entry = self.settings.get("entry")
+        if entry is None:
+            return
+        name = entry.value if isinstance(entry, ast.Str) else entry.id if isinstance(entry, ast.Name) else ""
+        if name not in self.model.entries:
+            guess = closest(name, self.model.entries)
+            help = f'did you mean "{guess}"?' if guess else ""
+            message = f"{self.model.module.name} has no entry `{name}`" if name else "an entry is named by a string"
+            raise self.place.fail("E107", message, entry.span, help=help, available=available(self.model.entries))
+        self.place = LossChecker(self.elab, self.model, name)
+
+    def _values(self) -> None:
+        """Each setting's value is what the setting takes (E103, E125)."""
+        for name, value in self.settings.items():
+            with self.elab.collecting():
+                if name in known.FUNCTIONS:
+                    self._called(name, value)
+                elif name in known.WHOLE:
+                    self._whole(name, value)
+                elif name in known.NUMBERS:
+                    self._number(name, value, number, "a number")
+                elif name in known.CHOICES and not (isinstance(value, ast.Str) and value.value in known.CHOICES[name]):
+                    expected = " | ".join(f'"{c}"' for c in known.CHOICES[name])
+                    message = f"`{name}` cannot be {unparse(value)}"
+                    raise self.place.fail("E125", message, value.span, expected=expected, found=unparse(value))
+
+    def _called(self, setting: str, value: ast.Expr) -> None:
+        functions = known.FUNCTIONS[setting]
+        name = value.func.id if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) else ""
+        if not name:
+            expected = " | ".join(f"{f}(..)" for f in functions)
+            if setting == "val" and isinstance(value, ast.NoneLit):
+                return
+            raise self.place.fail("E125", f"`{setting}` cannot be {unparse(value)}", value.span, expected=expected)
+        assert isinstance(value, ast.Call)
+        if name not in functions:
+            guess = closest(name, functions)
+            raise self.place.fail(
+                "E103",
+                f"unknown value of `{setting}`: `{name}`",
+                value.func.span,
+                help=f"did you mean `{guess}`?" if guess else "",
+                edits=replaced(value.func.span, guess),
+                available=available(functions),
+            )
+        if setting != "inputs":
+            self.place.check_names(value.args)
+
+    def _whole(self, name: str, value: ast.Expr) -> None:
+        if name == "batch" and isinstance(value, ast.Call):
+            return  # tokens(25_000)
+        self._number(name, value, lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, "an int")
+
+    def _number(self, name: str, value: ast.Expr, fits: Any, expected: str) -> None:
+        found = self.place.value(value)
+        if not fits(found):
+            message = f"`{name}` is {expected}, found {describe(found)}"
+            raise self.place.fail("E125", message, value.span, expected=expected, found=show(found))
+
+    def _metrics(self) -> None:
+        metrics = self.settings.get("metrics")
+        if metrics is None:
+            return
+        items = metrics.elements if isinstance(metrics, ast.ListExpr) else (metrics,)
+        for item in items:
+            with self.elab.collecting():
+                if isinstance(item, ast.Expr):
+                    self.place.check_metric(item)
+
+    # ---- data ----------------------------------------------------------------------------------------------------
+
+    def _fields(self) -> tuple[str, ...] | None:
+        """The fields that the data has, if the section says."""
+        data = self.settings.get("data")
+        if not isinstance(data, ast.Call) or not isinstance(data.func, ast.Name):
+            return None
+        names = [a.name.id for a in data.args if isinstance(a, ast.Arg) and a.name is not None]
+        fields = [n for n in names if n not in known.NOT_FIELDS]
+        if "tokenizer" in names:
+            fields += known.TOKENIZED
+        fields += known.GIVEN_FIELDS.get(data.func.id, ())
+        return tuple(dict.fromkeys(fields)) if fields else None
+
+    def _inputs(self) -> None:
+        """Every required input has a field of its name, or is bound (T504)."""
+        bound: list[str] = []
+        inputs = self.settings.get("inputs")
+        if isinstance(inputs, ast.Call):
+            for arg in inputs.args:
+                with self.elab.collecting():
+                    if isinstance(arg, ast.Arg) and arg.name is not None:
+                        bound.append(arg.name.id)
+                        self.place.check_input(arg.name, arg.value)
+        fields = self.place.fields
+        if fields is None:
+            return
+        for argument in self.place.entry.full.inputs:
+            if not argument.optional and argument.name not in (*fields, *bound):
+                span = self.settings["data"].span.head()
+                with self.elab.collecting():
+                    raise self.place.fail(
+                        "T504",
+                        f"no data field feeds the input `{argument.name}`",
+                        span,
+                        help=f"inputs = bind({argument.name} = data.{fields[0]})",
+                        available=available(fields),
+                    )
+
+    # ---- patterns, aux -------------------------------------------------------------------------------------------
+
+    def _patterns(self) -> None:
+        """`freeze`, `no_decay` and the targets of `lora` match something (T505)."""
+        names = list(parameters(self.model.module))
+        parts = [(dotted(p), m.module) for p, m, _ in walk_members(self.model.module) if isinstance(m, Submodule)]
+        prefixes = [*names, *(name for name, _ in parts)]
+        linear = [name for name, module in parts if module.torch_class == "torch.nn.Linear"]
+        for kind, strings, candidates, shown in (
+            ("freeze", self.settings.get("freeze"), prefixes, names),
+            ("no_decay", keyword(self.settings.get("optim"), "no_decay"), prefixes, names),
+            ("targets", keyword(self.settings.get("lora"), "targets"), linear, linear),
+        ):
+            for text in strings_in(strings):
+                if any(path_pattern(text.value).fullmatch(name) for name in candidates):
+                    continue
+                what = "part" if shown is linear else "parameter"
+                last = text.value.rpartition(".")[2]
+                guess = closest(_PARTS.get(last, last), {n.rpartition(".")[2] for n in candidates})
+                fixed = f'"{text.value[: len(text.value) - len(last)]}{guess}"' if guess else ""
+                self.elab.collector.add(
+                    self.place.fail(
+                        "T505",
+                        f"`{kind}` pattern matches no {what}: {unparse(text)}",
+                        text.span,
+                        help=f"did you mean {fixed}?" if fixed else "",
+                        edits=(Edit(text.span, fixed),) if fixed else (),
+                        available=f"{available(fold(shown))} ({counted(len(shown), 'Linear part' if shown is linear else what)})",
+                    ).diagnostic
+                )
+
+    def _unused_aux(self) -> None:
+        used = {n.name.id for value in self.settings.values() for n in attributes_of("aux", value)}
+        loss = self.settings.get("loss")
+        for name in self.place.aux_names:
+            if loss is not None and name not in used:
+                help = f"loss = {unparse(loss)} + aux.{name}"
+                message = f"no loss uses aux.{name}"
+                where = self.elab.where()
+                self.elab.collector.add(
+                    Diagnostic("T510", message, loss.span.head(), path=where, help=help, severity="warning")
+                )
+
+
+def keyword(expr: ast.Expr | None, name: str) -> ast.Expr | None:
+    """The value of a keyword argument."""
+    args = expr.args if isinstance(expr, ast.Call) else ()
+    return next((a.value for a in args if isinstance(a, ast.Arg) and a.name is not None and a.name.id == name), None)
+
+
+def strings_in(expr: ast.Expr | None) -> Iterator[ast.Str]:
+    for item in expr.elements if isinstance(expr, ast.ListExpr) else (expr,):
+        if isinstance(item, ast.Str):
+            yield item
+
+
+def attributes_of(name: str, expr: Any) -> Iterator[ast.Attr]:
+    """Every `name.FIELD` in an expression."""
+    if isinstance(expr, ast.Attr) and isinstance(expr.base, ast.Name) and expr.base.id == name:
+        yield expr
+    elif isinstance(expr, ast.Node):
+        for key, child in vars(expr).items():
+            if key != "span":
+                yield from attributes_of(name, child)
+    elif isinstance(expr, tuple):
+        for child in expr:
+            yield from attributes_of(name, child)
+
+
+def aux_names(model: Model) -> Iterator[str]:
+    """The names of all training-only scalars of a model's graphs."""
+    seen: set[int] = set()
+    stack: list[Graph] = [g for entry in model.entries.values() for g in entry.graphs.values()]
+    while stack:
+        graph = stack.pop()
+        if id(graph) in seen:
+            continue
+        seen.add(id(graph))
+        for node in flat(graph.nodes):
+            if isinstance(node, When):
+                yield from (name for name, _ in node.aux)
+            elif isinstance(node, Call):
+                stack.append(node.graph)
+
+
+def flat(nodes: Iterable[Node]) -> Iterator[Node]:
+    """Nodes with those inside loops and regions."""
+    for node in nodes:
+        yield node
+        if isinstance(node, Loop):
+            for iteration in node.iterations:
+                yield from flat(iteration.nodes)
+        elif isinstance(node, When):
+            yield from flat(node.nodes)
