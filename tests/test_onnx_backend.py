@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +23,7 @@ from specc.backends.onnx.functions import view
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import Embedded, External, Slot, model_proto
 from specc.diagnostics import Rejected
-from specc.dims import Dim
+from specc.dims import Dim, Facts
 from specc.ir import graph as ir
 from specc.ir.taps import walk
 from specc.passes.plain import entry_sizes
@@ -278,6 +279,14 @@ def test_dims_are_named_and_past_is_nothing(small: ir.Model) -> None:
     assert shapes == {"x": ["B", "T", 16], "mask": ["B", "T"], "logits": ["B", "T", 16]}
     assert graph.input[1].type.tensor_type.elem_type == onnx.TensorProto.BOOL
     assert "past" not in str(build(small))
+
+
+def test_metadata_states_the_promises_about_the_dims_of_this_entry() -> None:
+    made = si.stack(layers=1)
+    promised = Facts.EMPTY.bound(si.S, hi=64).bound(Dim.symbol("N"), hi=9)
+    model = dataclasses.replace(si.model(made), facts=promised)
+    props = {prop.key: prop.value for prop in build(model).metadata_props}
+    assert props["specc.dims"] == "T <= 64"
 
 
 def test_a_tie_is_one_initializer(small: ir.Model) -> None:

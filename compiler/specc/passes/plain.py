@@ -15,7 +15,10 @@ from specc.types import Operand, TensorType
 IDENTITIES = frozenset({"cached", "once", "carried"})
 """Operators that keep state between steps; outside incremental entries their results are their operands."""
 
-_PAST = "past("
+
+def is_past(symbol: str) -> bool:
+    """Whether a symbol is a number of cached positions."""
+    return symbol.startswith("past(")
 
 
 class Sizes(dict[str, Dim]):
@@ -28,7 +31,7 @@ class Sizes(dict[str, Dim]):
         return True
 
     def __missing__(self, name: str) -> Dim:
-        if name.startswith(_PAST):
+        if is_past(name):
             return Dim.const(0)
         raise AssertionError(f"the size {name} is not bound by the signature")
 
@@ -42,7 +45,7 @@ def entry_sizes(graph: Graph) -> Sizes:
     for argument in graph.inputs:
         for size in argument.type.shape:
             symbols.update(dict.fromkeys(size.symbols))
-    return Sizes({name: Dim.symbol(name) for name in symbols if not name.startswith(_PAST)})
+    return Sizes({name: Dim.symbol(name) for name in symbols if not is_past(name)})
 
 
 def call_sizes(arguments: Sequence[Argument], operands: Sequence[Operand]) -> Sizes:
