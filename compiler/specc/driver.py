@@ -115,21 +115,22 @@ def check(
 def findings(project: Project, options: Options, *, all_presets: bool) -> list[Diagnostic]:
     """The findings of every stage, each cause once."""
     collector = project.collector
-    known: dict[tuple[str | None, str | None], Checked | None] = {}
+    known: dict[tuple[object, ...], Checked | None] = {}
+    told: set[tuple[object, ...]] = set()  # findings about the defaults: presets would only repeat them
 
     def checked(wanted: Options) -> tuple[ir.Model, Elaborator] | None:
         """A configuration, elaborated once; None if it has errors, which are then findings."""
-        key = (wanted.model, wanted.preset)
-        if key not in known or wanted.sets:
-            known[key] = None
-            try:
-                known[key] = found = project.check(wanted)
-                for warning in found.warnings:
-                    collector.add(warning)
-            except Rejected as rejected:
-                for diagnostic in rejected.diagnostics:
+        key = (wanted.model, wanted.preset, *((name, given.origin) for name, given in wanted.sets.items()))
+        if key not in known:
+            known[key], found = attempt(project, wanted)
+            for diagnostic in found:
+                place = (diagnostic.code, diagnostic.span and (diagnostic.span.source.name, diagnostic.span.start))
+                if place not in told:
                     collector.add(diagnostic)
-        result = known[key]
+                    if wanted.preset is None:
+                        told.add(place)
+        whole = not any(file.broken for file in project.elaborator.files.by_key.values())
+        result = known[key] if whole else None
         return (result.model, result.elaborator) if result is not None else None
 
     for configuration in configurations(project.elaborator, project.file, options, all_presets=all_presets):
@@ -137,6 +138,15 @@ def findings(project: Project, options: Options, *, all_presets: bool) -> list[D
     check_sections(project.file, project.elaborator, checked)
     check_weights(project.file, collector, checked)
     return collector.found
+
+
+def attempt(project: Project, wanted: Options) -> tuple[Checked | None, tuple[Diagnostic, ...]]:
+    """A configuration, if it is right, and what there is to say about it."""
+    try:
+        found = project.check(wanted)
+    except Rejected as rejected:
+        return None, rejected.diagnostics
+    return found, found.warnings
 
 
 def in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:

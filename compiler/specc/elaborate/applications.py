@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Edit
 from specc.dims import Dim
-from specc.elaborate.access import Evaluated, Results
+from specc.elaborate.access import Results
 from specc.elaborate.attributes import OpCall
 from specc.elaborate.builtins import COMPILE_TIME
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.mismatch import Mismatches
 from specc.elaborate.references import ListRef, PartRef
-from specc.elaborate.values import Binding, FnValue, describe, number
+from specc.elaborate.values import Binding, describe, number
 from specc.ir.graph import (
     Absent,
     Apply,
-    Function,
     Input,
     PartList,
     Value,
@@ -215,15 +214,14 @@ class Applications(Mismatches):
     def iterate(self, expr: ast.Comprehension) -> Iterator[Evaluator]:
         """A comprehension in a body binds its names as locals."""
         outer = dict(self.locals)
+        origin = f"one of {unparse(expr.iterable)} ({expr.span.where})"
         try:
             for item in self.loop_items(expr.iterable):
                 for name, value in self.unpacked(expr.names, item, expr.span):
                     if isinstance(value, (Value, PartRef, ListRef, tuple, Absent)):
                         self.locals[name.id] = value
                     else:
-                        self.locals[name.id] = Binding(
-                            value, name.span, f"{name.id} ({name.span.where})", labelled=False
-                        )
+                        self.locals[name.id] = Binding(value, name.span, origin, labelled=False)
                 yield self
         finally:
             self.locals = outer
@@ -259,18 +257,6 @@ class Applications(Mismatches):
         call = self.op_call(op, expr)
         call.labels.update(labels or {})
         return self.apply(call, expr.span)
-
-    def element_function(self, member: Function, x: Value, at: ast.Expr) -> Any:
-        """A named function as an element of a list of parts."""
-        if member.op is None:
-            found = self.file.find(member.name)
-            value = self.declared(*found, at.span) if found is not None else None
-            assert isinstance(value, FnValue)
-            call = ast.Call(
-                member.span, ast.Name(member.span, member.name), (ast.Arg(at.span, None, Evaluated(at.span, x, at)),)
-            )
-            return self._Call(call)
-        return self.apply(OpCall(member.op, (x,), (at.span,), dict(member.labels)), member.span)
 
 
 class _Items(Evaluator):

@@ -46,6 +46,8 @@ class Arithmetic(Labels):
         for side, value in ((expr.left, left), (expr.right, right)):
             if not number(value) and not isinstance(value, Dim):
                 raise self.fail("E125", f"`{op}` takes numbers, found {describe(value)}", side.span, names=expr)
+        if (isinstance(left, Dim) and isinstance(right, float)) or (isinstance(right, Dim) and isinstance(left, float)):
+            raise self.fail("E125", f"`{op}` of a runtime size and a float has no value at compile time", expr.span)
         try:
             return self.checked(self._calculate(expr, op, left, right), expr)
         except OverflowError:

@@ -39,6 +39,7 @@ class Bodies:
         self.active: list[tuple[Any, ...]] = []
         self.statements = 0
         self.result_types: dict[int, tuple[TensorType, ...]] = {}  # id of a graph -> what its signature declares
+        self.functions: dict[int, FnValue] = {}  # id of a `Function` -> the user's fn that it stands for
         self.root: Instance | None = None  # the model: its facts are assumptions, not obligations
 
     def method(self, instance: Instance, method: ast.Method, present: frozenset[str], axes: tuple[str, ...]) -> Graph:
@@ -326,7 +327,12 @@ class BodyChecker(CallChecker):
         values: list[tuple[Value, Span]] = []
         for expr in statement.values:
             value = self.value(expr)
-            if isinstance(value, tuple) and len(statement.values) == 1 and all(isinstance(v, Value) for v in value):
+            if (
+                isinstance(value, tuple)
+                and value
+                and len(statement.values) == 1
+                and all(isinstance(v, Value) for v in value)
+            ):
                 values.extend((v, expr.span) for v in value)
             else:
                 values.append((self.tensor(value, expr), expr.span))
@@ -345,6 +351,7 @@ class BodyChecker(CallChecker):
         items = self.loop_items(statement.iterable)
         self.elab.bodies.expect(self, len(items) * self._expected(statement.body), statement.span.head())
         outer, iterations = self.nodes, []
+        origin = f"one of {unparse(statement.iterable)} ({statement.span.where})"
         try:
             for item in items:
                 self.nodes = []
@@ -354,9 +361,7 @@ class BodyChecker(CallChecker):
                         if isinstance(value, (Value, PartRef, ListRef, tuple, Absent)):
                             self.locals[name.id] = value
                         else:
-                            self.locals[name.id] = Binding(
-                                value, name.span, f"{name.id} ({name.span.where})", labelled=False
-                            )
+                            self.locals[name.id] = Binding(value, name.span, origin, labelled=False)
                         binds.append((name.id, value.path if isinstance(value, PartRef) else None))
                 self.run_block(statement.body)
                 if self.returned is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from specc.diagnostics import Label
 from specc.elaborate.access import Evaluated
+from specc.elaborate.attributes import OpCall
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.instances import Instance
 from specc.elaborate.mismatch import valued
@@ -306,6 +307,14 @@ class CallChecker(Obligations):
         given = [(None, x, carried), *rest]
         args = tuple(ast.Arg(e.span, n, Evaluated(e.span, v, e)) for n, v, e in given)
         return self.call_part(ast.Call(expr.span, expr.func, args), element)
+
+    def element_function(self, member: Function, x: Value, at: ast.Expr) -> Any:
+        """A named function as an element of a list of parts."""
+        if member.op is not None:
+            return self.apply(OpCall(member.op, (x,), (at.span,), dict(member.labels)), member.span)
+        value = self.elab.bodies.functions[id(member)]
+        carried = ast.Arg(at.span, None, Evaluated(at.span, x, at))
+        return self.function_value(ast.Call(member.span, ast.Name(member.span, member.name), (carried,)), value)
 
     def function_value(self, expr: ast.Call, function: FnValue) -> Any:
         """A call of a `fn`-typed hyper-parameter or a file-level `fn`."""

@@ -206,15 +206,11 @@ class Evaluator(Arithmetic):
     def iterate(self, expr: ast.Comprehension) -> Iterator[Evaluator]:
         """This evaluator once per element, with the comprehension's variables bound meanwhile."""
         outer = self.scope
+        origin = f"one of {unparse(expr.iterable)} ({expr.span.where})"
         try:
             for item in self.items(expr.iterable):
                 names = self.unpacked(expr.names, item, expr.span)
-                bound = {
-                    n.id: Binding(v, n.span, f"one of {unparse(expr.iterable)} ({n.span.where})")
-                    for n, v in names
-                    if n.id != "_"
-                }
-                self.scope = outer.child(bound)
+                self.scope = outer.child({n.id: Binding(v, n.span, origin) for n, v in names if n.id != "_"})
                 yield self
                 self.scope = outer
         finally:

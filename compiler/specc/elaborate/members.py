@@ -235,7 +235,9 @@ class MemberBuilder(ParameterBuilder):
     def _function(self, value: FnValue | BlockValue, expr: ast.Expr) -> Function:
         assert isinstance(value, FnValue)
         if value.op is None:
-            return Function(value.name, None, dict(value.labels), expr.span)
+            function = Function(value.name, None, dict(value.labels), expr.span)
+            self.elab.bodies.functions[id(function)] = value
+            return function
         return Function(value.name, self.elab.bodies.bound_op(self, value, expr.span), dict(value.labels), expr.span)
 
     def _create(self, expr: ast.Call, callee: BlockValue, path: Path) -> Submodule:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from specc.diagnostics import Diagnostic, Edit
+from specc.diagnostics import Diagnostic, Edit, Rejected
 from specc.elaborate.elaborator import Elaborator
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
@@ -277,8 +277,7 @@ def elaborate(elab: Elaborator, file: FileScope, options: Options) -> Model:
     """The checked model; raises `Rejected` with every finding if there is an error."""
     with elab.collecting():
         return _elaborate(elab, file, options)
-    elab.collector.stop_on_errors()
-    raise AssertionError("a poisoned model without a finding")
+    raise Rejected(elab.collector.found)  # poisoned: what broke it was reported, here or by an import
 
 
 def _elaborate(elab: Elaborator, file: FileScope, options: Options) -> Model:
