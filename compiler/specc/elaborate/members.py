@@ -98,7 +98,11 @@ class MemberBuilder(ParameterBuilder):
                 "E104", f"`{name}` is declared twice", ident.span, why=f"first declared at {self.seen[name].where}"
             )
         self.seen[name] = ident.span
-        self._check_name(ident)
+        try:
+            self._check_name(ident)
+        except Fail:
+            self.instance.broken.add(name)
+            raise
 
     def _check_name(self, ident: ast.Ident) -> None:
         name = ident.id

@@ -263,7 +263,10 @@ def _given(elab: Elaborator, decl: BlockDecl, param: ast.Param, given: Given, sc
             value = given.text
         else:
             raise
-    if given.text and not fits(value, param.type):
+    from_command = given.origin.startswith("--set ")
+    if from_command and not fits(value, param.type) and fits(given.text, param.type):
+        value = given.text  # `--set pool=mean`: also the name of a function
+    if from_command and not fits(value, param.type):
         raise _fail(
             "E009",
             f"--set {param.name.id}: {show(value)} is not of its type",
