@@ -1,5 +1,6 @@
 """From syntax to checked models: names, arguments, structure, limits. Messages have golden files (`errors/`)."""
 
+# ruff: noqa: E501, UP031 (specs in strings, which have braces of their own)
 from __future__ import annotations
 
 import time
@@ -201,7 +202,7 @@ fn double(x: Tensor[...]) -> Tensor[...] = 2*x
     assert isinstance(part, ir.Submodule)
     norm = part.module.members["ln"]
     assert isinstance(norm, ir.Submodule)
-    assert dict((n, v) for n, v, _ in norm.args)["eps"] == 1e-3
+    assert {name: value for name, value, _ in norm.args}["eps"] == 1e-3
 
 
 def test_ties_are_counted_once_and_initialisers_follow_precedence(load: Load) -> None:
@@ -507,5 +508,5 @@ test M "t" with Q = 1 { expect true }
 def test_every_configuration_of_the_zoo() -> None:
     for name in reading.zoo():
         project = driver.open_project(name)
-        for preset in list(project.presets) or [None]:
-            project.check(Options(preset=preset))
+        for preset in [*project.presets] or [""]:
+            project.check(Options(preset=preset or None))

@@ -1,4 +1,7 @@
-"""Reading specs: the file that a command line names, what it imports, the standard library, the zoo. Nothing else reads them."""
+"""Reading specs: the file that a command line names, what it imports, the standard library, the zoo.
+
+Nothing else reads them.
+"""
 
 from __future__ import annotations
 
@@ -109,15 +112,9 @@ class Loader:
 
     def _path(self, importer: FileScope, item: ast.Import) -> tuple[str, ast.File | None, Source]:
         span = item.origin_span
-        if Path(item.origin).is_absolute() or not item.origin.endswith(".spec"):
-            raise Fail(
-                Diagnostic(
-                    "E003",
-                    "an import is a relative path that ends in .spec",
-                    span,
-                    help='from "./other.spec" import Name',
-                )
-            )
+        if Path(item.origin).is_absolute():
+            message = f"`{item.origin}` is an absolute path; an import is relative to its file"
+            raise Fail(Diagnostic("E003", message, span, help='from "./other.spec" import Name'))
         if importer.is_std:
             raise Fail(Diagnostic("E003", "the standard library imports only itself", span))
         try:
@@ -132,6 +129,10 @@ class Loader:
                     span,
                     notes=(("why", f"the root is the folder of {self.display}, or of specc.toml"),),
                 )
+            )
+        if not item.origin.endswith(".spec"):
+            raise Fail(
+                Diagnostic("E003", f"`{item.origin}` is no spec", span, help='from "./other.spec" import Name')
             )
         try:
             text = read_text(path, item.origin)

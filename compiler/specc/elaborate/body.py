@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any
 from specc.diagnostics import Label
 from specc.dims import Facts
 from specc.elaborate.calls import CallChecker
-from specc.elaborate.evaluate import Evaluator
-from specc.elaborate.files import FileScope
 from specc.elaborate.instances import Instance
 from specc.elaborate.references import ListRef, PartRef
 from specc.elaborate.scopes import Scope
-from specc.elaborate.signatures import is_tensor, tensor_type, uses_ellipsis
-from specc.elaborate.values import POISON, Binding, Fail, FnDecl, FnValue, Poisoned
+from specc.elaborate.signatures import is_tensor, tensor_type
+from specc.elaborate.values import POISON, Binding, Fail, Poisoned
 from specc.ir.graph import Absent, Argument, Graph, Iteration, Loop, Value, When
-from specc.op import Op
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -25,95 +22,7 @@ from specc.types import TensorType
 if TYPE_CHECKING:
     from specc.elaborate.elaborator import Elaborator
 
-MAX_STATEMENTS = 500_000
 Static = tuple[tuple[str, Any], ...]
-
-
-class Bodies:
-    """All graphs of an elaboration."""
-
-    def __init__(self, elab: Elaborator) -> None:
-        self.elab = elab
-        self.fn_graphs: dict[tuple[Any, ...], Graph | None] = {}
-        self.broken: set[tuple[Any, ...]] = set()
-        self.active: list[tuple[Any, ...]] = []
-        self.statements = 0
-        self.result_types: dict[int, tuple[TensorType, ...]] = {}  # id of a graph -> what its signature declares
-        self.functions: dict[int, FnValue] = {}  # id of a `Function` -> the user's fn that it stands for
-        self.root: Instance | None = None  # the model: its facts are assumptions, not obligations
-
-    def method(self, instance: Instance, method: ast.Method, present: frozenset[str], axes: tuple[str, ...]) -> Graph:
-        """The graph of a block's method; raises `Poisoned` where its body was found wrong."""
-        axes = axes if uses_ellipsis(method) else ()
-        key = (method.name.id, present, axes)
-        known = instance.module.graphs.get(key)
-        if known is not None:
-            return known
-        busy = (id(instance), *key)
-        graph = self._checked(busy, instance.decl.file, instance, method, present, axes, instance.scope, ())
-        instance.module.graphs[key] = graph
-        return graph
-
-    def function(
-        self, decl: FnDecl, present: frozenset[str], axes: tuple[str, ...], static: Static, scope: Scope
-    ) -> Graph:
-        """The graph of a file-level `fn`, for these compile-time arguments."""
-        key = (id(decl), present, axes, static)
-        graph = self.fn_graphs.get(key)
-        if graph is None:
-            graph = self._checked(key, decl.file, None, decl.node, present, axes, scope, static)
-            self.fn_graphs[key] = graph
-        return graph
-
-    def _checked(
-        self,
-        key: tuple[Any, ...],
-        file: FileScope,
-        instance: Instance | None,
-        method: ast.Method,
-        present: frozenset[str],
-        axes: tuple[str, ...],
-        scope: Scope,
-        static: Static,
-    ) -> Graph:
-        if key in self.broken:
-            raise Poisoned
-        checker = BodyChecker(self.elab, instance, method, scope.child())
-        if key in self.active:
-            raise checker.fail(
-                "E150", f"`{method.name.id}` calls itself", method.name.span, note="there is no recursion"
-            )
-        self.active.append(key)
-        before = len(self.elab.collector.errors)
-        try:
-            graph = checker.run(present, axes, static)
-        except Fail as fail:
-            self.elab.collector.add(fail.diagnostic)
-            self.broken.add(key)
-            raise Poisoned from None
-        except Poisoned:
-            self.broken.add(key)
-            raise
-        finally:
-            self.active.pop()
-        if len(self.elab.collector.errors) > before:
-            self.broken.add(key)
-            raise Poisoned
-        return graph
-
-    def bound_op(self, evaluator: Evaluator, value: FnValue, span: Span) -> Op:
-        """The operator of a function value with its arguments bound, for use as an element of a list of parts."""
-        assert value.op is not None
-        return CallChecker.attributes_of(evaluator, value.op, dict(value.args), span)
-
-    def count(self, evaluator: Evaluator, span: Span) -> None:
-        self.statements += 1
-        self.expect(evaluator, 0, span)
-
-    def expect(self, evaluator: Evaluator, more: int, span: Span) -> None:
-        """Refuse what would unroll to too many statements before it is unrolled (E195)."""
-        if self.statements + more > MAX_STATEMENTS:
-            raise evaluator.fail("E195", f"more than {MAX_STATEMENTS:,} statements after unrolling", span)
 
 
 def nested(statement: ast.Stmt) -> Iterator[ast.Stmt]:
@@ -314,13 +223,17 @@ class BodyChecker(CallChecker):
         expr = ast.Binary(statement.span, statement.op, name.span, old, statement.value)
         after = self.value(expr)
         if isinstance(before, Value) and isinstance(after, Value):
-            if before.type.rank != after.type.rank or not all(
-                self.facts.equal(a, b) for a, b in zip(before.type.shape, after.type.shape, strict=True)
-            ):
+            old_shape, new_shape = before.type.shape, after.type.shape
+            same = len(old_shape) == len(new_shape) and all(map(self.facts.equal, old_shape, new_shape))
+            if not same:
                 raise self.fail(
-                    "S203", f"`{statement.op}=` changes the shape of `{name.id}`", statement.span,
-                    f"{after.type}", others=(Label(name.span, str(before.type)),), help=f"{name.id} = {name.id} {statement.op} {unparse(statement.value)}",
-                )  # fmt: skip
+                    "S203",
+                    f"`{statement.op}=` changes the shape of `{name.id}`",
+                    statement.span,
+                    f"{after.type}",
+                    others=(Label(name.span, str(before.type)),),
+                    help=f"{name.id} = {name.id} {statement.op} {unparse(statement.value)}",
+                )
         self._bind(name, after, expr)
 
     def _do_Return(self, statement: ast.Return) -> None:

@@ -90,7 +90,7 @@ def _abs(x: Any) -> Any:
 def _round(x: Any) -> int:
     if not number(x):
         raise BadArgument(f"round takes a number, found {show(x)}")
-    return int(round(x))
+    return int(x) if isinstance(x, int) else round(float(x))
 
 
 def _ceil_div(a: Any, b: Any) -> Any:

@@ -214,9 +214,10 @@ class CallChecker(Obligations):
                 found=f"{value.type}",
             )
         if value.type.dtype is not argument.type.dtype:
+            want = argument.type.dtype.spec_name
             raise self.fail(
                 "S301",
-                f"{what} takes `{argument.name}` as {argument.type.dtype.spec_name}, found {value.type.dtype.spec_name}",
+                f"{what} takes `{argument.name}` as {want}, found {value.type.dtype.spec_name}",
                 at.span,
                 f"{value.type}",
                 expected=f"{argument.type}   ({argument.span.where})",
@@ -244,13 +245,25 @@ class CallChecker(Obligations):
             others = (Label(member.span.head(), f"{what} is made here"),) if member is not None else ()
             if expected.value is not None and have.value is not None:
                 raise self.fail(
-                    "S201", f"{what} expects its {axis} to be {expected}, found {have}", at.span, f"argument is {value.type}",
-                    others=others, sizes=rows, expected=str(self.expected_type(argument, unifier)), found=valued(value.type),
-                )  # fmt: skip
+                    "S201",
+                    f"{what} expects its {axis} to be {expected}, found {have}",
+                    at.span,
+                    f"argument is {value.type}",
+                    others=others,
+                    sizes=rows,
+                    expected=str(self.expected_type(argument, unifier)),
+                    found=valued(value.type),
+                )
             raise self.unequal(
-                f"{what} expects its {axis} to be {expected}, found {have}", at.span, f"argument is {value.type}", expected, have, proof,
-                others=others, sizes=rows,
-            )  # fmt: skip
+                f"{what} expects its {axis} to be {expected}, found {have}",
+                at.span,
+                f"argument is {value.type}",
+                expected,
+                have,
+                proof,
+                others=others,
+                sizes=rows,
+            )
 
     # ---- lists and functions -------------------------------------------------------------------------------------
 

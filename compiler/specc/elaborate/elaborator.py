@@ -9,7 +9,7 @@ from typing import Any
 from specc.diagnostics import Collector, Diagnostic
 from specc.dims import Dim, DimError, Fact, Facts
 from specc.elaborate.blocks import Blocks
-from specc.elaborate.body import Bodies
+from specc.elaborate.bodies import Bodies
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import Files, FileScope, Loader
 from specc.elaborate.instances import Instance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Label, Size
@@ -67,7 +68,7 @@ class Mismatches(Access):
     def promise(self, types: list[Any]) -> str:
         """The divisibility that would make two operands fit, if there is one."""
         tensors = [t for t in types if isinstance(t, TensorType)]
-        for left, right in zip(tensors, tensors[1:], strict=False):
+        for left, right in pairwise(tensors):
             for a, b in zip(left.shape, right.shape, strict=False):
                 fact = self.facts.suggestion(a, b) if a.value is None and b.value is None and a != b else None
                 if fact is not None:

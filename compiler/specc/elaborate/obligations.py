@@ -14,8 +14,8 @@ _NEAR = 65  # how far a simpler promise is looked for
 class Obligations(Lookup):
     """The part of a body's checker that proves the facts of callees (S223).
 
-    Stated facts must follow from those of the calling block. That sizes are at least 1, which every signature assumes, is
-    handed on instead: it becomes a fact of the calling body, and the model's own facts have to prove it in the end.
+    Stated facts must follow from those of the calling block. That sizes are at least 1, which every signature assumes,
+    is handed on instead: it becomes a fact of the calling body, and the model's own facts have to prove it in the end.
     """
 
     def check_facts(self, graph: Graph, unifier: Unifier, span: Span, what: str) -> None:

@@ -1,4 +1,7 @@
-"""Static checks of `train`, `test` and `weights` sections: names, settings, shapes. Nothing is run (LANGUAGE 16, 17)."""
+"""Static checks of `train`, `test` and `weights` sections: names, settings, shapes.
+
+Nothing is run (LANGUAGE 16, 17).
+"""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ OPAQUE = ("generate", "randint", "cosine_alpha_bar")
 # How a setting is called elsewhere: `learning_rate = 6e-4` is `optim = adamw(lr = 6e-4)`.
 INSIDE = {
     "learning_rate": ("optim", "adamw(lr = {})"), "lr": ("optim", "adamw(lr = {})"),
-    "weight_decay": ("optim", "adamw(lr = 1e-3, weight_decay = {})"), "betas": ("optim", "adamw(lr = 1e-3, betas = {})"),
+    "weight_decay": ("optim", "adamw(lr = 1e-3, weight_decay = {})"),
+    "betas": ("optim", "adamw(lr = 1e-3, betas = {})"),
     "warmup": ("sched", "cosine(warmup = {})"), "warmup_steps": ("sched", "cosine(warmup = {})"),
     "patience": ("early_stop", 'early_stopping("val_loss", patience = {})'),
     "dropout": ("preset", '"..", or a hyper-parameter of the model'),

@@ -92,7 +92,8 @@ def opaque_axes(count: int) -> tuple[str, ...]:
 
 
 def ellipsis_axes(params: Mapping[str, ast.TensorTypeExpr], shapes: Mapping[str, tuple[Dim, ...]]) -> tuple[str, ...]:
-    """What `...` stands for in a call: the dims of other arguments where the sizes passed are the same, else opaque axes.
+    """What `...` stands for in a call: the dims of other arguments where the sizes passed are the same, else opaque
+    axes.
 
     With `x: Tensor[B, T, dim]` and `pos: Int[..., T]`, positions of shape [B, T] make `...` the B of `x`.
     """

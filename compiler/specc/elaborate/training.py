@@ -1,4 +1,4 @@
-"""Checks of one `train` section: settings, the names and shapes of its losses and metrics, its patterns (LANGUAGE 16)."""
+"""Checks of one `train` section: settings, names and shapes of losses and metrics, patterns (LANGUAGE 16)."""
 
 from __future__ import annotations
 
@@ -227,6 +227,7 @@ class TrainChecker:
                 last = text.value.rpartition(".")[2]
                 guess = closest(_PARTS.get(last, last), {n.rpartition(".")[2] for n in candidates})
                 fixed = f'"{text.value[: len(text.value) - len(last)]}{guess}"' if guess else ""
+                total = counted(len(shown), "Linear part" if shown is linear else "parameter")
                 self.elab.collector.add(
                     self.place.fail(
                         "T505",
@@ -234,7 +235,7 @@ class TrainChecker:
                         text.span,
                         help=f"did you mean {fixed}?" if fixed else "",
                         edits=(Edit(text.span, fixed),) if fixed else (),
-                        available=f"{available(fold(shown))} ({counted(len(shown), 'Linear part' if shown is linear else what)})",
+                        available=f"{available(fold(shown))} ({total})",
                     ).diagnostic
                 )
 

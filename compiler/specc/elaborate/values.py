@@ -136,8 +136,8 @@ def show(value: Any) -> str:
 def describe(value: Any) -> str:
     """`the int 8`, `the string "mean"`: a value with what it is, for messages."""
     kinds: list[tuple[type | tuple[type, ...], str]] = [
-        (bool, "the bool"), (int, "the int"), (float, "the float"), (str, "the string"), (tuple, "the list"), (DType, "the dtype"),
-        (Dim, "the size"), (FnValue, "the function"), (BlockValue, "the block"),
+        (bool, "the bool"), (int, "the int"), (float, "the float"), (str, "the string"), (tuple, "the list"),
+        (DType, "the dtype"), (Dim, "the size"), (FnValue, "the function"), (BlockValue, "the block"),
     ]  # fmt: skip
     return (
         "none"
