@@ -43,7 +43,8 @@ model Parts(dim: int = 8) {
     a, b = split(h, 2, axis = -1)
     h = concat([b, a], axis = -1)
     h = h * cast_like(keep, h)[:, :, none]
-    turned = rotary(reshape(h, [B, T, 2, dim//2]) |> transpose(1, 2), positions(T), rope_freqs(dim//2, 10_000.0), style = "half")
+    pairs = reshape(h, [B, T, 2, dim//2]) |> transpose(1, 2)
+    turned = rotary(pairs, positions(T), rope_freqs(dim//2, 10_000.0), style = "half")
     h2 = transpose(turned, 1, 2) |> flatten(2)
     r = rms_norm(x, scale, eps = 1e-6)
     last = cumsum(x, axis = 1)
@@ -227,53 +228,143 @@ FAULTS = [
     Fault("mask off by one", "gpt2", lowering("sdpa", _mask_shifted), SDPA, "h.0.attn", GPT2),
     Fault("causal off by one", "gpt2", lowering("sdpa", _with(causal=True, window=2)), SDPA, "h.0.attn", GPT2),
     Fault("positions off by one", "gpt2", lowering("positions", _shifted), "wpe(positions(T", "", GPT2),
-    Fault("head split order", "gpt2", lowering("rearrange", _heads_outermost), "c_attn(x) |> rearrange", "h.0.attn", GPT2),
+    Fault(
+        "head split order", "gpt2", lowering("rearrange", _heads_outermost), "c_attn(x) |> rearrange", "h.0.attn", GPT2
+    ),
     Fault("q and k swapped", "gpt2", node("Attention", lambda i, _: _swap(i, 0, 1)), SDPA, "h.0.attn", GPT2),
     Fault("keys for values", "gpt2", node("Attention", lambda i, _: i.__setitem__(2, i[1])), SDPA, "h.0.attn", GPT2),
     Fault("residual dropped", "gpt2", lowering("+", _only(1)), "x = wte(input_ids) + wpe", "", GPT2),
-    Fault("missing bias", "gpt2", lowering("linear", lambda f: lambda self, emit, x, w, b=None: f(self, emit, x, w, None)),
-          "c_attn(x) |> rearrange", "h.0.attn.c_attn", GPT2),  # fmt: skip
-    Fault("square weight not transposed", "gpt2", lowering("linear", _untransposed), "|> c_proj |>", "h.0.attn.c_proj", GPT2),
-    Fault("same-shape weights swapped", "gpt2", slot("h.0.attn.c_proj.weight", "h.1.attn.c_proj.weight"),
-          "|> c_proj |>", "h.0.attn.c_proj", GPT2),  # fmt: skip
+    Fault(
+        "missing bias",
+        "gpt2",
+        lowering("linear", lambda f: lambda self, emit, x, w, b=None: f(self, emit, x, w, None)),
+        "c_attn(x) |> rearrange",
+        "h.0.attn.c_attn",
+        GPT2,
+    ),
+    Fault(
+        "square weight not transposed",
+        "gpt2",
+        lowering("linear", _untransposed),
+        "|> c_proj |>",
+        "h.0.attn.c_proj",
+        GPT2,
+    ),
+    Fault(
+        "same-shape weights swapped",
+        "gpt2",
+        slot("h.0.attn.c_proj.weight", "h.1.attn.c_proj.weight"),
+        "|> c_proj |>",
+        "h.0.attn.c_proj",
+        GPT2,
+    ),
     Fault("tie broken", "gpt2", slot("wte.weight", "wpe.weight"), "wte(input_ids)", "wte", GPT2),
     # the graphs of the others
-    Fault("mask ignored", "gpt", node("Attention", lambda i, _: i.__setitem__(slice(3, None), [])),
-          "self_attn(x, mask)", "transformer.layers.0.self_attn", GPT),  # fmt: skip
+    Fault(
+        "mask ignored",
+        "gpt",
+        node("Attention", lambda i, _: i.__setitem__(slice(3, None), [])),
+        "self_attn(x, mask)",
+        "transformer.layers.0.self_attn",
+        GPT,
+    ),
     Fault("sqrt(dim) missing", "gpt", lowering("*", _product_only), "embedding(input_ids) * sqrt(dim)", "", GPT),
-    Fault("sinusoidal layout", "gpt", lowering("sinusoidal", _with(layout="sin_cos")), "sinusoidal(positions(T", "", GPT),
+    Fault(
+        "sinusoidal layout", "gpt", lowering("sinusoidal", _with(layout="sin_cos")), "sinusoidal(positions(T", "", GPT
+    ),
     Fault("sinusoidal base", "gpt", lowering("sinusoidal", _with(base=1000.0)), "sinusoidal(positions(T", "", GPT),
-    Fault("causal dropped in the decoder", "transformer", attribute("Attention", is_causal=None),
-          "self_attn(y)", "decoder.layers.0.self_attn", TRANSFORMER),  # fmt: skip
-    Fault("mask kept from old opset", "gpt", attribute("Trilu", upper=1),
-          "self_attn(x, mask)", "transformer.layers.0.self_attn", GPT, opset=22),  # fmt: skip
+    Fault(
+        "causal dropped in the decoder",
+        "transformer",
+        attribute("Attention", is_causal=None),
+        "self_attn(y)",
+        "decoder.layers.0.self_attn",
+        TRANSFORMER,
+    ),
+    Fault(
+        "mask kept from old opset",
+        "gpt",
+        attribute("Trilu", upper=1),
+        "self_attn(x, mask)",
+        "transformer.layers.0.self_attn",
+        GPT,
+        opset=22,
+    ),
     Fault("relu dropped", "mlp", lowering("relu", _only(0)), "net: [[Linear", "", MLP),
     Fault("weight of another layer", "mlp", slot("net.1.0.bias", "net.0.0.bias"), "|> net |> head", "net.1.0", MLP),
     # operators by hand
     Fault("softmax axis", "parts", attribute("Softmax", axis=-2), "weights = softmax(visible", ""),
     Fault("missing scale", "parts", lowering("/", _only(0)), "scores = scores / sqrt(dim)", ""),
     Fault("mask inverted", "parts", node("Where", lambda i, _: _swap(i, 1, 2)), "visible = where(keep", ""),
-    Fault("concat order", "parts", lowering("concat", lambda f: lambda self, emit, *xs: f(self, emit, *xs[::-1])),
-          "h = concat([b, a]", ""),  # fmt: skip
-    Fault("split order", "parts", lowering("split", lambda f: lambda self, emit, x: f(self, emit, x)[::-1]),
-          "a, b = split(h", ""),  # fmt: skip
+    Fault(
+        "concat order",
+        "parts",
+        lowering("concat", lambda f: lambda self, emit, *xs: f(self, emit, *xs[::-1])),
+        "h = concat([b, a]",
+        "",
+    ),
+    Fault(
+        "split order",
+        "parts",
+        lowering("split", lambda f: lambda self, emit, x: f(self, emit, x)[::-1]),
+        "a, b = split(h",
+        "",
+    ),
     Fault("cast missing", "parts", lowering("cast_like", _only(0)), "h = h * cast_like(keep", ""),
     Fault("rotary style", "parts", lowering("rotary", _with(style="interleaved")), "turned = rotary(", ""),
     Fault("rms eps", "parts", attribute("RMSNormalization", epsilon=1e-3), "r = rms_norm(x", ""),
     Fault("cumsum exclusive", "parts", attribute("CumSum", exclusive=1), "last = cumsum(x", ""),
-    Fault("statistics swapped", "parts", node("BatchNormalization", lambda i, _: _swap(i, 3, 4)), "mean(bn(image)", "bn"),
-    Fault("sum for mean", "parts", lowering("mean", lambda _: lambda self, emit, x: operators()["sum"](**self.attributes).onnx(emit, x)),
-          "z = mean(", ""),  # fmt: skip
+    Fault(
+        "statistics swapped", "parts", node("BatchNormalization", lambda i, _: _swap(i, 3, 4)), "mean(bn(image)", "bn"
+    ),
+    Fault(
+        "sum for mean",
+        "parts",
+        lowering("mean", lambda _: lambda self, emit, x: operators()["sum"](**self.attributes).onnx(emit, x)),
+        "z = mean(",
+        "",
+    ),
     # the emitted source
-    Fault("source: another norm", "gpt2", source("self.attn(self.ln_1(x)", "self.attn(self.ln_2(x)"),
-          "x += attn(ln_1(x), mask)", "h.0", GPT2),  # fmt: skip
-    Fault("source: residual dropped", "gpt2", source("x = x + self.mlp(", "x = self.mlp("), "|> h(attention_mask) |>", "", GPT2),
-    Fault("source: dropout active", "gpt2", lowering("dropout", lambda _: lambda self, t, x: f"F.dropout({x}, 0.5, True)", "torch"),
-          "x |> dropout(dropout) |> h", "", GPT2),  # fmt: skip
-    Fault("source: causal dropped", "transformer", source("is_causal=True", "is_causal=False"),
-          "self_attn(y)", "decoder.layers.0.self_attn", TRANSFORMER),  # fmt: skip
-    Fault("source: wrong type", "mlp", source("self.head(self.net(image))", "self.head(self.net(image)).double()"),
-          "forward(image", "", MLP),  # fmt: skip
+    Fault(
+        "source: another norm",
+        "gpt2",
+        source("self.attn(self.ln_1(x)", "self.attn(self.ln_2(x)"),
+        "x += attn(ln_1(x), mask)",
+        "h.0",
+        GPT2,
+    ),
+    Fault(
+        "source: residual dropped",
+        "gpt2",
+        source("x = x + self.mlp(", "x = self.mlp("),
+        "|> h(attention_mask) |>",
+        "",
+        GPT2,
+    ),
+    Fault(
+        "source: dropout active",
+        "gpt2",
+        lowering("dropout", lambda _: lambda self, t, x: f"F.dropout({x}, 0.5, True)", "torch"),
+        "x |> dropout(dropout) |> h",
+        "",
+        GPT2,
+    ),
+    Fault(
+        "source: causal dropped",
+        "transformer",
+        source("is_causal=True", "is_causal=False"),
+        "self_attn(y)",
+        "decoder.layers.0.self_attn",
+        TRANSFORMER,
+    ),
+    Fault(
+        "source: wrong type",
+        "mlp",
+        source("self.head(self.net(image))", "self.head(self.net(image)).double()"),
+        "forward(image",
+        "",
+        MLP,
+    ),
 ]
 
 

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from specc import driver
-from specc.diagnostics import Rejected
+from specc.diagnostics import Diagnostic, Rejected
 from specc.ir.graph import Model
-from specc_runtime import certificate, verify
+from specc_runtime import certificate, divergence, verify
 from specc_runtime.build import Request, build
 from specc_runtime.cli import cli
 from specc_runtime.compare import DEEP_TOLERANCE, TOLERANCE, compare, tolerance
@@ -274,22 +274,43 @@ def test_a_missing_file_is_named(built: Path) -> None:
         (built / "aside").rename(built / "model.onnx")
 
 
-def test_programs_that_differ_are_reported_without_the_spec(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from specc_runtime import divergence
-
-    content = (built / "gpt2.py").read_text()
-    monkeypatch.setattr(divergence, "check_files", lambda *_: None)
+def _tampered(folder: Path, patch: pytest.MonkeyPatch) -> Diagnostic:
+    """What `verify` says of a source that computes another GELU, when the hashes do not give it away."""
+    content = (folder / "gpt2.py").read_text()
+    patch.setattr(divergence, "check_files", lambda *_: None)
     try:
-        (built / "gpt2.py").write_text(content.replace('approximate="tanh"', 'approximate="none"'))
+        (folder / "gpt2.py").write_text(content.replace('approximate="tanh"', 'approximate="none"'))
         with pytest.raises(Rejected) as caught:
-            verify.repeat(built)
+            verify.repeat(folder)
     finally:
-        (built / "gpt2.py").write_text(content)
+        (folder / "gpt2.py").write_text(content)
     (found,) = caught.value.diagnostics
     assert found.code == "B630"
+    return found
+
+
+def test_programs_that_differ_are_placed_where_the_spec_is_at_hand(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _tampered(built, monkeypatch)
+    assert found.span is not None
+    assert "act |> c_proj" in found.span.source.line(found.span.line)
+    assert found.path == "in GPT2 > h.0.mlp"
+
+
+def test_without_the_spec_the_command_is_named(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "spec_at_hand", lambda _: None)
+    found = _tampered(built, monkeypatch)
     assert found.span is None
-    assert "specc build" in found.help
+    assert found.help.startswith("specc build ")
     assert "--set vocab=16" in found.help
+
+
+def test_a_spec_that_was_changed_is_not_at_hand(built: Path) -> None:
+    record = _manifest(built)
+    assert verify.spec_at_hand(record) is not None
+    record["spec"]["files"]["std/nn.spec"] = "0" * 64
+    assert verify.spec_at_hand(record) is None
 
 
 def test_a_folder_that_is_no_build(tmp_path: Path) -> None:
@@ -297,7 +318,9 @@ def test_a_folder_that_is_no_build(tmp_path: Path) -> None:
     assert result.exit_code == 1
 
 
-@pytest.mark.parametrize("options", [{"self_contained": True}, {"opset": 17}, {"without": frozenset({"attention_mask"})}])
+@pytest.mark.parametrize(
+    "options", [{"self_contained": True}, {"opset": 17}, {"without": frozenset({"attention_mask"})}]
+)
 def test_variants_of_a_build_are_proved(tmp_path: Path, options: dict[str, Any]) -> None:
     out = tmp_path / "out"
     build(Request("gpt2", sets=TINY, render=False, out=out, **options))

@@ -31,9 +31,9 @@ def tolerance(depth: int) -> float:
 class Figures:
     """How far an output is from its reference.
 
-    `limit` is what `max_abs` may be; `largest` is max|reference|; `max_ulp` counts representable values in between; `nan`
-    counts the positions that are NaN in both. `problem` says in what the two differ, empty if they are equal. `worst` is the
-    index of the largest difference with both values there.
+    `limit` is what `max_abs` may be; `largest` is max|reference|; `max_ulp` counts representable values in between;
+    `nan` counts the positions that are NaN in both. `problem` says in what the two differ, empty if they are equal.
+    `worst` is the index of the largest difference with both values there.
     """
 
     max_abs: float = 0.0

@@ -11,7 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specc.dims import Dim
-from specc.ir.graph import Absent, Apply, Call, Graph, Input, Iteration, Loop, Node, Submodule, Value, When, walk_members
+from specc.ir.graph import (
+    Absent,
+    Apply,
+    Call,
+    Graph,
+    Input,
+    Iteration,
+    Loop,
+    Node,
+    Submodule,
+    Value,
+    When,
+    walk_members,
+)
 from specc.op import numel
 from specc.passes.plain import Sizes, call_sizes, entry_sizes
 from specc.types import DType, Operand, Scalar, TensorType
@@ -55,7 +68,10 @@ _SCORES = 4  # copies of the attention scores that a decomposed kernel holds: sc
 
 @dataclass(frozen=True)
 class _Known:
-    """`sources`: (input, offset): the value's elements are that input's plus the offset. `depth`: repeated blocks so far."""
+    """`sources`: (input, offset): the value's elements are that input's plus the offset.
+
+    `depth`: repeated blocks so far.
+    """
 
     sources: tuple[tuple[str, Dim], ...] = ()
     depth: int = 0
@@ -214,9 +230,7 @@ def _copied(op: Any, operands: Sequence[_Known | None], inputs: Sequence[Input])
     return tuple(dict.fromkeys(source for known in picked if known is not None for source in known.sources))
 
 
-def _shifted(
-    op: str, operands: Sequence[_Known | None], inputs: Sequence[Input]
-) -> tuple[tuple[str, Dim], ...]:
+def _shifted(op: str, operands: Sequence[_Known | None], inputs: Sequence[Input]) -> tuple[tuple[str, Dim], ...]:
     """x + n, n + x and x - n for a number n."""
     for x, n in ((0, 1), (1, 0)) if op == "+" else ((0, 1),):
         known, number = operands[x], inputs[n]

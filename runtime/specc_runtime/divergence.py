@@ -16,6 +16,7 @@ from specc_runtime.inputs import Interface
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
     from specc_runtime.locate import Place
     from specc_runtime.programs import Crash
 
@@ -113,7 +114,7 @@ def _diagnostic(mismatch: Mismatch, span: Any, path: str, note: str) -> Diagnost
 
 
 def check_files(folder: Path, record: Mapping[str, Any]) -> None:
-    """Hold every file against its recorded hash; raises `Rejected` (B660) that names those that are not as they were."""
+    """Hold every file against its recorded hash; raises `Rejected` (B660) naming those that are not as they were."""
     known = {name: entry["sha256"] for name, entry in record["files"].items()}
     known |= (record["certificate"] or {}).get("files", {})
     found = []

@@ -13,6 +13,7 @@ from specc.syntax import ast
 
 if TYPE_CHECKING:
     import numpy as np
+
     from specc_runtime.spectest import Subject
 
     Array = np.ndarray[Any, Any]
@@ -42,7 +43,10 @@ class Outputs:
 
 
 def hold(subject: Subject, expect: ast.Expect) -> tuple[str, Problem | None]:
-    """(a figure to show, why it does not hold). Raises `Fail` for what is no expectation, `Skip` for what cannot be run."""
+    """(a figure to show, why it does not hold).
+
+    Raises `Fail` for what is no expectation, `Skip` for what cannot be run.
+    """
     if any(name.id == "incremental" for name in _names(expect.cond)):
         raise Skip("incremental entries cannot be built yet (B650)")
     evaluation = Evaluation(subject)
@@ -247,9 +251,9 @@ def _close_arrays(
     excess = np.where(wrong, np.nan_to_num(distance, nan=np.inf), -1)
     at = tuple(int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
     place = f"{name}{list(at)}" if at else name
-    notes = (("at", place), ("left", f"{a[at]:.8g}"), ("right", f"{b[at]:.8g}"))
+    sides = (("left", f"{a[at]:.8g}"), ("right", f"{b[at]:.8g}"))
     message = f"`{text}` does not hold: {what}off by {largest:.2e}, allowed {atol:g} + {rtol:g}*|right|"
-    return f"{largest:.1e}", Problem(message, notes if place else notes[1:])
+    return f"{largest:.1e}", Problem(message, (("at", place), *sides) if place else sides)
 
 
 def _shown(value: Any) -> str:

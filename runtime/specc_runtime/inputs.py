@@ -42,7 +42,10 @@ NUMPY: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Input:
-    """One tensor that an entry takes. `argument` is its name in Python; `low` <= values < `high`, each for all listed."""
+    """One tensor that an entry takes.
+
+    `argument` is its name in Python; `low` <= values < `high`, each for all listed.
+    """
 
     name: str
     argument: str

@@ -1,8 +1,8 @@
 """Where do two programs first differ? Intermediate values, compared in the order of execution.
 
-First operator by operator: a debug graph with every value as an output, against the operators' torch text run one by one.
-If these agree, the fault is in how the emitted source was put together, and its modules are watched with hooks; or in the
-finished graph's references to its weights.
+First operator by operator: a debug graph with every value as an output, against the operators' torch text run one by
+one. If these agree, the fault is in how the emitted source was put together, and its modules are watched with hooks; or
+in the finished graph's references to its weights.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specc.ir.graph import Apply, Call, Graph, Model, Path as IrPath, Read, dotted
+from specc.ir.graph import Apply, Call, Graph, Model, Read, dotted
+from specc.ir.graph import Path as IrPath
 from specc.ir.taps import TapKeys, call_scope, executed, numbered
 from specc.source import Span
 from specc_runtime import programs, taps
@@ -38,9 +39,9 @@ MAX_BYTES = 4 << 30
 class Place:
     """The first value that differs.
 
-    `span` is the line in the user's file, `inner` the line inside std where that is more exact. `what` is the operator or the
-    part, `name` the value's name in the spec. `figures` are those of the value; `blame` says which program is at fault, where
-    that is known.
+    `span` is the line in the user's file, `inner` the line inside std where that is more exact. `what` is the operator
+    or the part, `name` the value's name in the spec. `figures` are those of the value; `blame` says which program is at
+    fault, where that is known.
     """
 
     path: str
@@ -90,9 +91,9 @@ def _steps(graph: Graph, scope: str, path: IrPath, outer: Span | None, keys: Tap
 def locate(mismatch: Mismatch, model: Model, without: frozenset[str], opset: int, folder: Path) -> Place | None:
     """The first value that differs at the sizes of a mismatch; None if none is found."""
     graph = chosen_graph(model, mismatch.entry, without)
-    torch_values, torch_crash = _torch_values(graph, mismatch)
+    torch_values = _torch_values(graph, mismatch)
     if torch_values is None or sum(v.nbytes for v in torch_values.values()) > MAX_BYTES:
-        return _named_by(mismatch, graph, folder) or _of_crash(torch_crash, graph)
+        return _named_by(mismatch, graph, folder)
     order = list(steps(graph))
     for program in (PLAIN, OPTIMISED):
         try:
@@ -106,15 +107,16 @@ def locate(mismatch: Mismatch, model: Model, without: frozenset[str], opset: int
     return _named_by(mismatch, graph, folder) or _in_source(order, torch_values, mismatch)
 
 
-def _torch_values(graph: Graph, mismatch: Mismatch) -> tuple[dict[str, Array] | None, Exception | None]:
+def _torch_values(graph: Graph, mismatch: Mismatch) -> dict[str, Array] | None:
+    """By key; None where the operators do not run."""
     import torch
 
     inputs = {name: torch.from_numpy(value) for name, value in mismatch.feeds.items()}
     try:
         _, found = taps.run(graph, mismatch.module, inputs)
-    except programs.TORCH_ERRORS as error:
-        return None, error
-    return {key: value.detach().numpy() for key, value in found.items()}, None
+    except programs.TORCH_ERRORS:
+        return None
+    return {key: value.detach().numpy() for key, value in found.items()}
 
 
 def _debug_values(
@@ -122,6 +124,7 @@ def _debug_values(
 ) -> dict[str, Array]:
     """The values of the debug graph by key, computed from the weights that the finished graph reads."""
     import onnx
+
     from specc.backends.onnx.export import build_debug
 
     proto, outputs = build_debug(model, mismatch.entry, opset=opset, without=without)
@@ -182,13 +185,6 @@ def _named_by(mismatch: Mismatch, graph: Graph, folder: Path) -> Place | None:
     scope = crash.node.rpartition("/")[0]
     step = next((s for s in here if s.path == scope), here[0] if here else None)
     return None if step is None else _place(step, Figures(problem=str(crash)))
-
-
-def _of_crash(error: Exception | None, graph: Graph) -> Place | None:
-    """Where the operators' torch text raised: `taps` leaves the node on the exception."""
-    node = getattr(error, "node", None)
-    step = next((s for s in steps(graph) if s.node is node), None) if node is not None else None
-    return None if step is None else _place(step, Figures(problem=str(error).splitlines()[0]))
 
 
 def _in_source(order: list[_Step], reference: Mapping[str, Array], mismatch: Mismatch) -> Place | None:

@@ -29,7 +29,10 @@ PROGRAMS = (OPTIMISED, PLAIN)
 
 
 class Crash(Exception):
-    """A program could not be loaded or did not run through. `node` is the ONNX node that failed, if the message tells."""
+    """A program could not be loaded or did not run through.
+
+    `node` is the ONNX node that failed, if the message tells.
+    """
 
     def __init__(self, program: str, error: Exception) -> None:
         text = re.sub(r"Load model from \S+ failed: ?", "", str(error).strip())
@@ -73,9 +76,10 @@ def rounding(module: torch.nn.Module, of: Interface, feeds: Mapping[str, Array],
 def perturb(module: torch.nn.Module, seed: int) -> None:
     """Replace every floating parameter and vector buffer by seeded random numbers, in memory.
 
-    Fresh biases are zero and fresh norm weights one, which hides a bias that is left out or a scale that is applied twice.
-    Matrices get the scale 1/sqrt(fan in), vectors that are positive throughout (norm weights, running variances) stay so.
-    Tables that are computed (rotary frequencies) or stored as buffers of two axes or more are part of the program and stay.
+    Fresh biases are zero and fresh norm weights one, which hides a bias that is left out or a scale that is applied
+    twice. Matrices get the scale 1/sqrt(fan in), vectors that are positive throughout (norm weights, running variances)
+    stay so. Tables that are computed (rotary frequencies) or stored as buffers of two axes or more are part of the
+    program and stay.
     """
     import numpy as np
     import torch
@@ -141,10 +145,11 @@ def run_session(
 def _crashing(program: str) -> Iterator[None]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    errors = tuple(e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception))
+    own = [e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception)]
+    errors: tuple[type[Exception], ...] = (*own, RuntimeError, ValueError)
     try:
         yield
-    except (*errors, RuntimeError, ValueError) as error:
+    except errors as error:
         raise Crash(program, error) from error
 
 
@@ -173,7 +178,8 @@ def embedded(proto: ModelProto, weights: Mapping[str, Array]) -> bytes:
     for tensor in proto.graph.initializer:
         if tensor.name in weights:
             tensor.raw_data = weights[tensor.name].tobytes()
-    return proto.SerializeToString()
+    content: bytes = proto.SerializeToString()
+    return content
 
 
 def is_external(proto: ModelProto) -> bool:

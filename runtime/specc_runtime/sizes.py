@@ -69,15 +69,20 @@ def _prime(i: int) -> int:
 
 
 def admissible(of: Interface, wanted: Mapping[str, int]) -> dict[str, int] | None:
-    """The sizes nearest to `wanted` (by ratio) that satisfy the facts, in the order of `wanted`; None if there are none."""
+    """The sizes nearest to `wanted` (by ratio) that satisfy the facts, in the order of `wanted`; None if there are
+    none.
+    """
     clamped = {}
     for name, value in wanted.items():
         low, high = of.facts.bounds_of(name)
         clamped[name] = max(low, value if high is None else min(value, high))
     if of.facts.satisfied_by(clamped) is None:
         return clamped
-    candidates = of.facts.sample(wanted, near=tuple(wanted.values()))
-    best = min(candidates, key=lambda env: (sum(abs(log(env[n] / wanted[n])) for n in wanted), *env.values()), default=None)
+
+    def distance(env: Mapping[str, int]) -> tuple[float, ...]:
+        return (sum(abs(log(env[name] / wanted[name])) for name in wanted), *env.values())
+
+    best = min(of.facts.sample(wanted, near=tuple(wanted.values())), key=distance, default=None)
     return None if best is None else {name: best[name] for name in wanted}
 
 

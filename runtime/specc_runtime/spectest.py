@@ -1,4 +1,6 @@
-"""`test` sections: a configuration is built in a temporary folder, run, and held against its expectations (LANGUAGE 17)."""
+"""`test` sections: a configuration is built in a temporary folder, run, and held against its expectations (LANGUAGE
+17).
+"""
 
 from __future__ import annotations
 
@@ -152,7 +154,7 @@ class Subject:
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """The fixed dims as given, the others a prime not used elsewhere; raises `Fail` where the model forbids them."""
+        """The fixed dims as given, the others a prime not used elsewhere; raises `Fail` if the model forbids them."""
         fixed = {}
         for bind in self.test.dims:
             value = expectations.Evaluation(self, names={}).value(bind.value)
@@ -273,7 +275,9 @@ class Subject:
         import torch
 
         config = json.loads((Path(where) / "config.json").read_text("utf-8"))
-        model_class = getattr(importlib.import_module("transformers"), (config.get("architectures") or ["AutoModel"])[0])
+        model_class = getattr(
+            importlib.import_module("transformers"), (config.get("architectures") or ["AutoModel"])[0]
+        )
         model = model_class.from_pretrained(where, dtype=torch.float32).eval()
         feeds = {name: torch.from_numpy(value) for name, value in self.feeds.items()}
         with torch.inference_mode():

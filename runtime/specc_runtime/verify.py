@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specc import driver
 from specc.backends.onnx.export import DEFAULT_OPSET
 from specc.diagnostics import Rejected
+from specc.elaborate.models import Options
 from specc.ir.graph import Model
 from specc_runtime import divergence, manifest, programs
 from specc_runtime.certificate import Certificate, Entry, Run, Skipped
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.divergence import Mismatch
-from specc_runtime.inputs import Interface, Masks, draw, interface
+from specc_runtime.inputs import Interface, Masks, describe, draw, interface
 from specc_runtime.module import WEIGHTS, load_module, python_name
 from specc_runtime.programs import PROGRAMS, Crash, Outputs
 from specc_runtime.sizes import Case, plan
@@ -186,7 +189,8 @@ class _Comparison:
 
 
 def repeat(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
-    """Check the recorded hashes of a published build and compare its programs again, with the files of the folder alone.
+    """Check the recorded hashes of a published build and compare its programs again, with the files of the folder
+    alone.
 
     Raises `Rejected`: B660 for files that are missing or changed, B630 for programs that differ.
     """
@@ -209,7 +213,30 @@ def repeat(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
     try:
         return compare_programs(subject, seed=seed, progress=progress)
     except Mismatch as mismatch:
-        raise Rejected([divergence.unlocated(mismatch, rebuild_command(record))]) from None
+        entry = record["entries"][mismatch.entry]
+        without = frozenset(entry["without"])
+        model = spec_at_hand(record)
+        if model is None or describe(model, mismatch.entry, without) != entry["interface"]:
+            raise Rejected([divergence.unlocated(mismatch, rebuild_command(record))]) from None
+        progress("looking for the first value that differs")
+        raise Rejected([divergence.located(mismatch, model, without, entry["opset"], folder)]) from None
+
+
+def spec_at_hand(record: Mapping[str, Any]) -> Model | None:
+    """The model that a build was made from, if its files are here (or in the zoo) as they were."""
+    name = next(iter(record["spec"]["files"]), "")
+    try:
+        project = driver.open_project(name if Path(name).is_file() else Path(name).stem)
+        checked = project.check(
+            Options(record["model"], record["preset"], driver.parse_sets(record["spec"]["set"]), name=record["name"])
+        )
+    except Rejected:
+        return None
+    sources = {file.source.name: file.source.text for file in checked.elaborator.files.by_key.values()}
+    for file, digest in record["spec"]["files"].items():
+        if sha256(sources.get(file, "").encode()).hexdigest() != digest:
+            return None
+    return checked.model
 
 
 def rebuild_command(record: Mapping[str, Any]) -> str:
