@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from specc.dims import Dim
+from specc.initializers import REQUIRED, SIGNATURES
 from specc.ir.graph import (
     Absent,
     Apply,
     Call,
     Function,
     Graph,
+    Initializer,
     Input,
     Loop,
     Member,
@@ -85,23 +87,23 @@ def _module(module: Module, names: _Names) -> Iterator[str]:
     torch = f"  = {module.torch_class}" if module.torch_class else ""
     yield f"block {names.of(module)}{torch}"
     for hyper in module.hypers:
-        word = "let " if hyper.is_let else ""
+        name = f"let {hyper.name}" if hyper.is_let else f"{hyper.name}: {hyper.kind}"
         written = f"  # {hyper.label}" if hyper.label and hyper.label != str(hyper.value) else ""
-        yield f"  {word}{hyper.name}: {hyper.kind} = {_plain(hyper.value)}{written}"
+        yield f"  {name} = {_plain(hyper.value)}{written}"
     for name, member in module.members.items():
         yield from _member(name, member, names, "  ")
     for tie in module.ties:
         yield f"  tie {dotted(tie.left)} = {dotted(tie.right)}"
     for rule in module.inits:
         key = f'"{rule.pattern}"' if rule.pattern else f"{rule.block}.{rule.parameter}"
-        yield f"  init {key} = {rule.init}"
-    for (_, _, ranks), graph in module.graphs.items():
-        yield from _graph(graph, names, ranks)
+        yield f"  init {key} = {_init(rule.init)}"
+    for (_, _, axes), graph in module.graphs.items():
+        yield from _graph(graph, names, axes)
 
 
 def _member(name: str, member: Member, names: _Names, indent: str) -> Iterator[str]:
     if isinstance(member, Parameter):
-        init = f" = {member.init}" if member.init else ""
+        init = f" = {_init(member.init)}" if member.init else ""
         yield f"{indent}{'buffer' if member.buffer else 'param'} {name}: {_type(member.type)}{init}"
     elif isinstance(member, Submodule):
         arguments = ", ".join(_argument(key, label, value) for key, value, label in member.args)
@@ -114,6 +116,15 @@ def _member(name: str, member: Member, names: _Names, indent: str) -> Iterator[s
         yield f"{indent}{name}: group"
         for key, item in member.members.items():
             yield from _member(key, item, names, indent + "  ")
+
+
+def _init(init: Initializer) -> str:
+    """As the spec writes it: without what is left at its default."""
+    defaults = SIGNATURES.get(init.name, {})
+    given = {
+        key: value for key, value in init.args.items() if key in init.labels or value != defaults.get(key, REQUIRED)
+    }
+    return f"{init.name}({', '.join(_argument(key, init.labels.get(key), value) for key, value in given.items())})"
 
 
 def _list(name: str, member: PartList, names: _Names, indent: str) -> Iterator[str]:
@@ -136,8 +147,8 @@ def _list(name: str, member: PartList, names: _Names, indent: str) -> Iterator[s
 # ---- graphs ----------------------------------------------------------------------------------------------------------
 
 
-def _graph(graph: Graph, names: _Names, ranks: Sequence[int]) -> Iterator[str]:
-    yield f"  {_signature(graph)}" + (f"  # ... is {', '.join(map(str, ranks))} axes" if ranks else "")
+def _graph(graph: Graph, names: _Names, axes: Sequence[str]) -> Iterator[str]:
+    yield f"  {_signature(graph)}" + (f"  # ... is {_axes(axes)}" if axes else "")
     for fact in graph.facts.statements():
         yield f"    fact {fact}"
     writer = _Writer(names)
@@ -146,6 +157,12 @@ def _graph(graph: Graph, names: _Names, ranks: Sequence[int]) -> Iterator[str]:
             writer.define(argument.value)
     yield from writer.nodes(graph.nodes, "    ")
     yield "    return " + ", ".join(writer.use(value) for _, value in graph.results)
+
+
+def _axes(axes: Sequence[str]) -> str:
+    """How many axes `...` stands for, and which ones where they are dims that the signature names too."""
+    count = f"{len(axes)} {'axis' if len(axes) == 1 else 'axes'}"
+    return count if all(axis.startswith(ELLIPSIS) for axis in axes) else f"{count} ({', '.join(axes)})"
 
 
 def _signature(graph: Graph) -> str:

@@ -115,7 +115,8 @@ class Index(Op):
 
 def _onnx_slice(emit: Emitter, x: Handle, slices: Sequence[tuple[int, Slice]]) -> Handle:
     starts = [start if start is not None else Dim.const(0) for _, (start, _, _) in slices]
-    stops = [stop if stop is not None else Dim.const(_END) for _, (_, stop, _) in slices]
+    ends = [size if size.value is not None else Dim.const(_END) for size in x.type.shape]
+    stops = [stop if stop is not None else ends[axis] for axis, (_, stop, _) in slices]
     steps = [step for _, (_, _, step) in slices]
     shape = list(x.type.shape)
     for axis, (start, stop, step) in slices:
