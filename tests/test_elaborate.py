@@ -448,6 +448,8 @@ BOMBS = {
     "nested loops": ("model M { forward(x: Tensor[B, T]) -> Tensor[B, T] { for i in range(60000) { for j in range(60000) { x = x + 1 } }\n return x } }", ["E195"]),
     "deep blocks": ("".join(f"block B{i} {{ a: B{i + 1}() }}\n" for i in range(300)) + "block B300 { }\nmodel M { p: B0()\n %s }", ["E193"]),
     "recursive blocks": ("block A { c: C() }\nblock C { a: A() }\nmodel M { a: A()\n %s }", ["E150"]),
+    "recursive functions": ("fn f(x: Tensor[B, T], n: int) -> Tensor[B, T] = f(x, n + 1)\nmodel M { forward(x: Tensor[B, T]) -> Tensor[B, T] = f(x, 0) }", ["E150"]),
+    "recursive methods": ("model M { fn g(x: Tensor[B, T]) -> Tensor[B, T] = forward(x)\n forward(x: Tensor[B, T]) -> Tensor[B, T] = g(x) }", ["E150"]),
     "large polynomials": ("model M { forward(x: Tensor[B, T]) -> Tensor[(B + T + 1)**8 * (B + T + 2)**8 * (B + T + 3)**8 * (B*T + 1)**8] = x }", ["E191"]),
     "brackets": ("let a = " + "(" * 2000 + "4" + ")" * 2000 + "\nmodel M { %s }", ["P092"]),
     "a long line": ("let a = " + "(" * 10_000 + "4" + ")" * 10_000 + "\nmodel M { %s }", ["P091"]),

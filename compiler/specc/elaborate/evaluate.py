@@ -45,8 +45,6 @@ class Evaluator(Suggestions):
         """The value of an expression; raises `Fail` or `Poisoned`."""
         self.elab.step(expr.span)
         method: Callable[[Any], Any] | None = getattr(self, f"_{type(expr).__name__}", None)
-        if isinstance(expr, ast.Scan):
-            raise self.fail("B650", "`scan` cannot be built yet", expr.span.head(), note=LATER)
         if method is None:
             raise self.fail("E100", f"{KIND.get(type(expr), 'this')} is not allowed here", expr.span)
         try:
@@ -76,6 +74,9 @@ class Evaluator(Suggestions):
             help=help,
             note='specc has no truthiness: 0 and "" are ordinary settings',
         )
+
+    def _Scan(self, expr: ast.Scan) -> Any:
+        raise self.fail("B650", "`scan` cannot be built yet", expr.span.head(), note=LATER)
 
     def _Int(self, expr: ast.Int) -> Any:
         return self.checked(expr.value, expr)
@@ -155,13 +156,20 @@ class Evaluator(Suggestions):
     def iterate(self, expr: ast.Comprehension) -> Iterator[Evaluator]:
         """This evaluator once per element, with the comprehension's variables bound meanwhile."""
         outer = self.scope
+        inner = outer.child()
         origin = f"one of {unparse(expr.iterable)} ({expr.span.where})"
+        lone = expr.names[0] if len(expr.names) == 1 else None
         try:
             for item in self.items(expr.iterable):
-                names = self.unpacked(expr.names, item, expr.span)
-                self.scope = outer.child({n.id: Binding(v, n.span, origin) for n, v in names if n.id != "_"})
+                self.elab.step(expr.span)
+                if lone is not None and lone.id != "_":
+                    inner.names[lone.id] = Binding(item, lone.span, origin)
+                else:
+                    for n, v in self.unpacked(expr.names, item, expr.span):
+                        if n.id != "_":
+                            inner.names[n.id] = Binding(v, n.span, origin)
+                self.scope = inner
                 yield self
-                self.scope = outer
         finally:
             self.scope = outer
 
