@@ -81,7 +81,8 @@ def test_overrides(name: str, value: object) -> None:
 def test_overrides_of_every_type(tmp_path: Path) -> None:
     (tmp_path / "types.spec").write_text(
         "from std.nn import Linear\ndim B\n"
-        'model Types(n: int = 1, x: float = 0.5, yes: bool = true, text: str = "a", sizes: [int] = [1], maybe: int? = 3, act: fn = relu) {\n'
+        'model Types(n: int = 1, x: float = 0.5, yes: bool = true, text: str = "a", sizes: [int] = [1], '
+        "maybe: int? = 3, act: fn = relu) {\n"
         "  head: Linear(sizes[0], n)\n"
         "  forward(v: Tensor[B, sizes[0]]) -> Tensor[B, n] = act(head(v))\n}\n",
         encoding="utf-8",

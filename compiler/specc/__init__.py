@@ -22,12 +22,9 @@ __all__ = ["Diagnostic", "Model", "SpecError", "__version__", "load"]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from specc.version import version
 
-        try:
-            value: Any = version("specc-ml")
-        except PackageNotFoundError:  # run from a source tree that is not installed
-            value = "0+unknown"
+        value: Any = version()
     elif name == "Diagnostic":
         from specc.diagnostics import Diagnostic as value
     elif name in __all__:

@@ -14,6 +14,7 @@ from specc.inspect import Report, chosen_graph
 from specc.inspect import report as inspect_model
 from specc.ir.graph import parameter_count
 from specc.ir.text import model_text
+from specc.version import version
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -65,10 +66,9 @@ class Model:
 
     def torch_source(self) -> str:
         """The complete text of a Python file with the model as `torch.nn.Module`; it needs torch alone."""
-        from specc import __version__
         from specc.backends.torch import emit
 
-        return emit(self._model, version=__version__)
+        return emit(self._model, version=version())
 
     def onnx(
         self,
@@ -84,7 +84,6 @@ class Model:
         out, which gives the structure alone. Raises `SpecError` for an entry or input that the model does not have and
         for weights that do not fit it, ValueError for an opset outside 17 to 26.
         """
-        from specc import __version__
         from specc.backends.onnx.export import build
         from specc.backends.onnx.proto import Embedded
 
@@ -96,7 +95,7 @@ class Model:
         except Rejected as rejected:
             raise SpecError(rejected.diagnostics) from None
         data = None if weights is None else Embedded(self._fitting(weights))
-        return build(self._model, entry, opset=opset, without=omitted, weights=data, version=__version__)
+        return build(self._model, entry, opset=opset, without=omitted, weights=data, version=version())
 
     def inspect(
         self,
@@ -133,7 +132,8 @@ class Model:
                 continue
             size = element_count(parameter.type) * BYTES[parameter.type.dtype]
             if name not in weights:
-                found.append(Diagnostic("W311", f"no weights are given for `{name}`", notes=(("expected", str(parameter.type)),)))
+                expected = (("expected", str(parameter.type)),)
+                found.append(Diagnostic("W311", f"no weights are given for `{name}`", notes=expected))
             elif len(weights[name]) != size:
                 have = f"{len(weights[name]):,} bytes, {parameter.type} takes {size:,}"
                 found.append(Diagnostic("W301", f"the weights of `{name}` do not fit: {have}"))
@@ -166,8 +166,8 @@ def written(value: object) -> str:
         return repr(value)
     if isinstance(value, str):
         # A bare name may be that of a function; where the parameter is a str, it is taken as one.
-        return value if value.isidentifier() and value not in ("true", "false", "none") else json.dumps(value, ensure_ascii=False)
+        bare = value.isidentifier() and value not in ("true", "false", "none")
+        return value if bare else json.dumps(value, ensure_ascii=False)
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(written(item) for item in value)}]"
     raise TypeError(f"a hyper-parameter cannot be {value!r}")
-

@@ -9,6 +9,7 @@ from typing import Any
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim, Facts
 from specc.inspect.counts import Counts
+from specc.inspect.text import table
 from specc.inspect.tree import Block, Trees
 from specc.ir.graph import Graph, Model, dotted
 from specc.passes.plain import entry_sizes
@@ -38,8 +39,6 @@ class Report:
         return None if size is None or self.at is None else size.evaluate(self.at)
 
     def __str__(self) -> str:
-        from specc.inspect.text import table
-
         return table(self).rstrip("\n")
 
     def to_json(self) -> dict[str, Any]:
@@ -111,7 +110,8 @@ def report(
     trees = Trees(counts)
     body = trees.body(graph, sizes)
     count = counts.of(model.module)
-    root = Block("", model.module.name, entry, 1, body.results, count.parameters, (), body.flops, "called", body.children)
+    name = model.module.name
+    root = Block("", name, entry, 1, body.results, count.parameters, (), body.flops, "called", body.children)
     return Report(
         name=model.name,
         model=model.module.name,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from specc.dims import Dim
 from specc.dims.monomials import Factor, Monomial
-from specc.inspect.reports import Report
 from specc.inspect.tree import Block, Flops
 from specc.types import DType, TensorType, show_axes
+
+if TYPE_CHECKING:
+    from specc.inspect.reports import Report
 
 UNITS = (("P", 10**15), ("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3))
 MIN_FORMULA = 24  # columns below which a formula is not folded further

@@ -232,7 +232,8 @@ def _same_turn(first: _Turn, turn: _Turn, steps: int) -> bool:
 def _follows(a: Path, b: Path, steps: int) -> bool:
     if len(a) != len(b):
         return False
-    return all(x == y or (isinstance(x, int) and isinstance(y, int) and y - x == steps) for x, y in zip(a, b, strict=True))
+    moved = ((x, y) for x, y in zip(a, b, strict=True) if x != y)
+    return all(isinstance(x, int) and isinstance(y, int) and y - x == steps for x, y in moved)
 
 
 def _alike(a: Block, b: Block, one_part: bool) -> bool:

@@ -36,7 +36,9 @@ class Commands(click.Group):
         command: click.Command = import_module(f"specc_runtime.cli.{name}").command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             from specc.elaborate.names import closest
@@ -61,9 +63,12 @@ def cli() -> None:
 
 
 def main() -> Any:
-    """Entry point: exit 0 clean, 1 findings, 2 usage or internal error, 130 Ctrl-C; never a traceback for what a user typed."""
+    """Entry point: exit 0 clean, 1 findings, 2 usage or internal error, 130 Ctrl-C.
+
+    Nothing that a user typed gives a traceback.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files and comments of specs may hold what a terminal can't show
+        if isinstance(stream, io.TextIOWrapper):  # a name or comment may hold what a terminal can't show
             stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(standalone_mode=False) or 0

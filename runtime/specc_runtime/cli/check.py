@@ -8,17 +8,28 @@ from specc import driver
 from specc.diagnostics import Diagnostic
 from specc_runtime.cli.common import configuration, print_diagnostics, reporting, stop
 
+FORMATS = ("full", "concise", "json", "github", "sarif")
 MAX_ROUNDS = 20  # of fixes that uncover other fixes
 
 
 @click.command("check")
 @configuration
 @click.option("--all-presets", is_flag=True, help="Check every preset of the file.")
-@click.option("--format", type=click.Choice(["full", "concise", "json", "github", "sarif"]), default="full", show_default=True)
+@click.option("--format", type=click.Choice(FORMATS), default="full", show_default=True)
 @click.option("--deny", type=click.Choice(["warnings"]), help="Exit with 1 on warnings too.")
 @click.option("--fix", is_flag=True, help="Apply the fixes that are safe to apply mechanically.")
-def command(file: str, preset: str | None, sets: dict[str, str], model: str | None, all_presets: bool, format: str, deny: str | None, fix: bool) -> None:
+def command(
+    file: str,
+    preset: str | None,
+    sets: dict[str, str],
+    model: str | None,
+    all_presets: bool,
+    format: str,
+    deny: str | None,
+    fix: bool,
+) -> None:
     """Check a spec without building it."""
+
     def check() -> list[Diagnostic]:
         return driver.check(file, all_presets=all_presets, sets=sets, model=model, preset=preset)
 

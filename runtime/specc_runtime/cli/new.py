@@ -25,7 +25,9 @@ _STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 @click.command("new", epilog="\b\nTemplates:\n" + "\n".join(f"  {name:<12} {what}" for name, what in TEMPLATES.items()))
 @click.argument("name")
-@click.option("--template", type=click.Choice(list(TEMPLATES)), default="mlp", show_default=True, help="What to start from.")
+@click.option(
+    "--template", type=click.Choice(list(TEMPLATES)), default="mlp", show_default=True, help="What to start from."
+)
 def command(name: str, template: str) -> None:
     """Write NAME.spec from a template. An existing file is never overwritten."""
     path = Path(name if name.endswith(".spec") else f"{name}.spec")

@@ -79,7 +79,13 @@ def _of_build(folder: Path, shown: str) -> Path:
 
 
 def _draw(
-    folder: Path, target: str, preset: str | None, sets: dict[str, str], model: str | None, entry: str, without: frozenset[str]
+    folder: Path,
+    target: str,
+    preset: str | None,
+    sets: dict[str, str],
+    model: str | None,
+    entry: str,
+    without: frozenset[str],
 ) -> Path:
     """Check a spec and write the drawing of an entry."""
     from specc import driver
