@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from specc import driver
 from specc_runtime.cli import cli
 from specc_runtime.spectest import Report, run_tests
 
@@ -151,6 +152,30 @@ def test_the_command(tmp_path: Path) -> None:
     assert "no tests" in command(path, "--filter", "zzz").output
     path.write_text("model {", encoding="utf-8")
     assert command(path).exit_code == 1
+
+
+@pytest.mark.slow
+def test_a_local_folder_stands_for_its_checkpoint(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.GPT2Config(
+        vocab_size=50, n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    folder = tmp_path / "checkpoint"
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    gpt2 = driver.locate("gpt2").read_text(encoding="utf-8").partition("test GPT2")[0]
+    (tmp_path / "m.spec").write_text(
+        f"""{gpt2}
+test GPT2 "transformers" with B = 2, T = 7 {{
+  expect hf("{folder}") ~= torch within (atol = 1e-5)
+  expect hf("{folder}") ~= onnx within (atol = 1e-5)
+  expect vocab == 50
+}}
+""",
+        encoding="utf-8",
+    )
+    (report,) = run_tests(str(tmp_path / "m.spec"))
+    assert statuses(report) == ["passed"] * 3
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])

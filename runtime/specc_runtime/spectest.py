@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from specc import driver
 from specc.diagnostics import Diagnostic, Rejected, Size
 from specc.dims import DimError
-from specc.elaborate.models import Options
+from specc.elaborate.models import Given, Options
 from specc.elaborate.values import Fail
 from specc.ir.graph import parameter_count
 from specc.syntax import ast
@@ -25,6 +25,9 @@ from specc_runtime.inputs import NUMPY, Interface, draw, interface
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from specc_runtime.build import Request
+    from specc_runtime.module import Build
 
     Array = np.ndarray[Any, Any]
 
@@ -108,9 +111,8 @@ class Subject:
             if isinstance(item, ast.Setting) and item.name.id not in ("preset", "model", "seed", "inputs"):
                 known = (("available", "preset, model, seed, inputs"),)
                 raise Fail(Diagnostic("T501", f"a test has no setting `{item.name.id}`", item.name.span, notes=known))
-        self.checked = self.project.check(
-            Options(model=self.test.model.id, preset=self._preset(), sets=driver.parse_sets(self.sets))
-        )
+        options = Options(self.test.model.id, self._preset(), driver.parse_sets(self.sets), self._config())
+        self.checked = self.project.check(options)
 
     # ---- configuration -------------------------------------------------------------------------------------------
 
@@ -121,6 +123,33 @@ class Subject:
         if not isinstance(value, ast.Str):
             raise Fail(Diagnostic("E125", "a preset is named by a string", value.span))
         return value.value
+
+    def _config(self) -> Mapping[str, Given]:
+        """The hyper-parameters of the checkpoint that the section compares with."""
+        from specc_runtime.weights import open_source
+
+        source = open_source(self.checkpoint, None, self.project, self.request)
+        if source is None:
+            return {}
+        source.close()
+        return source.config
+
+    @cached_property
+    def request(self) -> Request:
+        """The build of this configuration, without a proof, in the temporary folder."""
+        from specc_runtime.build import Request
+
+        return Request(
+            self.target,
+            preset=self._preset(),
+            model=self.test.model.id,
+            sets=self.sets,
+            weights=self.checkpoint,
+            verify=False,
+            render=False,
+            out=self.folder / "build",
+            seed=self.seed,
+        )
 
     @cached_property
     def sets(self) -> dict[str, str]:
@@ -196,23 +225,12 @@ class Subject:
         return next((f for f in folders if Path(f).is_dir()), None)
 
     @cached_property
-    def build(self) -> Any:
-        """The configuration, built without a proof in the temporary folder."""
-        from specc_runtime.build import Request, build
+    def build(self) -> Build:
+        """The finished build."""
+        from specc_runtime.build import build
         from specc_runtime.module import open_build
 
-        request = Request(
-            self.target,
-            preset=self._preset(),
-            model=self.test.model.id,
-            sets=self.sets,
-            weights=self.checkpoint,
-            verify=False,
-            render=False,
-            out=self.folder / "build",
-            seed=self.seed,
-        )
-        return open_build(build(request).folder)
+        return open_build(build(self.request).folder)
 
     @cached_property
     def feeds(self) -> dict[str, Array]:
@@ -274,12 +292,17 @@ class Subject:
             raise Skip(f'hf("{where}") needs transformers')
         import torch
 
-        config = json.loads((Path(where) / "config.json").read_text("utf-8"))
-        model_class = getattr(
-            importlib.import_module("transformers"), (config.get("architectures") or ["AutoModel"])[0]
-        )
-        model = model_class.from_pretrained(where, dtype=torch.float32).eval()
+        from specc_runtime.programs import TORCH_ERRORS
+
         feeds = {name: torch.from_numpy(value) for name, value in self.feeds.items()}
-        with torch.inference_mode():
-            found = model(**{name: v.long() if v.dtype == torch.bool else v for name, v in feeds.items()})
+        try:
+            config = json.loads((Path(where) / "config.json").read_text("utf-8"))
+            name = (config.get("architectures") or ["AutoModel"])[0]
+            model = getattr(importlib.import_module("transformers"), name)
+            live = model.from_pretrained(where, dtype=torch.float32).eval()
+            with torch.inference_mode():
+                found = live(**{name: v.long() if v.dtype == torch.bool else v for name, v in feeds.items()})
+        except (*TORCH_ERRORS, OSError, KeyError) as error:
+            message = f'hf("{where}") does not run on these inputs: {error}'
+            raise Fail(Diagnostic("T520", message, self.test.name.span)) from None
         return {name: found[name].numpy() for name in (o.name for o in self.of.outputs) if name in found}
