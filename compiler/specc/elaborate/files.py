@@ -89,9 +89,9 @@ class Files:
         if isinstance(item, ast.BlockDef):
             decl = BlockDecl(scope, item)
             if item.decorators and not scope.is_std:
-                self._report(
-                    "E100", "decorators belong to the standard library", item.decorators[0].span, help="delete it"
-                )
+                span = item.decorators[0].span
+                message = "decorators belong to the standard library"
+                self._report("E100", message, span, help="delete it", edits=(Edit(span, ""),))
         elif isinstance(item, ast.Method):
             decl = FnDecl(scope, item)
         elif isinstance(item, ast.ExternFn):

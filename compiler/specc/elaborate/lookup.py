@@ -87,8 +87,11 @@ class Lookup(Applications):
         if isinstance(base, ast.Name) and (base.id in self.locals or self.member(base.id, base.span, called=True)):
             value = self.locals.get(base.id)
             name = func.name.id
-            if isinstance(value, Value) and name in operators():
-                help = f"{base.id} |> {name}(..)"
+            known = (
+                name if name in operators() else closest(name, [n for n, op in operators().items() if not op.syntax])
+            )
+            if isinstance(value, Value) and known is not None:
+                help = f"{base.id} |> {known}(..)"
                 return self.fail("E107", f"tensors have no methods: `{unparse(func)}`", func.name.span, help=help)
             return None
         return self.qualified(func)

@@ -77,7 +77,7 @@ class Place:
         site = self.elab.site() if span.source.name.startswith("std/") else None
         if site is not None:  # nobody wants to read about the inside of `Linear`: the place is where it is used
             others = (*others, Label(span.head(), label or span.head().text.strip()))
-            span, label = site.head(), ""
+            span, label, edits = site.head(), "", ()
         return Fail(
             Diagnostic(code, message, span, label, others, self.elab.where(), rows, lines, help, tuple(edits), note)
         )
