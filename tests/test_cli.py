@@ -431,6 +431,27 @@ def test_inspect(specc: Callable[..., Done]) -> None:
     assert len(specc("inspect", "gpt2", "--depth", "0").out.splitlines()) == 9
 
 
+def test_inspect_of_a_build(specc: Callable[..., Done], tmp_path: Path) -> None:
+    shutil.copy(SPECS / "gpt2.spec", tmp_path)
+    options = ["--preset", "gpt2-tiny", "--set", "layers=3", "--without", "attention_mask"]
+    done = specc("build", "gpt2.spec", *options, "--no-verify", "--no-render", "--no-weights")
+    assert done.code == 0, done.err
+    done = specc("inspect", "build/gpt2-tiny")
+    assert (done.code, done.err) == (0, "")
+    assert (
+        'GPT2 preset "gpt2-tiny"  forward(input_ids: Int[B, T])' in done.out and "h.{0..2}  3 x GPT2Block" in done.out
+    )
+    (tmp_path / "gpt2.spec").write_text(GOOD, encoding="utf-8")
+    manifest = tmp_path / "build" / "gpt2-tiny" / "manifest.json"
+    manifest.write_text(manifest.read_text("utf-8").replace('"gpt2.spec"', '"mine.spec"'), encoding="utf-8")
+    done = specc("inspect", "build/gpt2-tiny")
+    assert done.code == 1 and "was built from `mine.spec`, which isn't found" in done.err
+    (tmp_path / "mine.spec").write_text(GOOD, encoding="utf-8")
+    assert "is another version of it" in specc("inspect", "build/gpt2-tiny").err
+    manifest.write_text("{}", encoding="utf-8")
+    assert "B660" in specc("inspect", "build/gpt2-tiny").err
+
+
 # ---- new -------------------------------------------------------------------------------------------------------------
 
 

@@ -114,7 +114,7 @@ def test_counts_equal_those_of_the_expanded_tree(name: str) -> None:
     assert found.parameters == found.root.parameters == parameter_count(m.module)
 
     def own(block: Block) -> int:
-        return block.parameters * block.count
+        return block.parameters * block.parts
 
     assert sum(map(own, (*found.root.children, *found.unused))) == found.parameters
 
@@ -175,6 +175,8 @@ def test_loops_are_shown_once(tmp_path: Path) -> None:
     assert found.parameters == parameter_count(m.module) == 4 * (72 + 72) + 72 + 3 * 72
     assert found.ties == tuple((f"groups.{i}.two.b.weight", f"groups.{i}.two.a.weight") for i in range(4))
     assert find(found.root, "groups.{0..3}.two.b").tied == ("weight",)
+    shared = find(found.root, "shared")
+    assert (shared.count, shared.parts, shared.parameters) == (4, 1, 72)
     assert "(tied)" in table(found) and "4 x loop of 2" in table(found)
 
 
@@ -193,6 +195,30 @@ def test_a_tie_from_outside_is_marked_where_the_parameter_is(tmp_path: Path) -> 
     assert find(found.root, "groups.2.one").tied == ("weight",)
     assert find(found.root, "groups.2.one").parameters == 8
     assert found.parameters == parameter_count(m.module)
+
+
+def test_reaching_into_a_block_counts_its_parameters_once(tmp_path: Path) -> None:
+    text = LOOPS.replace("    for g in groups", "    x = groups[1].two.a(x)\n    for g in groups")
+    m = model("inside", text, tmp_path)
+    found = report(m)
+    inside = found.root.children[0]
+    assert (inside.path, inside.use, inside.parameters) == ("groups.1.two.a", "inside", 0)
+    assert "(part)" in table(found)
+    assert sum(c.parameters * c.parts for c in (*found.root.children, *found.unused)) == found.parameters
+    assert found.parameters == parameter_count(m.module)
+
+
+def test_a_promise_of_another_entry_is_not_asked_for(tmp_path: Path) -> None:
+    text = """dim B, T, N
+model Two {
+  dim T <= 8
+  forward(x: Tensor[B, T]) -> Tensor[B, T] = relu(x)
+  fn other(y: Tensor[B, N]) -> Tensor[B, N] = relu(y)
+}
+"""
+    m = model("two", text, tmp_path)
+    assert report(m).facts == ("T <= 8",)
+    assert report(m, "other", at={"B": 1, "N": 99}).facts == ()
 
 
 def test_numbers_at_sizes() -> None:

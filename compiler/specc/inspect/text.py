@@ -50,7 +50,7 @@ def _rows(report: Report, block: Block, depth: int) -> Iterator[_Row]:
     yield _Row(
         "  " * depth + path + times + (name or f"loop of {len(block.children)}"),
         ", ".join(_type(report, name, type_, len(block.results)) for name, type_ in block.results),
-        _parameters(block, times),
+        _parameters(block),
         times + rounded(at) if at is not None else "",
         times + formula(block.flops) if block.use != "unused" else "",
     )
@@ -58,12 +58,15 @@ def _rows(report: Report, block: Block, depth: int) -> Iterator[_Row]:
         yield from _rows(report, child, depth + 1)
 
 
-def _parameters(block: Block, times: str) -> str:
+def _parameters(block: Block) -> str:
     if block.use == "again":
         return "(again)"
+    if block.use == "inside":
+        return "(part)"
     mark = " (tied)" if block.tied else ""
     if not block.parameters:
         return mark.strip() or "0"
+    times = f"{block.parts} x " if block.parts > 1 else ""
     return f"{times}{block.parameters:,}{mark}"
 
 

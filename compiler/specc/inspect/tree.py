@@ -6,7 +6,7 @@ a loop become one row with a count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -34,7 +34,9 @@ from specc.ir.graph import (
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes
 from specc.types import Operand, Scalar, TensorType
 
-Use = Literal["called", "again", "unused"]
+Use = Literal["called", "again", "inside", "unused"]
+"""`inside`: a call that reaches into a block which has a row of its own. Its parameters are counted there."""
+
 Flops = Dim | None
 """A formula over the entry's dims; None if it would be too long to write down."""
 
@@ -44,16 +46,17 @@ class Block:
     """One row: a block, or `count` equal ones in a row.
 
     `path` is relative to the enclosing row, with the range of a repeated block as a segment: `h.{0..11}`. A loop whose
-    iterations hold several blocks is a row without a name. `results`, `parameters` and `flops` are of one of the
-    `count`.
+    iterations hold several blocks is a row without a name. `results` and `flops` are of one of the `count`,
+    `parameters` of one of the `parts`.
     """
 
     path: str
     name: str
     method: str  # "forward", or another method of the block; "" for a loop
     count: int
+    parts: int  # how many different parts the `count` are: 1 if the same one runs again and again
     results: tuple[tuple[str | None, TensorType], ...]
-    parameters: int  # of the row's own subtree; 0 when used again: they were counted before
+    parameters: int  # of the row's own subtree; 0 when they are counted in another row
     tied: tuple[str, ...]  # parameters that stand for those of other parts: not counted here
     flops: Flops
     use: Use
@@ -85,6 +88,7 @@ class _Frame:
     """One walk: the sizes of the graph at hand, what its module has shown already, which parameters others tied."""
 
     sizes: Sizes
+    called: frozenset[Path]  # every part that the module's method calls, now or later
     used: set[Path]
     tied: frozenset[Path]
 
@@ -101,7 +105,7 @@ class Trees:
         key = graph, frozenset(sizes.items()), tied
         if key not in self._bodies:
             ties = graph.module.ties if graph.module is not None else ()
-            frame = _Frame(sizes, set(), tied | {tie.left for tie in ties})
+            frame = _Frame(sizes, frozenset(_called(graph.nodes)), set(), tied | {tie.left for tie in ties})
             rows, flops = self._nodes(frame, graph.nodes)
             self._bodies[key] = Body(_results(graph, sizes), flops, tuple(row.shown() for row in rows))
         return self._bodies[key]
@@ -149,18 +153,19 @@ class Trees:
             return self._nodes(replace(frame, sizes=sizes), node.graph.nodes)
         tied = _below(frame.tied, node.path)
         body = self.body(node.graph, sizes, tied)
-        again = node.path in frame.used
+        use = _use(frame, node.path)
         frame.used.add(node.path)
         block = Block(
             path="",
             name=module.name,
             method=node.graph.method,
             count=1,
+            parts=1,
             results=body.results,
-            parameters=0 if again else self.counts.of(module, tied).parameters,
-            tied=() if again else tuple(sorted(dotted(path) for path in tied)),
+            parameters=self.counts.of(module, tied).parameters if use == "called" else 0,
+            tied=tuple(sorted(dotted(path) for path in tied)) if use == "called" else (),
             flops=body.flops,
-            use="again" if again else "called",
+            use=use,
             children=body.children,
         )
         return [Row(node.path, block)], body.flops
@@ -194,7 +199,7 @@ class Trees:
         below = _below(tied, path)
         count = self.counts.of(module, below).parameters
         names = tuple(sorted(dotted(p) for p in below))
-        return [Row(path, Block("", module.name, "", 1, (), count, names, None, "unused", ()))]
+        return [Row(path, Block("", module.name, "", 1, 1, (), count, names, None, "unused", ()))]
 
 
 # ---- repetition ------------------------------------------------------------------------------------------------------
@@ -251,12 +256,18 @@ def _fold(run: Sequence[_Turn]) -> list[Row]:
     rows = [Row(_ranged(a.path, b.path), a.block) for a, b in zip(first.rows, last.rows, strict=True)]
     if len(rows) == 1:
         (row,) = rows
-        return [Row(row.path, replace(row.block, count=count * row.block.count))]
+        parts = row.block.parts * (1 if row.path == last.rows[0].path else count)
+        return [Row(row.path, replace(row.block, count=count * row.block.count, parts=parts))]
     heads = [_head(a.path, b.path) for a, b in zip(first.rows, last.rows, strict=True)]
     shared = heads[0] if heads[0] and all(head == heads[0] for head in heads) else ()
     children = tuple(row.shown(len(shared)) for row in rows)
-    parameters = sum(row.block.parameters * row.block.count for row in rows)
-    return [Row(shared, Block("", "", "", count, (), parameters, (), first.flops, rows[0].block.use, children))]
+    moving = [head != () for head in heads]
+    sums = [row.block.parameters * row.block.parts for row in rows]
+    if all(moving):
+        parts, parameters = count, sum(sums)
+    else:  # parts that every iteration shares are counted once: only the sum over all iterations says it
+        parts, parameters = 1, sum(n * count if moves else n for n, moves in zip(sums, moving, strict=True))
+    return [Row(shared, Block("", "", "", count, parts, (), parameters, (), first.flops, rows[0].block.use, children))]
 
 
 def _ranged(first: Path, last: Path) -> Path:
@@ -316,21 +327,32 @@ def _below(paths: Iterable[Path], part: Path) -> frozenset[Path]:
     return frozenset(path[len(part) :] for path in paths if path[: len(part)] == part)
 
 
-def _touched(graph: Graph) -> Iterable[Path]:
-    """Parts whose methods or parameters a graph uses, those of its own methods included."""
+def _use(frame: _Frame, part: Path) -> Use:
+    if part in frame.used:
+        return "again"
+    return "inside" if any(part[:n] in frame.called for n in range(1, len(part))) else "called"
 
-    def visit(nodes: Iterable[Node]) -> Iterable[Path]:
-        for node in nodes:
-            if isinstance(node, Call) and node.path:
-                yield node.path
-            elif isinstance(node, Call) and node.graph.module is not None:
-                yield from visit(node.graph.nodes)
-            elif isinstance(node, Read):
-                yield node.path[:-1]
-            elif isinstance(node, Loop):
-                for iteration in node.iterations:
-                    yield from visit(iteration.nodes)
-            elif isinstance(node, When):
-                yield from visit(node.nodes)
 
-    return visit(graph.nodes)
+def _own(nodes: Iterable[Node]) -> Iterator[Node]:
+    """The nodes of a graph, those of loops and of its block's own methods included."""
+    for node in nodes:
+        if isinstance(node, Call) and not node.path and node.graph.module is not None:
+            yield from _own(node.graph.nodes)
+        elif isinstance(node, Loop):
+            for iteration in node.iterations:
+                yield from _own(iteration.nodes)
+        elif isinstance(node, When):
+            yield from _own(node.nodes)
+        else:
+            yield node
+
+
+def _called(nodes: Iterable[Node]) -> Iterator[Path]:
+    """Parts whose methods are called."""
+    return (node.path for node in _own(nodes) if isinstance(node, Call) and node.path)
+
+
+def _touched(graph: Graph) -> Iterator[Path]:
+    """Parts whose methods or parameters a graph uses."""
+    yield from _called(graph.nodes)
+    yield from (node.path[:-1] for node in _own(graph.nodes) if isinstance(node, Read))

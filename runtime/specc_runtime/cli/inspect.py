@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 
 import click
 
@@ -48,7 +49,7 @@ def command(
     depth: int | None,
     format: str,
 ) -> None:
-    """Show the tree of blocks of a spec: shapes, parameters and FLOPs as formulas over the entry's dims.
+    """Show the tree of blocks of a spec or a build: shapes, parameters and FLOPs as formulas over the entry's dims.
 
     A repeated block is shown once: `h.{0..11}  12 x Block`. A multiply-add is two FLOPs.
     """
@@ -57,8 +58,16 @@ def command(
     from specc.inspect.text import table
 
     with reporting():
+        omitted = frozenset(without)
+        if (Path(file) / "manifest.json").is_file():
+            from specc_runtime.origin import origin_of
+
+            origin = origin_of(Path(file))
+            file, preset, model = str(origin.file), preset or origin.preset, origin.model
+            sets = origin.sets | sets
+            omitted = omitted or origin.without.get(entry, omitted)
         checked = driver.load(file, preset=preset, model=model, sets=sets)
-        found = report(checked.model, entry, without=frozenset(without), at=at, depth=depth)
+        found = report(checked.model, entry, without=omitted, at=at, depth=depth)
     print_diagnostics(checked.warnings)
     if format == "json":
         import json
