@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 import specc
 
 ROOT = Path(__file__).resolve().parents[1]

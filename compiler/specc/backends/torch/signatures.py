@@ -50,7 +50,7 @@ def size_names(graph: Graph) -> dict[str, str]:
 def plain_sizes(graph: Graph) -> Mapping[str, Dim | int]:
     """In the plain entry nothing is cached: past(T) is 0."""
     names = {s for a in graph.inputs for d in a.type.shape for s in d.symbols} | set(graph.dims)
-    return {name: 0 for name in names | {f"past({d})" for d in graph.dims} if name.startswith("past(")}
+    return {name: 0 for name in sorted(names | {f"past({d})" for d in graph.dims}) if name.startswith("past(")}
 
 
 def given_always(graph: Graph) -> frozenset[str]:
