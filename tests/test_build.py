@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from specc import driver, report
 from specc.diagnostics import Rejected
 from specc.ir.graph import aliases, parameter_count
 from specc.weights.sections import model_tensors
-from specc_runtime import certificate, manifest, open_build, weights
+from specc_runtime import certificate, manifest, open_build, pictures, weights
 from specc_runtime.build import Request, build
 from specc_runtime.destination import folder_name
 from specc_runtime.inputs import Interface, draw
 from specc_runtime.module import python_name
+from specc_runtime.render import RenderFailed
 
 
 def refusal(call: Any, *args: Any, **options: Any) -> str:
@@ -287,6 +290,72 @@ def test_no_weights(tmp_path: Path) -> None:
     onnx.checker.check_model(onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False))
     assert sum(p.numel() for p in open_build(tmp_path / "out").module().parameters()) == made.manifest["parameters"]
     assert "no weights" in refusal(open_build(tmp_path / "out").session)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+class Pen:
+    """A renderer that writes what it is given to draw, up to a number of pictures."""
+
+    limit = 100
+
+    def __enter__(self) -> Pen:
+        self.drawn = 0
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def export(self, model: Path, svg: Path, png: Path) -> None:
+        if self.drawn == self.limit:
+            raise RenderFailed("the model is too large for this pen")
+        self.drawn += 1
+        svg.write_bytes(model.read_bytes())
+        png.write_bytes(model.read_bytes())
+
+
+def test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx
+
+    monkeypatch.setattr(pictures, "Renderer", Pen)
+    made = make("gpt2", tmp_path / "out", render=True, without=frozenset({"attention_mask"}))
+    blocks = [f"blocks/{name}.svg" for name in ("GPT2Attention", "GPT2Block", "GPT2MLP")]
+    assert set(content(tmp_path / "out")) == {
+        *("gpt2_tiny.py", "ir.json", "manifest.json", "model.onnx", "model.safetensors"),
+        *("model.view.onnx", "model.svg", "model.png", *blocks),
+    }
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in made.pictures) == [*blocks, "model.png", "model.svg"]
+    assert made.no_pictures == ""
+    drawn = onnx.load(tmp_path / "out" / "model.view.onnx")
+    assert [i.name for i in drawn.graph.input] == ["input_ids"] and {f.name for f in drawn.functions}
+    assert (tmp_path / "out" / "model.svg").read_bytes() == drawn.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("limit", [0, 2])
+def test_no_pictures(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that fails leaves none, and the build goes on."""
+    monkeypatch.setattr(pictures, "Renderer", Pen)
+    monkeypatch.setattr(Pen, "limit", limit)
+    made = make("gpt2", tmp_path / "out", render=True)
+    assert made.no_pictures == "the model is too large for this pen" and made.pictures == ()
+    left = {"gpt2_tiny.py", "ir.json", "manifest.json", "model.onnx", "model.safetensors", "model.view.onnx"}
+    assert set(content(tmp_path / "out")) == left
+    assert not (tmp_path / "out" / "blocks").exists()
+
+
+def test_no_browser(tmp_path: Path) -> None:
+    """Without a browser: a note that says so, and exit code 0."""
+    code = (
+        "import sys; from specc_runtime import cli, pictures, render\n"
+        "def none(self): raise render.RenderUnavailable('no browser was found')\n"
+        "pictures.Renderer.__enter__ = none; sys.argv[0] = 'specc'; sys.exit(cli.main())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, "build", "linear", "--no-verify"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 0 and run.stderr == "note: no pictures: no browser was found\n"
+    assert "model.view.onnx" in run.stdout and "model.svg" not in run.stdout
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------

@@ -400,3 +400,20 @@ def test_an_error_of_the_build_is_not_one_of_the_disk(tmp_path: Path, monkeypatc
     with pytest.raises(ZeroDivisionError):
         make("linear", tmp_path / "out")
     assert names(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_interrupted_builds(tmp_path: Path) -> None:
+    """Ctrl-C at any moment after the start: said in one line, nothing left; or too late, and the build is whole."""
+    chance = random.Random(1)
+    for number in range(12):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        process = start("build", *arguments("gpt"), "--no-render", cwd=folder)
+        time.sleep(0.3 + 2.5 * chance.random())
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate()
+        if process.returncode == 130:
+            assert errors.strip() == "interrupted: nothing was changed" and names(folder) == []
+        else:
+            assert process.returncode in (0, -signal.SIGINT) and whole(folder / "build" / "tiny") == "tiny"

@@ -17,8 +17,16 @@ COMMANDS = [m["command"] for m in BLOCK.finditer(README.read_text("utf-8"))]
 
 def run(command: str, *more: str) -> str:
     """What a reader sees: both streams, in a plain terminal."""
-    argv = [sys.executable, "-c", "import sys; from specc_runtime.cli import main; sys.exit(main())", *command.split()[1:], *more]
-    done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False)
+    argv = [
+        sys.executable,
+        "-c",
+        "import sys; from specc_runtime.cli import main; sys.exit(main())",
+        *command.split()[1:],
+        *more,
+    ]
+    done = subprocess.run(
+        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
+    )
     return done.stdout
 
 

@@ -1,7 +1,7 @@
 """Diagnostics as data: a stable code, labelled spans, the origin of every size named, a fix.
 
-A message is collected, not thrown; `Rejected` carries what was collected across a stage that cannot go on. How messages are
-printed is the business of `report.py`; what a code means is told by `specc explain CODE` (`codes.py`).
+A message is collected, not thrown; `Rejected` carries what was collected across a stage that cannot go on. How messages
+are printed is the business of `report.py`; what a code means is told by `specc explain CODE` (`codes.py`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Diagnostic:
     others: tuple[Label, ...] = ()  # secondary places
     path: str = ""  # instance path, preset or section: "in GPT2 > h.0 > mlp: GPT2MLP"
     sizes: tuple[Size, ...] = ()
-    notes: tuple[tuple[str, str], ...] = ()  # ("why" | "found" | "expected" | "available" | "counter-example" | ..., text)
+    # ("why" | "found" | "expected" | "available" | "counter-example" | ..., text)
+    notes: tuple[tuple[str, str], ...] = ()
     help: str = ""
     edits: tuple[Edit, ...] = ()  # not empty: the help is `(fixable)`
     note: str = ""

@@ -170,10 +170,13 @@ def parse_sets(sets: Mapping[str, str]) -> dict[str, Given]:
     """`--set K=V` texts as expressions; what is no expression may still be a string."""
     given: dict[str, Given] = {}
     for name, text in sets.items():
-        source = Source(f"--set {name}={text}", f"let value = {text}")
+        shown = f"--set {name}={text}"
+        # Parsed as a `let` of the same length, so that places in it are places in what the user typed.
+        source = Source("command line", f"let {'x' * (len(name) + 2)}={text}")
         tree = parse(source, Collector())
+        source.text = shown
         item = tree.items[0] if tree is not None and len(tree.items) == 1 else None
-        span = Span(source, 0, len(source.text))
+        span = Span(source, 0, len(shown))
         expr = item.value if isinstance(item, ast.Let) else ast.Str(span, text)
         given[name] = Given(expr, None, f"--set {name}={text}", text)
     return given

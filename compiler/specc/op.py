@@ -15,22 +15,24 @@ The class body is the signature. Annotations, in order, are the parameters of th
         b: ClassVar[Tensor | None]      # an optional operand
         eps: float = 1e-5
 
-Operands: `Tensor`, `Tensor | None`, `Tensor | Number` (a compile-time number or a size will do), `list[Tensor]` (variadic; then
-the only operand). Attributes: `int float bool str`, `int | None`, `float | None`, `Literal[...]`, `Dim` (a size), `Dims`, `Axis`
-(an int; a spec may also say `over = D`), `Axes` (one, several, or None for all), `Ints` (an int or a list), `DType`, `Pattern`
-(`[..] -> [..]`). An operator without attributes beyond these is a plain value: equal attributes make equal operators.
+Operands: `Tensor`, `Tensor | None`, `Tensor | Number` (a compile-time number or a size will do), `list[Tensor]`
+(variadic; then the only operand). Attributes: `int float bool str`, `int | None`, `float | None`, `Literal[...]`, `Dim`
+(a size), `Dims`, `Axis` (an int; a spec may also say `over = D`), `Axes` (one, several, or None for all), `Ints` (an
+int or a list), `DType`, `Pattern` (`[..] -> [..]`). An operator without attributes beyond these is a plain value: equal
+attributes make equal operators.
 
-Importing the operators costs a check its start-up time, so there is no `@dataclass` here: `dataclass_transform` tells type
-checkers what `__init_subclass__` does at a tenth of the price.
+Importing the operators costs a check its start-up time, so there is no `@dataclass` here: `dataclass_transform` tells
+type checkers what `__init_subclass__` does at a tenth of the price.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Literal, Protocol, dataclass_transform
+from inspect import get_annotations
+from typing import Any, ClassVar, Protocol, dataclass_transform
 
 from specc.dims import Dim, Facts, Proof
 from specc.types import DType, Operand, Scalar, TensorType
@@ -92,7 +94,8 @@ class ParamSpec:
     """One parameter of an operator's signature."""
 
     name: str
-    kind: str  # operand | optional | number | list, or an attribute's annotation: int, float, Axis, Dims, Literal[...] ...
+    # operand | optional | number | list, or an attribute's annotation: int, float, Axis, Dims, Literal[...] ...
+    kind: str
     required: bool
     default: Any = None
 
@@ -115,7 +118,10 @@ _OPERAND_KINDS = {
 
 
 class TorchText(Protocol):
-    """What a torch lowering may ask of the emitter. Operands reach it as Python expressions that are safe to use anywhere."""
+    """What a torch lowering may ask of the emitter.
+
+    Operands reach it as Python expressions that are safe to use anywhere.
+    """
 
     operands: Sequence[Operand]
     results: Sequence[TensorType]
@@ -139,14 +145,14 @@ class TorchText(Protocol):
         """Assign `expression` to a local variable before this statement; returns its name."""
 
     def helper(self, name: str, source: str) -> str:
-        """Put a module-level function (complete source, `def name(...)`) into the emitted file once; returns its name."""
+        """Put a module-level function (its complete source) into the emitted file once; returns its name."""
 
 
 class Handle(Protocol):
     """A value of the ONNX graph under construction."""
 
     name: str
-    type: TensorType  # the IR type: of operands always exact; of values inside one lowering the emitter may not know the shape
+    type: TensorType  # exact for operands; inside one lowering the emitter may not know a shape
 
 
 class Emitter(Protocol):
@@ -154,10 +160,23 @@ class Emitter(Protocol):
 
     opset: int
 
-    def __call__(self, op_type: str, *inputs: Handle | None, type: TensorType | None = None, domain: str = "", **attributes: Any) -> Handle:
-        """Add a node with one output. `type` is the output's type if it is neither the operator's result nor the first input's."""
+    def __call__(
+        self, op_type: str, *inputs: Handle | None, type: TensorType | None = None, domain: str = "", **attributes: Any
+    ) -> Handle:
+        """Add a node with one output.
 
-    def many(self, op_type: str, count: int, *inputs: Handle | None, types: Sequence[TensorType] = (), domain: str = "", **attributes: Any) -> tuple[Handle, ...]:
+        `type` is the output's type if it is neither the operator's result nor the first input's.
+        """
+
+    def many(
+        self,
+        op_type: str,
+        count: int,
+        *inputs: Handle | None,
+        types: Sequence[TensorType] = (),
+        domain: str = "",
+        **attributes: Any,
+    ) -> tuple[Handle, ...]:
         """Add a node with several outputs."""
 
     def const(self, value: Any, dtype: DType) -> Handle:
@@ -173,7 +192,9 @@ class Emitter(Protocol):
         """Sizes as int64[n]."""
 
     def reshape(self, x: Handle, dims: Sequence[Dim]) -> Handle:
-        """The cheapest reshape: nothing if the sizes are equal; 0 and -1 instead of computed shapes where they can say it."""
+        """The cheapest reshape: nothing if the sizes are equal; 0 and -1 instead of computed shapes where they can say
+        it.
+        """
 
     def transpose(self, x: Handle, perm: Sequence[int]) -> Handle:
         """Transpose, or nothing for the identity."""
@@ -198,9 +219,10 @@ class Op:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        inherited = [p for p in cls.params if p.name not in cls.__dict__.get("__annotations__", {})]
+        annotations = get_annotations(cls)
+        inherited = [p for p in cls.params if p.name not in annotations]
         own = []
-        for name, kind in cls.__dict__.get("__annotations__", {}).items():
+        for name, kind in annotations.items():
             if name in ("name", "syntax", "random", "train_only", "params"):
                 continue
             if kind in _OPERAND_KINDS:
@@ -293,7 +315,9 @@ def _substitute(value: Any, env: Mapping[str, Dim | int]) -> Any:
 
 @cache
 def operators() -> Mapping[str, type[Op]]:
-    """Name -> operator, for every class in `specc.ops`: discovered by importing its modules in name order, never listed."""
+    """Name -> operator, for every class in `specc.ops`: discovered by importing its modules in name order, never
+    listed.
+    """
     from importlib import import_module
     from pkgutil import iter_modules
 
@@ -316,7 +340,3 @@ def axis_index(axis: int, rank: int, *, operand: int = 0) -> int:
     if not -rank <= axis < rank:
         raise OpError("E105", f"axis {axis} does not exist: the tensor has {rank} axes", operand="axis")
     return axis % rank
-
-
-Lowering = Callable[..., Any]
-Style = Literal["half", "interleaved"]

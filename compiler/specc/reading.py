@@ -131,9 +131,7 @@ class Loader:
                 )
             )
         if not item.origin.endswith(".spec"):
-            raise Fail(
-                Diagnostic("E003", f"`{item.origin}` is no spec", span, help='from "./other.spec" import Name')
-            )
+            raise Fail(Diagnostic("E003", f"`{item.origin}` is no spec", span, help='from "./other.spec" import Name'))
         try:
             text = read_text(path, item.origin)
         except Rejected as rejected:

@@ -11,8 +11,8 @@ from functools import cached_property
 class Source:
     """One text.
 
-    `name` goes into artifacts and origins: relative to the project's root, or `std/nn.spec`. `display` is the path as the user
-    gave it, which messages print after `-->` so that editors can jump there.
+    `name` goes into artifacts and origins: relative to the project's root, or `std/nn.spec`. `display` is the path as
+    the user gave it, which messages print after `-->` so that editors can jump there.
     """
 
     name: str

@@ -46,7 +46,10 @@ TYPE_NAMES = {d.spec_name: d for d in DType} | {"i64": DType.I64}
 
 @dataclass(frozen=True)
 class TensorType:
-    """An element type and a shape. A `Dim` may be a unit axis (`.unit`) and may know how the spec wrote it (`.label`)."""
+    """An element type and a shape.
+
+    A `Dim` may be a unit axis (`.unit`) and may know how the spec wrote it (`.label`).
+    """
 
     dtype: DType
     shape: tuple[Dim, ...]
@@ -86,7 +89,10 @@ ELLIPSIS = "..."
 
 
 def show_axes(shape: tuple[Dim, ...]) -> list[str]:
-    """The sizes as a spec would write them. The axes a signature calls `...` are symbols `...0`, `...1`; they print as one `...`."""
+    """The sizes as a spec would write them.
+
+    The axes a signature calls `...` are symbols `...0`, `...1`; they print as one `...`.
+    """
     shown: list[str] = []
     for dim in shape:
         text = dim.label or str(dim)

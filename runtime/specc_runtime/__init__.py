@@ -1,4 +1,7 @@
-"""The runtime of specc: builds on disk, verification, rendering, the command line. Heavy libraries are imported on first use."""
+"""The runtime of specc: builds on disk, verification, rendering, the command line.
+
+Heavy libraries are imported on first use.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from specc.backends.torch.labels import python_name
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim, Fact, Facts
 from specc.ir.graph import Graph, Model
-from specc.passes.plain import entry_sizes
+from specc.passes.plain import entry_facts, entry_sizes
 from specc.types import DType, TensorType
 from specc_runtime.demands import demands
 
@@ -154,7 +154,7 @@ def interface(model: Model, entry: str = "forward", without: frozenset[str] = fr
     for name, value in graph.results:
         type_ = sizes.type(value.type)
         outputs.append(Output(name or "output", dtype_name(type_), type_.shape))
-    facts = graph.facts.union(model.facts).rename(sizes)
+    facts = entry_facts(model, graph)
     return Interface(
         method=entry,
         inputs=tuple(inputs),

@@ -12,7 +12,7 @@ from specc.inspect.counts import Counts
 from specc.inspect.text import table
 from specc.inspect.tree import Block, Trees
 from specc.ir.graph import Graph, Model, dotted
-from specc.passes.plain import entry_sizes, is_past
+from specc.passes.plain import entry_facts, entry_sizes
 from specc.types import TensorType
 
 
@@ -104,7 +104,7 @@ def report(
     """
     graph = chosen_graph(model, entry, without)
     sizes = entry_sizes(graph)
-    facts = _promises(model, graph)
+    facts = entry_facts(model, graph)
     if at is not None:
         _check_sizes(entry, tuple(sizes), facts, at)
     counts = Counts()
@@ -142,14 +142,6 @@ def chosen_graph(model: Model, entry: str, without: frozenset[str] = frozenset()
         known = (("available", ", ".join(sorted(optional)) or "none"),)
         raise Rejected([Diagnostic("E103", f"{entry} has no optional input `{unknown[0]}`", notes=known)])
     return found.graphs[optional - without]
-
-
-def _promises(model: Model, graph: Graph) -> Facts:
-    """What may be assumed of the entry's dims; the model's promises about dims that only other entries have are not."""
-    sizes = entry_sizes(graph)
-    stated = graph.facts.union(model.facts).statements()
-    own = (fact for fact in stated if all(is_past(name) or name in set(sizes) for name in fact.dim.symbols))
-    return Facts(tuple(own)).rename(sizes)
 
 
 def _check_sizes(entry: str, dims: tuple[str, ...], facts: Facts, at: Mapping[str, int]) -> None:

@@ -191,8 +191,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Hyper:
-    """A hyper-parameter or `let` of a module: its value here, and for a let (or a derived default) how it was written.
-    """
+    """A hyper-parameter or `let` of a module: its value, and for a let or a derived default how it was written."""
 
     name: str
     value: Any  # int float bool str None, tuple of those, DType; a fn or block value appears as its text
@@ -278,8 +277,7 @@ class Tie:
 
 @dataclass(frozen=True)
 class InitRule:
-    """`block`.`parameter` of every instance of that block below here, or a `pattern` of paths relative to the module.
-    """
+    """`block`.`parameter` of every instance of that block below here, or a `pattern` of paths below the module."""
 
     block: str | None
     parameter: str | None

@@ -1,7 +1,7 @@
 """The IR as JSON (`ir.json` of a build), by the published schema `schemas/ir.schema.json`.
 
-Modules are numbered in order of first use, graphs within their module, values within their graph; sizes are in `Dim.to_json`'s
-prefix form. Everything is derived from the IR alone, so equal models give equal bytes.
+Modules are numbered in order of first use, graphs within their module, values within their graph; sizes are in
+`Dim.to_json`'s prefix form. Everything is derived from the IR alone, so equal models give equal bytes.
 """
 
 from __future__ import annotations
@@ -10,8 +10,27 @@ from typing import Any
 
 from specc.dims import Dim
 from specc.ir.graph import (
-    Absent, Apply, Argument, Call, Function, Graph, Initializer, Input, Loop, Member, Model, Module, Node, Parameter, PartGroup, PartList,
-    Path, Read, Submodule, Value, When,
+    Absent,
+    Apply,
+    Argument,
+    Call,
+    Function,
+    Graph,
+    Initializer,
+    Input,
+    Loop,
+    Member,
+    Model,
+    Module,
+    Node,
+    Parameter,
+    PartGroup,
+    PartList,
+    Path,
+    Read,
+    Submodule,
+    Value,
+    When,
 )  # fmt: skip
 from specc.op import Pattern
 from specc.source import Span
@@ -76,7 +95,11 @@ class _Writer:
             "members": {name: self.member(member) for name, member in module.members.items()},
             "ties": [[path(t.left), path(t.right)] for t in module.ties],
             "init": [
-                {"match": r.pattern if r.pattern is not None else f"{r.block}.{r.parameter}", "with": initializer(r.init)} for r in module.inits
+                {
+                    "match": r.pattern if r.pattern is not None else f"{r.block}.{r.parameter}",
+                    "with": initializer(r.init),
+                }
+                for r in module.inits
             ],
             "graphs": [self.graph_body(graph) for graph in module.graphs.values()],
         }
@@ -84,7 +107,11 @@ class _Writer:
     def member(self, member: Member) -> Json:
         if isinstance(member, Parameter):
             kind = "buffer" if member.buffer else "parameter"
-            return {"kind": kind, "type": type_json(member.type), "init": initializer(member.init) if member.init else None}
+            return {
+                "kind": kind,
+                "type": type_json(member.type),
+                "init": initializer(member.init) if member.init else None,
+            }
         if isinstance(member, Submodule):
             return {"kind": "part", "module": self.module(member.module)}
         if isinstance(member, PartList):
@@ -119,7 +146,9 @@ class _Writer:
             "facts": [str(fact) for fact in graph.facts.statements()],
             "inputs": [body.argument(a) for a in graph.inputs],
             "nodes": [body.node(n) for n in graph.nodes],
-            "results": [{"name": name, "value": body.ref(value), "type": type_json(value.type)} for name, value in graph.results],
+            "results": [
+                {"name": name, "value": body.ref(value), "type": type_json(value.type)} for name, value in graph.results
+            ],
         }
 
 
@@ -137,7 +166,12 @@ class _Body:
 
     def argument(self, argument: Argument) -> Json:
         present = self.ref(argument.value) if argument.value is not None else None
-        return {"name": argument.name, "type": type_json(argument.type), "optional": argument.optional, "value": present}
+        return {
+            "name": argument.name,
+            "type": type_json(argument.type),
+            "optional": argument.optional,
+            "value": present,
+        }
 
     def input(self, value: Input) -> Json | int | None:
         if isinstance(value, Value):
@@ -151,21 +185,55 @@ class _Body:
         if isinstance(node, Read):
             return {"kind": "read", "path": path(node.path), "outputs": [self.define(node.output)]}
         if isinstance(node, Loop):
-            iterations = [{"binds": {k: path(v) if v is not None else None for k, v in i.binds}, "nodes": [self.node(n) for n in i.nodes]} for i in node.iterations]
-            return {"kind": "loop", "at": where(node.span), "fold": path(node.fold) if node.fold is not None else None, "iterations": iterations}
+            iterations = [
+                {
+                    "binds": {k: path(v) if v is not None else None for k, v in i.binds},
+                    "nodes": [self.node(n) for n in i.nodes],
+                }
+                for i in node.iterations
+            ]
+            return {
+                "kind": "loop",
+                "at": where(node.span),
+                "fold": path(node.fold) if node.fold is not None else None,
+                "iterations": iterations,
+            }
         if isinstance(node, When):
-            rebinds = [{"before": self.ref(a), "inside": self.ref(b), "after": self.define(c)} for a, b, c in node.rebinds]
+            rebinds = [
+                {"before": self.ref(a), "inside": self.ref(b), "after": self.define(c)} for a, b, c in node.rebinds
+            ]
             nodes = [self.node(n) for n in node.nodes]
             aux = {name: self.ref(value) for name, value in node.aux}
-            return {"kind": "when", "at": where(node.span), "mode": node.mode, "nodes": nodes, "rebinds": rebinds, "aux": aux}
+            return {
+                "kind": "when",
+                "at": where(node.span),
+                "mode": node.mode,
+                "nodes": nodes,
+                "rebinds": rebinds,
+                "aux": aux,
+            }
         inputs = [self.input(i) for i in node.inputs]
         outputs = [self.define(o) for o in node.outputs]
         if isinstance(node, Call):
             graph = self.writer.graph(node.graph)
-            return {"kind": "call", "at": where(node.span), "graph": graph, "path": path(node.path), "inputs": inputs, "outputs": outputs}
+            return {
+                "kind": "call",
+                "at": where(node.span),
+                "graph": graph,
+                "path": path(node.path),
+                "inputs": inputs,
+                "outputs": outputs,
+            }
         assert isinstance(node, Apply)
         attributes = {k: plain(v) for k, v in node.op.attributes.items()}
-        return {"kind": "op", "at": where(node.span), "op": node.op.name, "attributes": attributes, "inputs": inputs, "outputs": outputs}
+        return {
+            "kind": "op",
+            "at": where(node.span),
+            "op": node.op.name,
+            "attributes": attributes,
+            "inputs": inputs,
+            "outputs": outputs,
+        }
 
 
 def where(span: Span) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specc.dims import Dim
-from specc.ir.graph import Argument, Graph
+from specc.dims import Dim, Facts
+from specc.ir.graph import Argument, Graph, Model
 from specc.types import Operand, TensorType
 
 IDENTITIES = frozenset({"cached", "once", "carried"})
@@ -46,6 +46,15 @@ def entry_sizes(graph: Graph) -> Sizes:
         for size in argument.type.shape:
             symbols.update(dict.fromkeys(size.symbols))
     return Sizes({name: Dim.symbol(name) for name in symbols if not is_past(name)})
+
+
+def entry_facts(model: Model, graph: Graph) -> Facts:
+    """What an entry promises about its dims; a promise about a dim that only other entries have says nothing of it."""
+    sizes = entry_sizes(graph)
+    named = set(sizes)
+    stated = graph.facts.union(model.facts).statements()
+    own = Facts(tuple(f for f in stated if all(is_past(s) or s in named for s in f.dim.symbols)))
+    return own.rename(sizes)
 
 
 def call_sizes(arguments: Sequence[Argument], operands: Sequence[Operand]) -> Sizes:

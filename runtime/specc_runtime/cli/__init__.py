@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -89,3 +90,17 @@ def main() -> Any:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        return internal(error)
+
+
+def internal(error: Exception) -> int:
+    """A defect of specc: say where, and how to see all of it. With SPECC_TRACEBACK set it is raised as it is."""
+    if os.environ.get("SPECC_TRACEBACK"):
+        raise error
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    file = "/".join(place.filename.split("/")[-2:])
+    print(f"internal error: {type(error).__name__}: {error}   ({file}:{place.lineno})", file=sys.stderr)
+    print("  = note: this is a defect of specc, not of your spec: please report it with the output of", file=sys.stderr)
+    print(f"          SPECC_TRACEBACK=1 specc {' '.join(sys.argv[1:])}", file=sys.stderr)
+    return 2

@@ -30,7 +30,14 @@ def configuration(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that choose a configuration of a spec."""
     for option in (
         click.option("--model", metavar="NAME", help="The model, if the file declares several."),
-        click.option("--set", "sets", multiple=True, metavar="K=V", callback=parse_set, help="Set a hyper-parameter (repeatable)."),
+        click.option(
+            "--set",
+            "sets",
+            multiple=True,
+            metavar="K=V",
+            callback=parse_set,
+            help="Set a hyper-parameter (repeatable).",
+        ),
         click.option("--preset", metavar="NAME", help="A preset of the file."),
         click.argument("file", metavar="FILE"),
     ):
@@ -50,7 +57,9 @@ def print_diagnostics(diagnostics: Iterable[Diagnostic], format: str = "full") -
     if format == "full":
         text, stream = report.full(found, color=use_color(sys.stderr)), sys.stderr
     else:
-        printer = {"concise": report.concise, "json": report.as_json, "github": report.github, "sarif": report.sarif}[format]
+        printer = {"concise": report.concise, "json": report.as_json, "github": report.github, "sarif": report.sarif}[
+            format
+        ]
         text, stream = printer(found), sys.stdout
     if text.strip():
         print(text.rstrip("\n"), file=stream)

@@ -10,7 +10,9 @@ from specc_runtime.cli.common import stop
 @click.command("explain")
 @click.argument("what", metavar="CODE|NAME")
 def command(what: str) -> None:
-    """Explain a diagnostic code (`S201`), an operator (`sdpa`), or print a block of the standard library (`std.nn.Linear`)."""
+    """Explain a diagnostic code (`S201`), an operator (`sdpa`), or print a block of the standard library
+    (`std.nn.Linear`).
+    """
     from specc import codes, reading
     from specc.op import operators
     from specc.syntax import ast

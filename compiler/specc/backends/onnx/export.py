@@ -15,9 +15,8 @@ from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import IR_VERSION, WeightsRef, model_proto
 from specc.backends.onnx.values import Ref
 from specc.diagnostics import Diagnostic, Rejected
-from specc.dims import Facts
 from specc.ir.graph import Graph, Model, aliases
-from specc.passes.plain import entry_sizes, is_past
+from specc.passes.plain import entry_facts, entry_sizes
 from specc.source import Span
 from specc.types import DType
 
@@ -117,11 +116,7 @@ def _finish(
 
 def metadata(model: Model, entry: str, graph: Graph) -> dict[str, str]:
     """What a reader of the file alone wants to know: where it came from, with which hyper-parameters and promises."""
-    sizes = entry_sizes(graph)
-    stated, named = graph.facts.union(model.facts), set(sizes)
-    # A promise about a dim that only other entries have says nothing of this one.
-    own = Facts(tuple(f for f in stated.statements() if all(is_past(s) or s in named for s in f.dim.symbols)))
-    facts = own.rename(sizes).statements()
+    facts = entry_facts(model, graph).statements()
     known = {
         "specc.spec": PurePath(model.file).name,
         "specc.model": model.module.name,

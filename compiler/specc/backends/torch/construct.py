@@ -68,9 +68,7 @@ class Constructor:
     def _filled(self, target: str, group: Member) -> list[Statement]:
         assert isinstance(group, PartGroup), "only groups need statements"
         return [
-            s
-            for name, member in group.members.items()
-            for s in self._member(f"{target}.{name}", target, name, member)
+            s for name, member in group.members.items() for s in self._member(f"{target}.{name}", target, name, member)
         ]
 
     # ---- parts ---------------------------------------------------------------------------------------------------

@@ -166,8 +166,7 @@ def _laid_out(source: str) -> str:
     args = function.args
     first_default = len(args.args) - len(args.defaults)
     params = [
-        _parameter(a, args.defaults[i - first_default] if i >= first_default else None)
-        for i, a in enumerate(args.args)
+        _parameter(a, args.defaults[i - first_default] if i >= first_default else None) for i, a in enumerate(args.args)
     ]
     if args.vararg is not None:
         params.append("*" + _parameter(args.vararg, None))

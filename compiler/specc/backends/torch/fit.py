@@ -69,9 +69,7 @@ class _Fitter:
         """The largest part that fits on a line of its own, preferably one that leaves a statement that fits."""
         whole = len(one_line(line))
         room = WIDTH - indent
-        fitting = [
-            p for p in _parts(parse(line.expr)) if len(show(p)) + len(self._root(p) or "y") + len(" = ") <= room
-        ]
+        fitting = [p for p in _parts(parse(line.expr)) if len(show(p)) + len(self._root(p) or "y") + len(" = ") <= room]
         enough = [p for p in fitting if whole - len(show(p)) + 1 <= room]
         return max(enough or fitting, key=lambda p: len(show(p)), default=None)
 

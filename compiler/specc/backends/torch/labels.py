@@ -252,9 +252,7 @@ class Scope:
         """Hyper-parameters that a label mentions."""
         names = (n.id for n in ast.walk(node) if isinstance(n, ast.Name))
         called = {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-        return [
-            n for n in dict.fromkeys(names) if n in self.hypers and n not in (variables or {}) and n not in called
-        ]
+        return [n for n in dict.fromkeys(names) if n in self.hypers and n not in (variables or {}) and n not in called]
 
     def _need(self, name: str, *, attribute: bool) -> None:
         hyper = self.hypers[name]

@@ -32,9 +32,7 @@ def by_ranks(bodies: Sequence[tuple[Graph, tuple[Statement, ...]]]) -> tuple[Sta
     (graph, body), rest = bodies[0], [(g, b) for g, b in bodies[1:] if b != bodies[0][1]]
     if not rest:
         return body
-    argument = next(
-        a for a in graph.inputs if a.value is not None and any("..." in str(d) for d in a.value.type.shape)
-    )
+    argument = next(a for a in graph.inputs if a.value is not None and any("..." in str(d) for d in a.value.type.shape))
     assert argument.value is not None
     test = f"if {python_name(argument.name)}.ndim == {argument.value.type.rank}"
     return (Block(test, body, by_ranks(rest)),)

@@ -142,9 +142,7 @@ class Function:
 
     def _params(self, graph: Graph) -> tuple[Param, ...]:
         return tuple(
-            Param(
-                python_name(name), f"{TENSOR} | None" if name in self.optional else TENSOR, "None" if default else ""
-            )
+            Param(python_name(name), f"{TENSOR} | None" if name in self.optional else TENSOR, "None" if default else "")
             for name, default in argument_defaults(graph).items()
         )
 

@@ -35,9 +35,7 @@ def initial(
     if name in ("zeros", "ones"):
         return _call(f"torch.{name}", shape, option), []
     if name == "constant":
-        return _call(
-            "torch.full", f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})", arguments["v"], option
-        ), []
+        return _call("torch.full", f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})", arguments["v"], option), []
     empty = _call("torch.empty", shape, option)
     return empty, [] if init is None else initializers.torch(init.name, arguments, target).splitlines()
 
@@ -90,9 +88,7 @@ class InitSection:
             self.helper(rule.init.name, initializers.HELPERS[rule.init.name])
         labels = rule.init.labels
         arguments = {k: self.scope.init(labels.get(k), v) or literal(v) for k, v in rule.init.args.items()}
-        return [
-            Line("", (), tidy(line)) for line in initializers.torch(rule.init.name, arguments, target).splitlines()
-        ]
+        return [Line("", (), tidy(line)) for line in initializers.torch(rule.init.name, arguments, target).splitlines()]
 
     # ---- block rules ---------------------------------------------------------------------------------------------
 
