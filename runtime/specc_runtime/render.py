@@ -16,7 +16,9 @@ import contextlib
 import json
 import os
 import re
+import struct
 import sys
+import tempfile
 import threading
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -42,6 +44,10 @@ _FLAGS = (
     "--disable-sync",
     # Nothing but the loopback address has a name: also not for what the browser itself would fetch.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+# A line of the browser's own, in the log of Playwright's error, that says why it does not start.
+_DYING_WORDS = re.compile(
+    r"\[err\] (?:\[[^\]]*FATAL:[^\]]*\] (?P<fatal>.+)|(?P<other>.*(?:[Ss]andbox|shared libraries|ermission denied).*))"
 )
 _POLL = 0.02  # seconds between two looks at the page
 _CLOSE = 5.0  # seconds for a page or a browser to close before it is left to be killed
@@ -121,6 +127,8 @@ class Renderer:
         """
         with Server(model) as server:
             drawn, bitmap = self._run(self._draw(server.url, model.name, timeout))
+        if 0 in struct.unpack(">II", bitmap[16:24]):  # width and height, at the start of every PNG
+            raise RenderFailed(f"{model.name} has no node, no input and no output: nothing to draw")
         _write(svg, _scalable(drawn))
         _write(png, bitmap)
         return Picture(model, svg, png)
@@ -165,6 +173,7 @@ class Renderer:
                 self._browser = await self._playwright.chromium.launch(
                     executable_path=program,
                     args=_FLAGS,
+                    env=_environment(),
                     chromium_sandbox=not _is_root(),  # the sandbox refuses root
                     handle_sigint=False,  # leaving the `with` closes it, in order
                     timeout=30_000,
@@ -276,12 +285,22 @@ async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The line of a Playwright error that says why, without its protocol log."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    for line in lines:
-        if "sandbox" in line.lower() or "error while loading shared libraries" in line:
-            return line
-    return lines[0] if lines else type(error).__name__
+    """What the browser itself said before it died, else the first line of Playwright's error, without its log."""
+    text = str(error)
+    said = _DYING_WORDS.search(text)
+    if said is not None:
+        return str(said["fatal"] or said["other"]).strip()
+    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+
+
+def _environment() -> dict[str, str | float | bool] | None:
+    """The browser's, if it is not this process's: its socket goes to TMPDIR, and a socket's path has 104 bytes or so.
+
+    Chromium adds 45 of its own and aborts where that is too long.
+    """
+    if os.name != "posix" or len(os.fsencode(tempfile.gettempdir())) < 56:
+        return None
+    return {**os.environ, "TMPDIR": "/tmp"}
 
 
 def _is_root() -> bool:
