@@ -45,6 +45,7 @@ class Done:
         self.out = process.stdout.decode("utf-8", errors="replace")
         self.err = process.stderr.decode("utf-8", errors="replace")
         assert "Traceback" not in self.err + self.out, self.err
+        assert "internal error" not in self.err, self.err
         assert "\x1b" not in self.err + self.out, "escape codes in a pipe"
 
 
