@@ -11,30 +11,9 @@ build() {
     shift
     printf '\n$ .venv/bin/specc build %s\n' "$*"
     .venv/bin/specc build "$@"
-    list "$folder"
     for picture in "$folder/model.svg" "$folder/model.png"; do
         [ ! -e "$picture" ] || pictures="$pictures  $PWD/$picture
 "
-    done
-}
-
-# list <folder>: its files with their sizes and what they are
-list() {
-    printf '  %s/\n' "$1"
-    for file in "$1"/*; do
-        [ -f "$file" ] || continue
-        name=${file##*/}
-        case $name in
-            *.py) what='readable torch source' ;;
-            model.safetensors) what='the weights, one file for both programs' ;;
-            model.onnx) what='the ONNX graph; its tensors are in model.safetensors' ;;
-            model.view.onnx) what='the hierarchy that Netron draws (specc view)' ;;
-            model.svg | model.png) what='the picture' ;;
-            ir.json) what='the typed IR' ;;
-            manifest.json) what='sizes, versions, hashes and the proof of equality' ;;
-            *) what='' ;;
-        esac
-        printf '    %-18s %7s  %s\n' "$name" "$(wc -c <"$file" | numfmt --to=iec)" "$what"
     done
 }
 

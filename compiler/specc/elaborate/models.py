@@ -302,7 +302,9 @@ def _elaborate(elab: Elaborator, file: FileScope, options: Options) -> Model:
         help = "forward(x: Tensor[B, dim]) -> Tensor[B, dim] { return x }"
         raise _fail("E160", f"model {decl.name} has no `forward`", decl.node.name.span, help=help)
     elab.collector.stop_on_errors()
-    name = options.name or options.preset or decl.file.source.name.rsplit("/", 1)[-1].removesuffix(".spec")
+    stem = decl.file.source.name.rsplit("/", 1)[-1].removesuffix(".spec")
+    # Two models, or two presets, of one file never get the same name: builds would overwrite each other.
+    name = options.name or options.preset or (stem if len(decl.file.models()) == 1 else f"{stem}-{decl.name}")
     return Model(name, file.source.name, options.preset, instance.module, entries, instance.facts)
 
 
