@@ -59,7 +59,8 @@ class CallChecker(Obligations):
             return self.function_value(expr, target)
         if isinstance(target, MethodRef):
             args = self.bind_arguments(expr, target.method)
-            return self.call_method(target.path, target.instance, target.method, args, expr.span, {})
+            own: Labels = {} if target.path else {h.name: h.name for h in target.instance.module.hypers}
+            return self.call_method(target.path, target.instance, target.method, args, expr.span, own)
         return self.call_part(expr, target)
 
     def call_part(self, expr: ast.Call, target: PartRef | ListRef) -> Any:

@@ -221,6 +221,6 @@ class Transformer(nn.Module):
         # input_ids int [B, N]
         # attention_mask bool [B, N]
         # decoder_input_ids int [B, T]
-        # -> logits [B, T, 256]
+        # -> logits [B, T, vocab]
         y = self.encode(input_ids, attention_mask)
         return self.decode(decoder_input_ids, y, attention_mask)
