@@ -124,8 +124,8 @@ class LSTM(_Recurrent):
     x [B, T, n], h and c [B, m], w_ih [4m, n], w_hh [4m, m], b_ih and b_hh [4m], gates in the order i f g o
     -> ys [B, T, m], h [B, m], c [B, m]. Source: torch.nn.LSTM, ONNX LSTM (gate order i o f c).
 
-    example: lstm(x: Tensor[B, T, 3], h: Tensor[B, 4], c: Tensor[B, 4], w_ih: Tensor[16, 3], w_hh: Tensor[16, 4], along
-    = T) -> (Tensor[B, T, 4], Tensor[B, 4], Tensor[B, 4])
+    example: lstm(x: Tensor[B, T, 3], h: Tensor[B, 4], c: Tensor[B, 4], w_ih: Tensor[16, 3], w_hh: Tensor[16, 4],
+        along = T) -> (Tensor[B, T, 4], Tensor[B, 4], Tensor[B, 4])
     """
 
     name = "lstm"
@@ -191,8 +191,8 @@ class GRU(_Recurrent):
     x [B, T, n], h [B, m], w_ih [3m, n], w_hh [3m, m], b_ih and b_hh [3m], gates in the order r z n
     -> ys [B, T, m], h [B, m]. Source: torch.nn.GRU, ONNX GRU with linear_before_reset (gate order z r h).
 
-    example: gru(x: Tensor[B, T, 3], h: Tensor[B, 4], w_ih: Tensor[12, 3], w_hh: Tensor[12, 4], b_ih: Tensor[12], b_hh:
-    Tensor[12], along = T) -> (Tensor[B, T, 4], Tensor[B, 4])
+    example: gru(x: Tensor[B, T, 3], h: Tensor[B, 4], w_ih: Tensor[12, 3], w_hh: Tensor[12, 4], b_ih: Tensor[12],
+        b_hh: Tensor[12], along = T) -> (Tensor[B, T, 4], Tensor[B, 4])
     """
 
     name = "gru"

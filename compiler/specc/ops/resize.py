@@ -27,8 +27,8 @@ class Interpolate(Op):
     example: interpolate(x: Tensor[B, 3, Y, X], scale = 3, mode = "bilinear") -> Tensor[B, 3, 3*Y, 3*X]
     example: interpolate(x: Tensor[B, 3, Y, X], size = [7, 5], mode = "bicubic") -> Tensor[B, 3, 7, 5]
     example: interpolate(x: Tensor[B, 3, 14, X], size = [2, 9], mode = "nearest") -> Tensor[B, 3, 2, 9]
-    example: interpolate(x: Tensor[B, 1, 3, 4], size = [5, 9], mode = "bilinear", align_corners = true) -> Tensor[B, 1,
-    5, 9]
+    example: interpolate(x: Tensor[B, 1, 3, 4], size = [5, 9], mode = "bilinear", align_corners = true)
+        -> Tensor[B, 1, 5, 9]
     """
 
     name = "interpolate"
