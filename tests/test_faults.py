@@ -107,7 +107,7 @@ def source(old: str, new: str) -> Patch:
     """Change the emitted Python text."""
 
     def apply(patch: pytest.MonkeyPatch) -> None:
-        module = importlib.import_module("specc.backends.torch")
+        module = importlib.import_module("specc.backends.torch.export")
         original = module.emit
 
         def emit(*args: Any, **kwargs: Any) -> str:

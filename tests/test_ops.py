@@ -23,7 +23,7 @@ from onnx.reference import ReferenceEvaluator
 
 from specc import driver
 from specc.backends.onnx.export import build
-from specc.backends.torch import emit
+from specc.backends.torch.export import emit
 from specc.diagnostics import Rejected
 from specc.op import Op, operators
 from specc.types import DType

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from specc.backends.torch import emit
+from specc.backends.torch.export import emit
 from specc.backends.torch.fit import fit
 from specc.backends.torch.layout import WIDTH, lay_out
 from specc.backends.torch.merge import by_ranks, merge

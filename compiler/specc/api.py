@@ -66,7 +66,7 @@ class Model:
 
     def torch_source(self) -> str:
         """The complete text of a Python file with the model as `torch.nn.Module`; it needs torch alone."""
-        from specc.backends.torch import emit
+        from specc.backends.torch.export import emit
 
         return emit(self._model, version=version())
 

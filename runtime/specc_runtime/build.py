@@ -151,7 +151,7 @@ def _emit(
     """The two programs and the IR."""
     if "torch" in request.emit:
         with clock("emitting torch"):
-            from specc.backends.torch import emit
+            from specc.backends.torch.export import emit
 
             (work / f"{python_name(model.name)}.py").write_text(emit(model, version=_version()), encoding="utf-8")
     if "onnx" in request.emit:

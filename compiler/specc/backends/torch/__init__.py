@@ -1,18 +1,1 @@
-"""Torch source: the IR becomes a Python file that reads as if a person wrote it. Nothing here imports torch."""
-
-from __future__ import annotations
-
-from specc.backends.torch.file import FileBuilder
-from specc.ir.graph import Model
-
-__all__ = ["emit"]
-
-
-def emit(model: Model, version: str = "") -> str:
-    """The complete source of `<name>.py` for a checked model.
-
-    State_dict keys are the spec's paths; the model's class comes last, its defaults are the built configuration's
-    values. The text is deterministic, formatted as `ruff format --line-length 100` does, and needs torch alone; its
-    docstring names the spec and, if given, the version of specc.
-    """
-    return FileBuilder(model, version).build()
+"""The torch target: the IR becomes a Python file that reads as if a person wrote it (`export.emit`)."""
