@@ -140,7 +140,7 @@ def test_a_deep_model_is_drawn_as_small_as_a_shallow_one() -> None:
 def test_gpt2_has_few_nodes_a_layer() -> None:
     found = build(load(SPECS / "gpt2.spec", preset="gpt2").model, without=frozenset({"attention_mask"}))
     layer = [node.op_type for node in found.graph.node if node.name.startswith("h.5")]
-    assert len(layer) <= 18, layer
+    assert len(layer) <= 21, layer
     assert "wte.weight" in {initializer.name for initializer in found.graph.initializer}
     assert "lm_head.weight" not in {initializer.name for initializer in found.graph.initializer}
 
