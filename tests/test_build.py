@@ -532,3 +532,12 @@ def test_place_is_taken(tmp_path: Path) -> None:
     make("linear", tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and "linear.py" in content(tmp_path / "empty")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "empty", "link"]
+
+
+def test_a_certificate_that_does_not_fit_its_schema_is_refused(tmp_path: Path) -> None:
+    """The certificate's own schema holds inside the manifest, when it is written and when it is read."""
+    folder = make("linear", tmp_path / "linear", verify=True).folder
+    record = json.loads((folder / "manifest.json").read_text())
+    record["certificate"]["entries"]["forward"]["runs"][0]["sizes"] = "several"
+    (folder / "manifest.json").write_text(json.dumps(record))
+    assert "error[B660]" in refusal(manifest.read, folder, "manifest.json")

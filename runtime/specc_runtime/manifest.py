@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime import certificate
 
 Json = dict[str, Any]
 
@@ -22,6 +23,8 @@ def schema(name: str) -> Json:
     """The published JSON Schema of a file of a build (`manifest.json`, `ir.json`)."""
     package, stem = SCHEMAS[name]
     loaded: Json = json.loads((resources.files(package) / "schemas" / f"{stem}.schema.json").read_text("utf-8"))
+    if name == "manifest.json":  # a certificate is published as a schema of its own, and checked as a part of the whole
+        loaded["properties"]["certificate"] = {"anyOf": [{"type": "null"}, certificate.schema()]}
     return loaded
 
 
