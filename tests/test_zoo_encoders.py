@@ -1,0 +1,91 @@
+"""Encoders and vision models of the zoo against transformers: published sizes, whole checkpoints, equal outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import parity
+import pytest
+
+import specc
+from specc_runtime.build import Request, build
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SPECS = Path(__file__).resolve().parents[1] / "specs"
+RNG = np.random.default_rng(0)
+LENGTHS = ((1, 1), (3, 1), (1, 7), (3, 11))
+
+
+def ids(batch: int, length: int, below: int) -> np.ndarray:
+    return RNG.integers(0, below, (batch, length))
+
+
+def right_padded(batch: int, length: int) -> np.ndarray:
+    """True = visible: row r has r positions of padding, at most all but one."""
+    return np.arange(length) < np.maximum(1, length - np.arange(batch))[:, None]
+
+
+def tensors(given: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What transformers takes: masks as integers."""
+    return {k: torch.from_numpy(v.astype(np.int64) if v.dtype == bool else v) for k, v in given.items()}
+
+
+def outputs(model: Any, given: dict[str, np.ndarray], **options: Any) -> Any:
+    with torch.no_grad():
+        return model(**tensors(given), **options)
+
+
+# ---- bert ------------------------------------------------------------------------------------------------------------
+
+
+def bert(**changes: Any) -> Any:
+    config = {
+        "vocab_size": 61, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40,
+        "max_position_embeddings": 16, "type_vocab_size": 3, "num_labels": 5, "hidden_dropout_prob": 0.2,
+    }  # fmt: skip
+    return transformers.BertForSequenceClassification(transformers.BertConfig(**{**config, **changes}))
+
+
+@pytest.mark.parametrize("changes", [{}, {"hidden_act": "relu", "layer_norm_eps": 1e-3}], ids=["base", "relu"])
+def test_bert(changes: dict[str, Any], tmp_path: Path) -> None:
+    case = parity.built("bert", parity.randomised(bert(**changes)), tmp_path)
+    for batch, length in LENGTHS:
+        given = {"input_ids": ids(batch, length, 61)}
+        masked = {**given, "attention_mask": right_padded(batch, length)}
+        typed = {**masked, "token_type_ids": ids(batch, length, 3)}
+        for feeds in (given, masked, typed):
+            result = outputs(case.model, feeds, output_hidden_states=True)
+            expected = {"logits": result.logits.numpy(), "hidden": result.hidden_states[-1].numpy()}
+            case.check(feeds, expected, {"hidden": feeds["attention_mask"]} if "attention_mask" in feeds else None)
+    case.check_compiles(typed)
+
+
+def test_bert_from_its_pretraining(tmp_path: Path) -> None:
+    """The published files: pre-training heads are left out, the classifier is new."""
+    config = bert().config
+    transformers.BertForPreTraining(config).save_pretrained(tmp_path / "checkpoint")
+    made = build(Request("bert", weights=str(tmp_path / "checkpoint"), out=tmp_path / "out", render=False))
+    assert made.manifest["weights"]["fresh"] == ["classifier.weight", "classifier.bias"]
+
+
+# ---- published sizes -------------------------------------------------------------------------------------------------
+
+PUBLISHED: dict[tuple[str, str], Callable[[], int]] = {
+    ("bert", "bert-base-uncased"): lambda: parity.published(
+        transformers.BertForSequenceClassification, transformers.BertConfig()
+    ),
+    ("bert", "bert-large-uncased"): lambda: parity.published(
+        transformers.BertForSequenceClassification,
+        transformers.BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "preset"), PUBLISHED)
+def test_presets_have_the_published_size(name: str, preset: str) -> None:
+    assert specc.load(SPECS / f"{name}.spec", preset=preset).parameters == PUBLISHED[name, preset]()
