@@ -499,6 +499,25 @@ model M(dim: int = 4) {
     assert_faithful(model, {"B": 2, "T": 3})
 
 
+def test_a_receiver_longer_than_a_line_is_named(tmp_path: Path) -> None:
+    text = """
+dim B, T
+model M(dim: int = 8, heads: int = 2, dropout_of_attention_weights: float = 0.1) {
+  let head_dim = dim / heads
+  forward(x: Tensor[B, T, dim]) -> Tensor[B, T, dim] {
+    q = rearrange(x, [B, T, heads*head_dim] -> [B, heads, T, head_dim])
+    return sdpa(q, q, q, dropout = dropout_of_attention_weights)
+      |> rearrange([B, heads, T, head_dim] -> [B, T, heads*head_dim])
+  }
+}
+"""
+    model = spec(tmp_path, text)
+    source = emit(model)
+    assert max(map(len, source.splitlines())) <= 100
+    assert_formatted(source, tmp_path)
+    assert_faithful(model, {"B": 2, "T": 3})
+
+
 def test_recurrent_layers_keep_their_operands_apart(tmp_path: Path) -> None:
     text = """
 from std.rnn import LSTM, GRU

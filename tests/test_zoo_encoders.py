@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,37 @@ def test_bert_from_its_pretraining(tmp_path: Path) -> None:
     assert made.manifest["weights"]["fresh"] == ["classifier.weight", "classifier.bias"]
 
 
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def assert_image_parity(spec: str, model: Any, tmp_path: Path, sizes: Iterable[tuple[int, int, int]]) -> None:
+    """Logits of a classifier at (batch, height, width)."""
+    case = parity.built(spec, parity.randomised(model), tmp_path)
+    for size in sizes:
+        given = pixels(*size, channels=model.config.num_channels)
+        case.check(given, {"logits": outputs(case.model, given).logits.numpy()})
+    case.check_compiles(given)
+
+
+def pixels(batch: int, height: int, width: int, channels: int = 3) -> dict[str, np.ndarray]:
+    return {"pixel_values": RNG.standard_normal((batch, channels, height, width)).astype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"num_channels": 1, "patch_size": 5, "image_size": 15, "qkv_bias": False, "hidden_act": "gelu_new"}],
+    ids=["base", "grey"],
+)
+def test_vit(changes: dict[str, Any], tmp_path: Path) -> None:
+    config = {
+        "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40,
+        "image_size": 12, "patch_size": 4, "num_labels": 5, "hidden_dropout_prob": 0.1,
+    }  # fmt: skip
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**{**config, **changes}))
+    size = model.config.image_size
+    assert_image_parity("vit", model, tmp_path, [(1, size, size), (3, size, size)])
+
+
 # ---- published sizes -------------------------------------------------------------------------------------------------
 
 PUBLISHED: dict[tuple[str, str], Callable[[], int]] = {
@@ -82,6 +113,15 @@ PUBLISHED: dict[tuple[str, str], Callable[[], int]] = {
     ("bert", "bert-large-uncased"): lambda: parity.published(
         transformers.BertForSequenceClassification,
         transformers.BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+    ),
+    ("vit", "vit-base-patch16-224"): lambda: parity.published(
+        transformers.ViTForImageClassification, transformers.ViTConfig(num_labels=1000)
+    ),
+    ("vit", "vit-large-patch16-224"): lambda: parity.published(
+        transformers.ViTForImageClassification,
+        transformers.ViTConfig(
+            num_labels=1000, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+        ),
     ),
 }
 

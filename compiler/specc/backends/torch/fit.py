@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from specc.backends.torch.layout import WIDTH, one_line
+from specc.backends.torch.layout import WIDTH, lay_out, one_line
 from specc.backends.torch.printer import parse, show, tidy
 from specc.backends.torch.statements import Block, Line, Statement, all_names, assign, live_before
 
@@ -71,6 +71,8 @@ class _Fitter:
         room = WIDTH - indent
         fitting = [p for p in _parts(parse(line.expr)) if len(show(p)) + len(self._root(p) or "y") + len(" = ") <= room]
         enough = [p for p in fitting if whole - len(show(p)) + 1 <= room]
+        if not fitting and not _fits(line, indent):  # brackets do not help: a long receiver of `.flatten(2)`
+            fitting = [p for p in _parts(parse(line.expr)) if _fits(assign("y", show(p)), indent)]
         return max(enough or fitting, key=lambda p: len(show(p)), default=None)
 
     def _name(self, part: ast.expr, line: Line, live: frozenset[str]) -> str:
@@ -92,12 +94,18 @@ class _Fitter:
             return None if node.id in self.fixed else node.id
         if isinstance(node, ast.Call):
             base = self._root(node.func.value) if isinstance(node.func, ast.Attribute) else None
-            return base or (self._root(node.args[0]) if node.args else None)
+            several = len([a for a in node.args if isinstance(a, ast.Name)]) > 1  # attention is no form of its query
+            return base or (self._root(node.args[0]) if node.args and not several else None)
         if isinstance(node, ast.BinOp):
             return self._root(node.left)
         if isinstance(node, (ast.Attribute, ast.Subscript)):
             return self._root(node.value)
         return self._root(node.operand) if isinstance(node, ast.UnaryOp) else None
+
+
+def _fits(line: Line, indent: int) -> bool:
+    """Whether the statement can be laid out in lines of the width, on as many as it takes."""
+    return all(len(text) <= WIDTH for text in lay_out([replace(line, comment="")], indent))
 
 
 def _reads(line: Line) -> frozenset[str]:
