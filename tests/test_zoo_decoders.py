@@ -1,0 +1,337 @@
+"""Decoders of the zoo against transformers: the same checkpoint, the same outputs, in torch and in onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import specc
+from specc import report
+from specc.diagnostics import Rejected
+from specc_runtime import open_build
+from specc_runtime.build import Request, build
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+Arrays = dict[str, Any]
+
+
+# ---- a model of transformers and its build ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a family is made small: its spec, transformers' classes, and a configuration."""
+
+    spec: str
+    config: type[Any]
+    model: type[Any]
+    small: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """transformers' model and what specc built from its checkpoint."""
+
+    reference: Any
+    module: Any
+    session: Any
+    source: Path
+
+    def compare(self, feeds: Arrays, theirs: Arrays, where: Any = ...) -> None:
+        """Both programs give transformers' logits at `where`. An input of the graph that is not fed is all true."""
+        given = {name: torch.from_numpy(value) for name, value in feeds.items()}
+        with torch.no_grad():
+            expected = self.reference(**theirs, use_cache=False).logits.numpy()[where]
+            ours = self.module(**given).numpy()[where]
+        [found] = self.session.run(None, {**self.unmasked(feeds), **feeds})
+        limit = 1e-5 * max(1.0, float(np.abs(expected).max()))
+        assert np.abs(ours - expected).max() <= limit, "torch"
+        assert np.abs(found[where] - expected).max() <= limit, "onnxruntime"
+
+    def unmasked(self, feeds: Arrays) -> Arrays:
+        source = next(v for n, v in feeds.items() if "mask" not in n)
+        ids = {"encoder": source, "decoder": feeds.get("decoder_input_ids", source)}
+        return {
+            node.name: np.ones(ids["decoder" if "decoder" in node.name else "encoder"].shape, bool)
+            for node in self.session.get_inputs()
+            if "mask" in node.name
+        }
+
+
+def checkpoint(family: Family, folder: Path, **config: Any) -> Any:
+    """transformers' model, saved: values in every tensor that no mistake leaves unseen, biases and norms included."""
+    torch.manual_seed(1)
+    full = family.config(**{**family.small, **config}, attn_implementation="eager")
+    model = family.model(full).eval()
+    with torch.no_grad():
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            values = torch.randn_like(tensor)
+            if tensor.dim() == 1:
+                tensor.copy_(0.2 * values + (0.9 if "norm" in name and name.endswith("weight") else 0.0))
+            else:
+                tensor.copy_(values * tensor[0].numel() ** -0.5)
+    model.save_pretrained(folder)
+    return model
+
+
+def pair(family: Family, tmp_path: Path, verify: bool = True, **config: Any) -> Pair:
+    """Build the checkpoint of a configuration: every tensor is mapped, and nothing is left over."""
+    model = checkpoint(family, tmp_path / "checkpoint", **config)
+    weights = str(tmp_path / "checkpoint")
+    made = build(Request(family.spec, weights=weights, verify=verify, render=False, out=tmp_path / "out"))
+    assert made.warnings == () and ("agree" in made.proof or not verify)
+    assert made.manifest["weights"]["fresh"] == []
+    assert made.manifest["weights"]["tensors"] == len(dict(model.named_parameters()))
+    opened = open_build(made.folder)
+    [source] = made.folder.glob("*.py")
+    return Pair(model, opened.module(), opened.session(), source)
+
+
+def refusal(family: Family, tmp_path: Path, **changes: Any) -> str:
+    """What is said of a checkpoint whose config.json asks for more than the spec implements."""
+    checkpoint(family, tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(Rejected) as refused:
+        build(Request(family.spec, weights=str(path.parent), verify=False, render=False, out=tmp_path / "out"))
+    return report.full(refused.value.diagnostics)
+
+
+def masks(batch: int, length: int) -> Iterator[np.ndarray[Any, Any] | None]:
+    """None, padding on the right, on the left, on both sides; rows differ."""
+    yield None
+    for left, right in ((0, length // 3), (length // 2, 0), (length // 4, 2)) if length > 4 else ():
+        mask = np.ones((batch, length), bool)
+        mask[0, :left] = False
+        mask[0, length - right :] = False
+        mask[-1, :1] = False
+        yield mask
+
+
+def assert_decoder(made: Pair, *shapes: tuple[int, int]) -> None:
+    """A decoder-only model's logits, in the rows that a mask leaves visible."""
+    rng = np.random.default_rng(0)
+    for batch, length in shapes:
+        ids = rng.integers(0, made.reference.config.vocab_size, (batch, length))
+        for mask in masks(batch, length):
+            feeds, theirs = {"input_ids": ids}, {"input_ids": torch.from_numpy(ids)}
+            where: Any = ...
+            if mask is not None:
+                feeds["attention_mask"], where = mask, mask
+                theirs["attention_mask"] = torch.from_numpy(mask).long()
+                theirs["position_ids"] = torch.from_numpy(np.maximum(mask.cumsum(-1) - 1, 0))
+            made.compare(feeds, theirs, where)
+
+
+def assert_clean(made: Pair, *feeds: Any) -> None:
+    """The emitted module is one graph to torch.compile, and linters have nothing to say about its source."""
+    ruff = [sys.executable, "-m", "ruff"]
+    options = ["--isolated", "--no-cache", "--line-length", "100", "--target-version", "py311", str(made.source)]
+    for command in (["check", "--select", "E4,E7,E9,F,I,UP,B"], ["format", "--diff"]):
+        done = subprocess.run([*ruff, *command, *options], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    torch.compiler.reset()
+    compiled = torch.compile(made.module, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert bool((compiled(*feeds) == made.module(*feeds)).all())
+
+
+def assert_counts(spec: str, preset: str, model: type[Any], config: Any) -> None:
+    """A preset has as many parameters as transformers' model of the published configuration."""
+    with torch.device("meta"):
+        published = sum(p.numel() for p in model(config).parameters())
+    assert specc.load(spec, preset=preset).parameters == published
+
+
+# ---- llama, mistral, qwen2, qwen3 ------------------------------------------------------------------------------------
+
+DECODER = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+LLAMA = Family("llama", transformers.LlamaConfig, transformers.LlamaForCausalLM, DECODER)
+MISTRAL = Family("llama", transformers.MistralConfig, transformers.MistralForCausalLM, DECODER)
+QWEN2 = Family("llama", transformers.Qwen2Config, transformers.Qwen2ForCausalLM, DECODER)
+QWEN3 = Family("llama", transformers.Qwen3Config, transformers.Qwen3ForCausalLM, {**DECODER, "head_dim": 16})
+SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+
+
+def rope(kind: str, **more: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 100.0, **more}}
+
+
+LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        pytest.param(LLAMA, {}, id="llama"),
+        pytest.param(LLAMA, {"tie_word_embeddings": True, "head_dim": 6, "num_key_value_heads": 1}, id="llama-tied"),
+        pytest.param(LLAMA, {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"}, id="llama-biases"),
+        pytest.param(LLAMA, rope("linear", factor=4.0), id="llama-linear"),
+        pytest.param(LLAMA, LLAMA3, id="llama3"),
+        pytest.param(MISTRAL, {"sliding_window": 4}, id="mistral"),
+        pytest.param(MISTRAL, {"sliding_window": None, "num_key_value_heads": 4}, id="mistral-full"),
+        pytest.param(QWEN2, {"tie_word_embeddings": True}, id="qwen2"),
+        pytest.param(QWEN2, SLIDING, id="qwen2-sliding"),
+        pytest.param(QWEN3, {}, id="qwen3"),
+        pytest.param(QWEN3, {**SLIDING, "attention_bias": True}, id="qwen3-sliding"),
+    ],
+)
+def test_llama(family: Family, config: dict[str, Any], tmp_path: Path) -> None:
+    made = pair(family, tmp_path, **config)
+    assert_decoder(made, (1, 1), (3, 9), (1, 31))
+    if not config:
+        assert_clean(made, torch.ones(2, 7, dtype=torch.int64), torch.ones(2, 7, dtype=torch.bool))
+
+
+def test_llama_of_transformers_4(tmp_path: Path) -> None:
+    """`rope_theta` and `rope_scaling`, as config.json files had them before version 5."""
+    checkpoint(LLAMA, tmp_path / "checkpoint", **LLAMA3)
+    path = tmp_path / "checkpoint" / "config.json"
+    found = json.loads(path.read_text())
+    first = build(Request("llama", weights=str(path.parent), verify=False, render=False, out=tmp_path / "a"))
+    scaling = found.pop("rope_parameters")
+    path.write_text(json.dumps({**found, "rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}))
+    second = build(Request("llama", weights=str(path.parent), verify=False, render=False, out=tmp_path / "b"))
+    assert first.manifest["hyperparameters"] == second.manifest["hyperparameters"]
+    assert second.manifest["hyperparameters"]["rope"] == "llama3"
+    assert second.manifest["hyperparameters"]["rope_context"] == 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        (rope("yarn", factor=4.0), "yarn"),
+        (rope("dynamic", factor=4.0), "dynamic"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "longrope"}}, "longrope"),
+        (rope("default", partial_rotary_factor=0.5), "partial"),
+        ({"hidden_act": "xielu"}, "xielu"),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention"),
+    ],
+)
+def test_llama_refuses(changes: dict[str, Any], shown: str, tmp_path: Path) -> None:
+    assert shown in refusal(LLAMA, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("preset", "family", "config"),
+    [
+        ("llama-3-8b", LLAMA, {"vocab_size": 128_256, "intermediate_size": 14_336, "num_key_value_heads": 8}),
+        (
+            "llama-3.1-405b",
+            LLAMA,
+            {
+                "vocab_size": 128_256, "hidden_size": 16_384, "intermediate_size": 53_248, "num_hidden_layers": 126,
+                "num_attention_heads": 128, "num_key_value_heads": 8,
+            },
+        ),
+        ("llama-2-7b", LLAMA, {}),
+        (
+            "smollm2-135m",
+            LLAMA,
+            {
+                "vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+                "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
+            },
+        ),
+        ("mistral-7b", MISTRAL, {}),
+        (
+            "qwen2.5-0.5b",
+            QWEN2,
+            {
+                "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+                "num_key_value_heads": 2, "tie_word_embeddings": True,
+            },
+        ),
+        (
+            "qwen3-0.6b",
+            QWEN3,
+            {
+                "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+                "num_key_value_heads": 8, "tie_word_embeddings": True,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_llama_sizes(preset: str, family: Family, config: dict[str, Any]) -> None:
+    assert_counts("llama", preset, family.model, family.config(**config))
+
+
+# ---- gemma2 ----------------------------------------------------------------------------------------------------------
+
+GEMMA2 = Family(
+    "gemma2",
+    transformers.Gemma2Config,
+    transformers.Gemma2ForCausalLM,
+    {**DECODER, "pad_token_id": 0, "head_dim": 10, "query_pre_attn_scalar": 7, "sliding_window": 4},
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param({"attn_logit_softcapping": 0.5, "final_logit_softcapping": 2.0}, id="capped"),
+        pytest.param({"attn_logit_softcapping": None, "final_logit_softcapping": None}, id="uncapped"),
+        pytest.param({"layer_types": ["full_attention", "sliding_attention"], "hidden_activation": "relu"}, id="order"),
+        pytest.param({"attention_bias": True, "tie_word_embeddings": False, **rope("default")}, id="untied"),
+    ],
+)
+def test_gemma2(config: dict[str, Any], tmp_path: Path) -> None:
+    made = pair(GEMMA2, tmp_path, **config)
+    assert_decoder(made, (1, 1), (3, 9), (1, 31))
+    if "final_logit_softcapping" in config:
+        assert_clean(made, torch.ones(2, 7, dtype=torch.int64), torch.ones(2, 7, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        (rope("linear", factor=2.0), "linear"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"hidden_activation": "xielu"}, "xielu"),
+    ],
+)
+def test_gemma2_refuses(changes: dict[str, Any], shown: str, tmp_path: Path) -> None:
+    assert shown in refusal(GEMMA2, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("preset", "config"),
+    [
+        ("gemma-2-2b", {}),
+        (
+            "gemma-2-9b",
+            {
+                "hidden_size": 3584, "num_hidden_layers": 42, "num_attention_heads": 16, "num_key_value_heads": 8,
+                "intermediate_size": 14_336,
+            },
+        ),
+        (
+            "gemma-2-27b",
+            {
+                "hidden_size": 4608, "num_hidden_layers": 46, "num_attention_heads": 32, "num_key_value_heads": 16,
+                "head_dim": 128, "intermediate_size": 36_864,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_gemma2_sizes(preset: str, config: dict[str, Any]) -> None:
+    assert_counts("gemma2", preset, GEMMA2.model, GEMMA2.config(**config))
