@@ -518,6 +518,25 @@ model M(dim: int = 8, heads: int = 2, dropout_of_attention_weights: float = 0.1)
     assert_faithful(model, {"B": 2, "T": 3})
 
 
+def test_a_long_index_is_named_and_many_results_stand_on_lines_of_their_own(tmp_path: Path) -> None:
+    text = """
+dim B, T
+model M(dim: int = 8, end_of_the_sequence: int = 3) {
+  forward(input_ids: Int[B, T], hidden_states: Tensor[B, T, dim])
+      -> (hidden_states_at_the_end: Tensor[B, dim], the_same_but_negated: Tensor[B, dim],
+          and_the_sum_of_both: Tensor[B]) {
+    x = gather(hidden_states, argmax(cast(input_ids == end_of_the_sequence, i64), axis = 1), axis = 1)
+    return x, -x, sum(x, axis = 1)
+  }
+}
+"""
+    model = spec(tmp_path, text)
+    source = emit(model)
+    assert max(map(len, source.splitlines())) <= 100
+    assert_formatted(source, tmp_path)
+    assert_faithful(model, {"B": 2, "T": 3})
+
+
 def test_recurrent_layers_keep_their_operands_apart(tmp_path: Path) -> None:
     text = """
 from std.rnn import LSTM, GRU

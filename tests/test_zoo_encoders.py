@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ def test_bert(changes: dict[str, Any], tmp_path: Path) -> None:
     case.check_compiles(typed)
 
 
+def test_bert_without_its_mask(tmp_path: Path) -> None:
+    """A graph without the optional inputs."""
+    case = parity.built("bert", parity.randomised(bert()), tmp_path, without=["attention_mask", "token_type_ids"])
+    assert [i.name for i in case.session.get_inputs()] == ["input_ids"]
+    for batch, length in LENGTHS:
+        given = {"input_ids": ids(batch, length, 61)}
+        case.check(given, {"logits": outputs(case.model, given).logits.numpy()})
+
+
 def test_bert_from_its_pretraining(tmp_path: Path) -> None:
     """The published files: pre-training heads are left out, the classifier is new."""
     config = bert().config
@@ -104,6 +114,73 @@ def test_vit(changes: dict[str, Any], tmp_path: Path) -> None:
     assert_image_parity("vit", model, tmp_path, [(1, size, size), (3, size, size)])
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"layer_type": "basic", "hidden_act": "silu", "num_channels": 1},
+        {"downsample_in_bottleneck": True, "downsample_in_first_stage": True},
+    ],
+    ids=["bottleneck", "basic", "early"],
+)
+def test_resnet(changes: dict[str, Any], tmp_path: Path) -> None:
+    config = {"embedding_size": 8, "hidden_sizes": [16, 24, 32, 40], "depths": [2, 1, 2, 1], "num_labels": 5}
+    model = transformers.ResNetForImageClassification(transformers.ResNetConfig(**{**config, **changes}))
+    assert_image_parity("resnet", model, tmp_path, [(1, 32, 32), (3, 37, 64), (2, 65, 33)])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"layer_scale_init_value": 0.0, "drop_path_rate": 0.2, "hidden_act": "relu", "patch_size": 2},
+        {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2, "layer_norm_eps": 1e-3},
+    ],
+    ids=["base", "no-scale", "two-stages"],
+)
+def test_convnext(changes: dict[str, Any], tmp_path: Path) -> None:
+    config = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "num_labels": 5}
+    model = transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**{**config, **changes}))
+    assert_image_parity("convnext", model, tmp_path, [(1, 32, 32), (3, 37, 64), (2, 65, 33)])
+
+
+# ---- clip ------------------------------------------------------------------------------------------------------------
+
+
+def clip(eos: int = 60, **changes: Any) -> Any:
+    text = {
+        "vocab_size": 61, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40,
+        "max_position_embeddings": 16, "eos_token_id": eos, "bos_token_id": 0, "pad_token_id": 0,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+        "image_size": 12, "patch_size": 4,
+    }  # fmt: skip
+    text, vision = {**text, **changes}, {**vision, **changes}
+    return transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=20))
+
+
+@pytest.mark.parametrize(
+    ("eos", "changes"),
+    [(60, {}), (2, {}), (60, {"hidden_act": "gelu", "layer_norm_eps": 1e-3})],
+    ids=["base", "first-files", "gelu"],
+)
+def test_clip(eos: int, changes: dict[str, Any], tmp_path: Path) -> None:
+    """Three texts against two images; the files that say end-of-text is 2 mean the largest id."""
+    case = parity.built("clip", parity.randomised(clip(eos, **changes)), tmp_path)
+    names = ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
+    for texts, length, images in ((1, 1, 1), (3, 1, 2), (1, 7, 3), (3, 11, 2)):
+        words = ids(texts, length, 61)
+        words[:, -1] = 60
+        words[0, length // 2] = 60  # the first one counts
+        given = {"input_ids": words, **pixels(images, 12, 12)}
+        masked = {**given, "attention_mask": right_padded(texts, length)}
+        for feeds in (given, masked):
+            result = outputs(case.model, feeds)
+            case.check(feeds, {name: getattr(result, name).numpy() for name in names})
+    case.check_compiles(masked)
+
+
 # ---- published sizes -------------------------------------------------------------------------------------------------
 
 PUBLISHED: dict[tuple[str, str], Callable[[], int]] = {
@@ -123,7 +200,52 @@ PUBLISHED: dict[tuple[str, str], Callable[[], int]] = {
             num_labels=1000, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
         ),
     ),
-}
+    **{
+        ("resnet", f"resnet{n}"): partial(
+            parity.published,
+            transformers.ResNetForImageClassification,
+            transformers.ResNetConfig(num_labels=1000, depths=depths, **more),
+        )
+        for n, depths, more in (
+            (18, [2, 2, 2, 2], {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512]}),
+            (34, [3, 4, 6, 3], {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512]}),
+            (50, [3, 4, 6, 3], {}),
+            (101, [3, 4, 23, 3], {}),
+            (152, [3, 8, 36, 3], {}),
+        )
+    },
+    **{
+        ("convnext", f"convnext-{size}"): partial(
+            parity.published,
+            transformers.ConvNextForImageClassification,
+            transformers.ConvNextConfig(num_labels=1000, **more),
+        )
+        for size, more in (
+            ("tiny", {}),
+            ("small", {"depths": [3, 3, 27, 3]}),
+            ("base", {"depths": [3, 3, 27, 3], "hidden_sizes": [128, 256, 512, 1024]}),
+            ("large", {"depths": [3, 3, 27, 3], "hidden_sizes": [192, 384, 768, 1536]}),
+        )
+    },
+    **{
+        ("clip", f"clip-vit-{size}"): partial(parity.published, transformers.CLIPModel, transformers.CLIPConfig(**more))
+        for size, more in (
+            ("base-patch32", {}),
+            ("base-patch16", {"vision_config": {"patch_size": 16}}),
+            (
+                "large-patch14",
+                {
+                    "projection_dim": 768,
+                    "text_config": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+                    "vision_config": {
+                        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+                        "num_attention_heads": 16, "patch_size": 14,
+                    },
+                },
+            ),
+        )
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "preset"), PUBLISHED)

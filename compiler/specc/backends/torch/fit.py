@@ -131,6 +131,7 @@ def _children(node: ast.expr) -> Iterator[ast.expr]:
         yield node.right
     elif isinstance(node, (ast.Attribute, ast.Subscript)):
         yield node.value
+        yield from [node.slice] if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Slice) else []
     elif isinstance(node, ast.UnaryOp):
         yield node.operand
     elif isinstance(node, (ast.Tuple, ast.List)):

@@ -160,7 +160,10 @@ class Function:
         inputs = [typed(python_name(a.name), a.type.dtype, method.shape(a.type)) for a in arguments]
         results = [typed(name, v.type.dtype, method.shape(v.type)) for name, v in graph.results]
         line = f"{', '.join(inputs)} -> {', '.join(results)}"
-        return (line,) if len(line) <= 90 else (*inputs, f"-> {', '.join(results)}")
+        if len(line) <= 90:
+            return (line,)
+        together = f"-> {', '.join(results)}"
+        return (*inputs, *([together] if len(together) <= 90 else [f"-> {result}" for result in results]))
 
 
 class ModuleBuilder(Function):
