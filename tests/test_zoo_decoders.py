@@ -109,13 +109,15 @@ def refusal(family: Family, tmp_path: Path, **changes: Any) -> str:
 
 
 def masks(batch: int, length: int) -> Iterator[np.ndarray[Any, Any] | None]:
-    """None, padding on the right, on the left, on both sides; rows differ."""
+    """None, padding on the right, on the left, on both sides with a gap within; rows differ."""
     yield None
     for left, right in ((0, length // 3), (length // 2, 0), (length // 4, 2)) if length > 4 else ():
         mask = np.ones((batch, length), bool)
         mask[0, :left] = False
         mask[0, length - right :] = False
         mask[-1, :1] = False
+        if left and right:
+            mask[:, length // 2] = False
         yield mask
 
 
@@ -178,7 +180,7 @@ def rope(kind: str, **more: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 100.0, **more}}
 
 
-LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=0.5, high_freq_factor=3.0, original_max_position_embeddings=16)
 
 
 @pytest.mark.parametrize(
