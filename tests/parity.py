@@ -74,6 +74,35 @@ class Parity:
         nothing = {"tensor(bool)": np.ones(shape, bool), "tensor(int64)": np.zeros(shape, np.int64)}
         return {i.name: given[i.name] if i.name in given else nothing[i.type] for i in self.session.get_inputs()}
 
+    def check_gradients(self, given: Arrays, output: str) -> None:
+        """Every parameter has the gradient that it has in transformers, of a sum that no symmetry makes zero.
+
+        Parameters are told by their values, which are random: the two sides may name them differently.
+        """
+        import torch
+
+        tensors = {name: torch.from_numpy(array) for name, array in given.items()}
+        found = []
+        for module in (self.module, self.model):
+            module.zero_grad()
+            results = module(**tensors)
+            if module is self.model:
+                result = results[output]
+            else:
+                names = [o.name for o in self.session.get_outputs()]
+                result = results if len(names) == 1 else results[names.index(output)]
+            (result * torch.linspace(-1, 2, result.numel()).reshape(result.shape)).sum().backward()
+            found.append({p.detach().numpy().tobytes(): p.grad for p in module.parameters()})
+        ours, theirs = found
+        assert ours.keys() == theirs.keys()
+        assert any(grad is not None for grad in ours.values())
+        scale = max(float(grad.abs().max()) for grad in theirs.values() if grad is not None)
+        for key, grad in theirs.items():
+            if grad is None:
+                assert ours[key] is None
+            else:
+                torch.testing.assert_close(ours[key], grad, rtol=1e-4, atol=1e-5 * scale)
+
     def check_compiles(self, given: Arrays) -> None:
         """`torch.compile` takes the module whole and changes nothing; ruff has nothing to say about its source."""
         import torch

@@ -63,6 +63,7 @@ def test_bert(changes: dict[str, Any], tmp_path: Path) -> None:
             result = outputs(case.model, feeds, output_hidden_states=True)
             expected = {"logits": result.logits.numpy(), "hidden": result.hidden_states[-1].numpy()}
             case.check(feeds, expected, {"hidden": feeds["attention_mask"]} if "attention_mask" in feeds else None)
+    case.check_gradients(typed, "logits")
     case.check_compiles(typed)
 
 
@@ -86,13 +87,15 @@ def test_bert_from_its_pretraining(tmp_path: Path) -> None:
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
-def assert_image_parity(spec: str, model: Any, tmp_path: Path, sizes: Iterable[tuple[int, int, int]]) -> None:
+def assert_image_parity(spec: str, model: Any, tmp_path: Path, sizes: Iterable[tuple[int, int, int]]) -> parity.Parity:
     """Logits of a classifier at (batch, height, width)."""
     case = parity.built(spec, parity.randomised(model), tmp_path)
     for size in sizes:
         given = pixels(*size, channels=model.config.num_channels)
         case.check(given, {"logits": outputs(case.model, given).logits.numpy()})
+    case.check_gradients(given, "logits")
     case.check_compiles(given)
+    return case
 
 
 def pixels(batch: int, height: int, width: int, channels: int = 3) -> dict[str, np.ndarray]:
@@ -126,7 +129,23 @@ def test_vit(changes: dict[str, Any], tmp_path: Path) -> None:
 def test_resnet(changes: dict[str, Any], tmp_path: Path) -> None:
     config = {"embedding_size": 8, "hidden_sizes": [16, 24, 32, 40], "depths": [2, 1, 2, 1], "num_labels": 5}
     model = transformers.ResNetForImageClassification(transformers.ResNetConfig(**{**config, **changes}))
-    assert_image_parity("resnet", model, tmp_path, [(1, 32, 32), (3, 37, 64), (2, 65, 33)])
+    case = assert_image_parity("resnet", model, tmp_path, [(1, 32, 32), (3, 37, 64), (2, 65, 33)])
+    assert_same_training(case, pixels(3, 64, 37, channels=model.config.num_channels))
+
+
+def assert_same_training(case: parity.Parity, given: dict[str, np.ndarray]) -> None:
+    """In train mode batch statistics count, and the running ones move as transformers' do."""
+    case.module.train()
+    case.model.train()
+    with torch.no_grad():
+        ours, theirs = case.module(**tensors(given)), case.model(**tensors(given)).logits
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    moved = [{name.split(".")[-1]: 0.0 for name, _ in module.named_buffers()} for module in (case.module, case.model)]
+    for total, module in zip(moved, (case.module, case.model), strict=True):
+        for name, buffer in module.named_buffers():
+            total[name.split(".")[-1]] += float(buffer.double().square().sum())
+    assert moved[0].keys() == {"running_mean", "running_var", "num_batches_tracked"}
+    assert moved[0] == pytest.approx(moved[1], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +197,7 @@ def test_clip(eos: int, changes: dict[str, Any], tmp_path: Path) -> None:
         for feeds in (given, masked):
             result = outputs(case.model, feeds)
             case.check(feeds, {name: getattr(result, name).numpy() for name in names})
+    case.check_gradients(masked, "logits_per_text")
     case.check_compiles(masked)
 
 
