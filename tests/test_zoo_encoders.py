@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,24 @@ def assert_same_training(case: parity.Parity, given: dict[str, np.ndarray]) -> N
             total[name.split(".")[-1]] += float(buffer.double().square().sum())
     assert moved[0].keys() == {"running_mean", "running_var", "num_batches_tracked"}
     assert moved[0] == pytest.approx(moved[1], rel=1e-5)
+
+
+def test_resnet_by_torchvision_names(tmp_path: Path) -> None:
+    """A file with the names that torchvision publishes, and no config."""
+    from safetensors.torch import load_file, save_file
+
+    sizes = {"sizes": "[16, 24, 32, 40]", "stem": "8", "depths": "[2, 1, 1, 1]", "classes": "3"}
+    request = Request("resnet", sets=sizes, render=False, verify=False)
+    first = build(replace(request, out=tmp_path / "first", seed=5)).folder / "model.safetensors"
+    stored = load_file(first)
+    assert {"conv1.weight", "bn1.running_var", "layer1.1.bn3.num_batches_tracked", "layer4.0.downsample.1.bias"} < set(
+        stored
+    )
+    save_file(stored, tmp_path / "resnet.safetensors")
+    given = {"weights": str(tmp_path / "resnet.safetensors"), "weights_format": "torchvision:resnet50"}
+    again = build(replace(request, out=tmp_path / "again", **given))
+    assert again.manifest["weights"]["fresh"] == []
+    assert (again.folder / "model.safetensors").read_bytes() == first.read_bytes()
 
 
 @pytest.mark.parametrize(
