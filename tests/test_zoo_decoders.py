@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -206,29 +206,18 @@ def test_llama(family: Family, config: dict[str, Any], tmp_path: Path) -> None:
         assert_clean(made, torch.ones(2, 7, dtype=torch.int64), torch.ones(2, 7, dtype=torch.bool))
 
 
-def test_llama_of_transformers_4(tmp_path: Path) -> None:
-    """`rope_theta` and `rope_scaling`, as config.json files had them before version 5."""
-    checkpoint(LLAMA, tmp_path / "checkpoint", **LLAMA3)
-    path = tmp_path / "checkpoint" / "config.json"
-    found = json.loads(path.read_text())
-    first = build(Request("llama", weights=str(path.parent), verify=False, render=False, out=tmp_path / "a"))
-    scaling = found.pop("rope_parameters")
-    path.write_text(json.dumps({**found, "rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}))
-    second = build(Request("llama", weights=str(path.parent), verify=False, render=False, out=tmp_path / "b"))
-    assert first.manifest["hyperparameters"] == second.manifest["hyperparameters"]
-    assert second.manifest["hyperparameters"]["rope"] == "llama3"
-    assert second.manifest["hyperparameters"]["rope_context"] == 16
-
-
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        (rope("yarn", factor=4.0), "yarn"),
-        (rope("dynamic", factor=4.0), "dynamic"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "longrope"}}, "longrope"),
-        (rope("default", partial_rotary_factor=0.5), "partial"),
+        (rope("yarn", factor=4.0), '"yarn"   (config.json rope_parameters.rope_type)'),
+        (rope("dynamic", factor=4.0), '"dynamic"   (config.json rope_parameters.rope_type)'),
+        (
+            {"rope_parameters": None, "rope_scaling": {"type": "longrope"}},
+            '"longrope"   (config.json rope_scaling.type)',
+        ),
+        (rope("default", partial_rotary_factor=0.5), "(config.json rope_parameters.partial_rotary_factor)"),
         ({"hidden_act": "xielu"}, "xielu"),
-        ({"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention"),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "(config.json layer_types)"),
     ],
 )
 def test_llama_refuses(changes: dict[str, Any], shown: str, tmp_path: Path) -> None:
@@ -308,7 +297,7 @@ def test_gemma2(config: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        (rope("linear", factor=2.0), "linear"),
+        (rope("linear", factor=2.0), '"linear"   (config.json rope_parameters.rope_type)'),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ({"hidden_activation": "xielu"}, "xielu"),
     ],
@@ -495,3 +484,31 @@ def published(dim: int, layers: int, heads: int, **more: int) -> dict[str, int]:
 )
 def test_whisper_sizes(preset: str, config: dict[str, Any]) -> None:
     assert_counts("whisper", preset, WHISPER.model, WHISPER.config(**config))
+
+
+# ---- older config.json files -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        pytest.param(LLAMA, LLAMA3, id="llama"),
+        pytest.param(MISTRAL, {"sliding_window": 4}, id="mistral"),
+        pytest.param(QWEN2, SLIDING, id="qwen2"),
+        pytest.param(QWEN3, {}, id="qwen3"),
+        pytest.param(GEMMA2, rope("default"), id="gemma2"),
+    ],
+)
+def test_transformers_4(family: Family, config: dict[str, Any], tmp_path: Path) -> None:
+    """Before version 5: `rope_theta`, `rope_scaling` if there is any, and no `layer_types`."""
+    checkpoint(family, tmp_path / "checkpoint", **config)
+    path = tmp_path / "checkpoint" / "config.json"
+    request = Request(family.spec, weights=str(path.parent), emit=frozenset(), verify=False, render=False)
+    first = build(replace(request, out=tmp_path / "new")).manifest["hyperparameters"]
+    found = json.loads(path.read_text())
+    scaling = found.pop("rope_parameters")
+    found["rope_theta"] = scaling.pop("rope_theta")
+    found["rope_scaling"] = scaling if len(scaling) > 1 else None
+    found.pop("layer_types", None)
+    path.write_text(json.dumps(found))
+    assert build(replace(request, out=tmp_path / "old")).manifest["hyperparameters"] == first

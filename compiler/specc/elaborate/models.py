@@ -16,7 +16,7 @@ from specc.elaborate.instances import Instance
 from specc.elaborate.names import available, closest, counted, replaced
 from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import is_tensor, opaque_axes
-from specc.elaborate.values import POISON, Binding, BlockDecl, Fail, FnValue, Poisoned, coerced, fits, show
+from specc.elaborate.values import POISON, Binding, BlockDecl, Fail, FnValue, Poisoned, coerced, fits, show, type_text
 from specc.ir.graph import Entry, Graph, Model, parameters
 from specc.ir.initial import missing_initializers, unused_rules
 from specc.op import operators
@@ -250,12 +250,20 @@ def given_arguments(
 
 
 def _given(elab: Elaborator, decl: BlockDecl, param: ast.Param, given: Given, scope: Scope) -> Binding:
+    evaluator = Evaluator(elab, scope)
     if given.expr is None:
         value = given.value
         if isinstance(value, str) and isinstance(param.type, ast.NamedType) and param.type.name == "fn":
             value = FnValue(value, operators()[value], None)
+        if not fits(value, param.type):  # what the file asks for is not described here: its key says where
+            raise evaluator.fail(
+                "E125",
+                f"{decl.name}: `{param.name.id}` cannot be {show(value)}",
+                param.span.head(),
+                expected=f"{type_text(param.type)}   ({param.span.where})",
+                found=f"{show(value)}   ({given.origin})",
+            )
         return Binding(value, param.span, given.origin)
-    evaluator = Evaluator(elab, scope)
     try:
         value = evaluator.value(given.expr)
     except Fail:
