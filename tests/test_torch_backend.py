@@ -612,3 +612,20 @@ def test_fit_never_reuses_a_name_that_is_still_read() -> None:
     assert max(map(len, lines)) <= WIDTH
     bound = [s.targets[0] for s in fitted if isinstance(s, Line) and s.keyword == "="]
     assert "a" not in bound and bound[-1] == "x" and len(set(bound)) == len(bound)
+
+
+def test_long_tuples_read_as_a_person_writes_them(tmp_path: Path) -> None:
+    """A default that repeats is a product, else it has a line per element; no comment names a loop's variable."""
+    spec = tmp_path / "lists.spec"
+    sizes = ", ".join(map(str, [8, *range(9, 35), 8]))
+    spec.write_text(
+        f"from std.nn import Linear\ndim B\nmodel M(sizes: [int] = [{sizes}], same: [int] = [8, 8, 8, 8, 8, 8]) {{\n"
+        "  net: [Linear(sizes[i], sizes[i + 1]) for i in range(len(sizes) - 1)]\n"
+        "  more: [Linear(r, r) for r in same]\n"
+        "  forward(x: Tensor[B, 8]) -> Tensor[B, 8] = x |> net |> more\n}\n"
+    )
+    source = emit(load(spec).model)
+    assert "same: tuple[int, ...] = (8,) * 6,\n" in source
+    assert "sizes: tuple[int, ...] = (\n            8,\n            9,\n" in source
+    assert "# x [B, 8] -> [B, 8]\n" in source
+    assert max(map(len, source.splitlines())) <= 100

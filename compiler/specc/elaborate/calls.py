@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from specc.diagnostics import Label
 from specc.elaborate.access import Evaluated
 from specc.elaborate.attributes import OpCall
+from specc.elaborate.builtins import COMPILE_TIME
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.instances import Instance
 from specc.elaborate.mismatch import valued
@@ -63,6 +65,11 @@ class CallChecker(Obligations):
             return self.call_method(target.path, target.instance, target.method, args, expr.span, own)
         return self.call_part(expr, target)
 
+    def knows(self, label: str | None) -> bool:
+        """Whether every name of a label means something in this body."""
+        names = re.findall(r"[A-Za-z_]\w*", label or "")
+        return all(self.scope.find(name) is not None or name in COMPILE_TIME for name in names)
+
     def call_part(self, expr: ast.Call, target: PartRef | ListRef) -> Any:
         if isinstance(target, ListRef):
             raise self.fail(
@@ -82,7 +89,8 @@ class CallChecker(Obligations):
         if isinstance(member, Submodule):
             instance, method = self.forward_of(member, expr.func.span)
             args = self.bind_arguments(expr, method)
-            labels: Labels = {name: label for name, _, label in member.args}
+            # A comprehension's variable means nothing outside its list.
+            labels: Labels = {name: label if self.knows(label) else None for name, _, label in member.args}
             return self.call_method(target.path, instance, method, args, expr.span, labels, member)
         raise self.fail("E109", f"`{unparse(expr.func)}` is a parameter, not a part", expr.func.span)
 

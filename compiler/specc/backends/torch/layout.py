@@ -127,4 +127,17 @@ def signature(name: str, params: Sequence[str], returns: str, indent: int) -> li
     line = f"{pad}def {name}({', '.join(params)}) -> {returns}:"
     if len(line) <= WIDTH:
         return [line]
-    return [f"{pad}def {name}(", *(f"{pad}    {p}," for p in params), f"{pad}) -> {returns}:"]
+    lines = [line for p in params for line in _parameter(f"{pad}    {p},")]
+    return [f"{pad}def {name}(", *lines, f"{pad}) -> {returns}:"]
+
+
+def _parameter(line: str) -> list[str]:
+    """One parameter's lines: a long tuple as its default gets one line per element."""
+    head, found, rest = line.partition(" = (")
+    if len(line) <= WIDTH or not found or not rest.endswith("),"):
+        return [line]
+    pad = " " * (len(line) - len(line.lstrip()))
+    items = parse(f"({rest[:-1]}")
+    if not isinstance(items, ast.Tuple):
+        return [line]
+    return [f"{head} = (", *(f"{pad}    {show(item)}," for item in items.elts), f"{pad}),"]

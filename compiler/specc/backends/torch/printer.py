@@ -206,9 +206,21 @@ def names_in(text: str) -> frozenset[str]:
 def literal(value: object) -> str:
     """A compile-time value as Python."""
     if isinstance(value, (tuple, list)):
-        items = ", ".join(literal(v) for v in value)
-        return f"({items},)" if len(value) == 1 else f"({items})"
+        period = _period(value)
+        items = ", ".join(literal(v) for v in value[:period])
+        text = f"({items},)" if period == 1 else f"({items})"
+        return text if period == len(value) else f"{text} * {len(value) // period}"
     return constant(value)
+
+
+def _period(values: Sequence[object]) -> int:
+    """After how many elements a long tuple repeats, to be written as `(a, b) * 16`; its length if it does not."""
+    count = len(values)
+    if count > 4:
+        for period in range(1, count // 2 + 1):
+            if count % period == 0 and all(values[i] == values[i % period] for i in range(count)):
+                return period
+    return count
 
 
 def joined(parts: Sequence[str]) -> str:
