@@ -1,0 +1,155 @@
+"""Models of the zoo that come with no checkpoint, against modules written here; bart against transformers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import parity
+import pytest
+
+import specc
+from specc_runtime import open_build
+from specc_runtime.build import Request, build
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+SPECS = Path(__file__).resolve().parents[1] / "specs"
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def expected(reference: nn.Module, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    with torch.no_grad():
+        return {k: v.numpy() for k, v in reference(**{k: torch.from_numpy(v) for k, v in given.items()}).items()}
+
+
+def built(spec: str, reference: nn.Module, folder: Path, sets: dict[str, str]) -> parity.Parity:
+    """Build a spec with the weights of a module that names them alike, proof included."""
+    from safetensors.torch import save_file
+
+    save_file(parity.randomised(reference).state_dict(), folder / "reference.safetensors")
+    weights = str(folder / "reference.safetensors")
+    made = build(Request(spec, sets=sets, weights=weights, out=folder / "out", render=False))
+    assert made.warnings == () and "agree" in made.proof and made.manifest["weights"]["fresh"] == []
+    opened = open_build(made.folder)
+    module = opened.module()
+    ours, theirs = module.state_dict(), reference.state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+    return parity.Parity(reference, made, module, opened.session())
+
+
+# ---- unet ------------------------------------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, time: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, inputs), nn.GroupNorm(8, outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding="same")
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding="same")
+        self.time = nn.Linear(time, outputs)
+        if inputs != outputs:
+            self.skip = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Any, moment: Any) -> Any:
+        y = self.conv1(functional.silu(self.norm1(x))) + self.time(functional.silu(moment)).view(len(x), -1, 1, 1)
+        y = self.conv2(functional.silu(self.norm2(y)))
+        return y + (self.skip(x) if hasattr(self, "skip") else x)
+
+
+class Attention(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.qkv, self.proj = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Any) -> Any:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).chunk(3, dim=1)  # [B, channels, pixels]
+        seen = torch.softmax(torch.einsum("bcq,bck->bqk", q, k) / q.shape[1] ** 0.5, dim=-1)
+        return x + self.proj(torch.einsum("bqk,bck->bcq", seen, v).reshape(x.shape))
+
+
+class Noise(nn.Module):
+    """The predictor of DDPM with one residual block to a resolution."""
+
+    down: Any
+    up: Any
+    mid: Any
+    time_mlp: Any
+
+    def __init__(self, channels: int, base: int, mults: list[int]) -> None:
+        super().__init__()
+        self.base = base
+        time, widths = 4 * base, [base, *(base * m for m in mults)]
+        self.conv_in = nn.Conv2d(channels, base, 3, padding=1)
+        self.time_mlp = nn.ModuleDict({"fc1": nn.Linear(base, time), "fc2": nn.Linear(time, time)})
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for i, (narrow, wide) in enumerate(pairwise(widths)):
+            self.down.append(nn.ModuleDict({"res": Residual(narrow, wide, time)}))
+            self.up.insert(0, nn.ModuleDict({"res": Residual(2 * wide, narrow, time)}))
+            if i < len(mults) - 1:
+                self.down[i]["pool"] = nn.Conv2d(wide, wide, 3, stride=2, padding=1)
+            if i > 0:
+                self.up[0]["conv"] = nn.Conv2d(narrow, narrow, 3, padding=1)
+        middle = {f"res{n}": Residual(widths[-1], widths[-1], time) for n in (1, 2)}
+        self.mid = nn.ModuleDict({**middle, "attn": Attention(widths[-1])})
+        self.norm_out = nn.GroupNorm(8, base)
+        self.conv_out = nn.Conv2d(base, channels, 3, padding=1)
+
+    def forward(self, image: Any, t: Any) -> dict[str, Any]:
+        angles = torch.outer(t.float(), 10_000 ** (-torch.arange(self.base // 2) / (self.base // 2)))
+        moment = self.time_mlp["fc1"](torch.cat([angles.cos(), angles.sin()], dim=1))
+        moment = self.time_mlp["fc2"](functional.silu(moment))
+        x, seen = self.conv_in(image), []
+        for stage in self.down:
+            x = stage["res"](x, moment)
+            seen.append(x)
+            x = stage["pool"](x) if "pool" in stage else x
+        x = self.mid["res2"](self.mid["attn"](self.mid["res1"](x, moment)), moment)
+        for stage in self.up:
+            x = stage["res"](torch.cat([x, seen.pop()], dim=1), moment)
+            if "conv" in stage:
+                x = stage["conv"](x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
+        return {"noise": self.conv_out(functional.silu(self.norm_out(x)))}
+
+
+@pytest.mark.parametrize(
+    ("channels", "base", "mults"), [(3, 16, [1, 2, 4]), (1, 8, [2, 2])], ids=["three-levels", "grey-two-levels"]
+)
+def test_unet(channels: int, base: int, mults: list[int], tmp_path: Path) -> None:
+    sets = {"channels": str(channels), "base": str(base), "mults": str(mults)}
+    case = built("unet", Noise(channels, base, mults), tmp_path, sets)
+    for batch, height, width in ((1, 4, 4), (3, 8, 20), (2, 12, 4)):
+        given = {"image": normal(batch, channels, height, width), "t": RNG.integers(0, 1000, batch)}
+        case.check(given, expected(case.model, given))
+    case.check_gradients(given, "noise")
+    if channels == 3:
+        case.check_compiles(given)
+
+
+@pytest.mark.parametrize(("height", "width", "name"), [(6, 8, "Y"), (8, 7, "X"), (1, 1, "Y")])
+def test_unet_refuses_what_does_not_halve_evenly(height: int, width: int, name: str, tmp_path: Path) -> None:
+    """Torch says which promise was broken; onnxruntime stops at the first skip connection that does not fit."""
+    sets = {"base": "8", "mults": "[1, 2, 2]"}
+    made = build(Request("unet", sets=sets, out=tmp_path / "out", render=False, verify=False))
+    image, t = normal(1, 3, height, width), np.zeros(1, np.int64)
+    opened = open_build(made.folder)
+    with pytest.raises(ValueError, match=rf"{name} must be a multiple of 4, found"):
+        opened.module()(torch.from_numpy(image), torch.from_numpy(t))
+    with pytest.raises(Exception, match="Non concat axis dimensions must match"):
+        opened.session().run(None, {"image": image, "t": t})
+
+
+@pytest.mark.parametrize(("preset", "base", "mults"), [("small", 64, [1, 2, 4]), ("cifar", 128, [1, 2, 2, 2])])
+def test_unet_sizes(preset: str, base: int, mults: list[int]) -> None:
+    with torch.device("meta"):
+        count = sum(p.numel() for p in Noise(3, base, mults).parameters())
+    assert specc.load(SPECS / "unet.spec", preset=preset).parameters == count
