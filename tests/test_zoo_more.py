@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import parity
 import pytest
 
 from specc_runtime.build import Request, build
@@ -24,6 +26,7 @@ from test_zoo_decoders import (  # noqa: E402 - it needs the two above
     refusal,
     rope,
 )
+from test_zoo_encoders import LENGTHS, ids, outputs, right_padded  # noqa: E402
 
 # ---- gpt_neox --------------------------------------------------------------------------------------------------------
 
@@ -105,3 +108,113 @@ def pythia(dim: int, layers: int, heads: int, vocab: int = 50_304) -> dict[str, 
 )
 def test_gpt_neox_sizes(preset: str, config: dict[str, Any]) -> None:
     assert_counts("gpt_neox", preset, NEOX.model, NEOX.config(**config))
+
+
+# ---- roberta, distilbert ---------------------------------------------------------------------------------------------
+
+ROBERTA = Family(
+    "roberta",
+    transformers.RobertaConfig,
+    transformers.RobertaForSequenceClassification,
+    {
+        "vocab_size": 61, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40,
+        "max_position_embeddings": 16, "type_vocab_size": 3, "num_labels": 5, "hidden_dropout_prob": 0.2,
+        "classifier_dropout": 0.3,
+    },
+)  # fmt: skip
+DISTILBERT = Family(
+    "distilbert",
+    transformers.DistilBertConfig,
+    transformers.DistilBertForSequenceClassification,
+    {
+        "vocab_size": 61, "dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 40, "max_position_embeddings": 16,
+        "num_labels": 5,
+    },
+)  # fmt: skip
+
+
+def left_padded(batch: int, length: int) -> np.ndarray:
+    return right_padded(batch, length)[:, ::-1].copy()
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        pytest.param(ROBERTA, {}, id="roberta"),
+        pytest.param(ROBERTA, {"hidden_act": "relu", "layer_norm_eps": 1e-3, "pad_token_id": 4}, id="roberta-pad"),
+        pytest.param(DISTILBERT, {}, id="distilbert"),
+        pytest.param(DISTILBERT, {"activation": "relu", "pad_token_id": None}, id="distilbert-relu"),
+    ],
+)
+def test_encoder(family: Family, config: dict[str, Any], tmp_path: Path) -> None:
+    """With and without padding, which RoBERTa's positions find in the ids themselves: some rows hold the padding id."""
+    model = family.model(family.config(**{**family.small, **config}))
+    case = parity.built(family.spec, parity.randomised(model), tmp_path)
+    typed = family is ROBERTA
+    for batch, length in LENGTHS:
+        given = {"input_ids": ids(batch, length, 61)}
+        given["input_ids"][-1, length // 2] = model.config.pad_token_id or 0
+        right = {**given, "attention_mask": right_padded(batch, length)}
+        padded = np.where(left_padded(batch, length), given["input_ids"], model.config.pad_token_id or 0)
+        left = {"input_ids": padded, "attention_mask": left_padded(batch, length)}
+        if typed:
+            left["token_type_ids"] = ids(batch, length, 3)
+        for feeds in (given, right, left):
+            result = outputs(case.model, feeds, output_hidden_states=True)
+            expected = {"logits": result.logits.numpy(), "hidden": result.hidden_states[-1].numpy()}
+            mask = feeds.get("attention_mask", np.ones((batch, length), bool))
+            case.check(feeds, expected, {"hidden": mask, "logits": mask[:, 0]})  # the head reads position 0
+    if not config:
+        case.check_gradients(right, "logits")
+        case.check_compiles(right)
+
+
+@pytest.mark.parametrize(
+    ("family", "pretrained", "fresh"),
+    [
+        (ROBERTA, transformers.RobertaForMaskedLM, ["dense", "out_proj"]),
+        (DISTILBERT, transformers.DistilBertForMaskedLM, ["pre_classifier", "classifier"]),
+    ],
+)
+def test_encoder_from_its_pretraining(family: Family, pretrained: Any, fresh: list[str], tmp_path: Path) -> None:
+    """The published files: the language-model head is left out, the classifier is new."""
+    pretrained(family.config(**family.small)).save_pretrained(tmp_path / "checkpoint")
+    request = Request(
+        family.spec, weights=str(tmp_path / "checkpoint"), verify=False, out=tmp_path / "out", render=False
+    )
+    found = build(request).manifest["weights"]["fresh"]
+    prefix = "classifier." if family is ROBERTA else ""
+    assert found == [f"{prefix}{part}.{name}" for part in fresh for name in ("weight", "bias")]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "shown"),
+    [
+        (ROBERTA, {"is_decoder": True}, "is_decoder"),
+        (ROBERTA, {"position_embedding_type": "relative_key"}, "relative_key"),
+        (ROBERTA, {"hidden_act": "xielu"}, "xielu"),
+        (DISTILBERT, {"activation": "xielu"}, "xielu"),
+    ],
+)
+def test_encoder_refuses(family: Family, changes: dict[str, Any], shown: str, tmp_path: Path) -> None:
+    assert shown in refusal(family, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("family", "preset", "config"),
+    [
+        (ROBERTA, "roberta-base", {"max_position_embeddings": 514, "type_vocab_size": 1}),
+        (
+            ROBERTA,
+            "roberta-large",
+            {
+                "max_position_embeddings": 514, "type_vocab_size": 1, "hidden_size": 1024, "num_hidden_layers": 24,
+                "num_attention_heads": 16, "intermediate_size": 4096,
+            },
+        ),
+        (DISTILBERT, "distilbert-base-uncased", {}),
+        (DISTILBERT, "distilbert-base-multilingual-cased", {"vocab_size": 119_547}),
+    ],
+)  # fmt: skip
+def test_encoder_sizes(family: Family, preset: str, config: dict[str, Any]) -> None:
+    assert_counts(family.spec, preset, family.model, family.config(**config))
