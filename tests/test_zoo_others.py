@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,18 +32,20 @@ def expected(reference: nn.Module, given: dict[str, np.ndarray]) -> dict[str, np
         return {k: v.numpy() for k, v in reference(**{k: torch.from_numpy(v) for k, v in given.items()}).items()}
 
 
-def built(spec: str, reference: nn.Module, folder: Path, sets: dict[str, str]) -> parity.Parity:
-    """Build a spec with the weights of a module that names them alike, proof included."""
-    from safetensors.torch import save_file
+def built(
+    spec: str, reference: nn.Module, folder: Path, sets: dict[str, str], form: str | None = None
+) -> parity.Parity:
+    """Build a spec with the weights of a module, proof included. `form`: of the file, if names differ."""
+    from safetensors.torch import save_model
 
-    save_file(parity.randomised(reference).state_dict(), folder / "reference.safetensors")
+    save_model(parity.randomised(reference), str(folder / "reference.safetensors"))
     weights = str(folder / "reference.safetensors")
-    made = build(Request(spec, sets=sets, weights=weights, out=folder / "out", render=False))
+    made = build(Request(spec, sets=sets, weights=weights, weights_format=form, out=folder / "out", render=False))
     assert made.warnings == () and "agree" in made.proof and made.manifest["weights"]["fresh"] == []
     opened = open_build(made.folder)
     module = opened.module()
-    ours, theirs = module.state_dict(), reference.state_dict()
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+    ours, theirs = ({p.detach().numpy().tobytes() for p in m.parameters()} for m in (module, reference))
+    assert ours == theirs
     return parity.Parity(reference, made, module, opened.session())
 
 
@@ -153,3 +156,89 @@ def test_unet_sizes(preset: str, base: int, mults: list[int]) -> None:
     with torch.device("meta"):
         count = sum(p.numel() for p in Noise(3, base, mults).parameters())
     assert specc.load(SPECS / "unet.spec", preset=preset).parameters == count
+
+
+# ---- recurrent -------------------------------------------------------------------------------------------------------
+
+CELLS = ["LSTM", "GRU"]
+
+
+class Words(nn.Module):
+    """A language model of one torch.nn.LSTM or GRU of several layers."""
+
+    def __init__(self, cell: str, vocab: int, dim: int, hidden: int, layers: int, tied: bool = False) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Embedding(vocab, dim), nn.Linear(hidden, vocab)
+        self.rnn = getattr(nn, cell)(dim, hidden, num_layers=layers, batch_first=True)
+        if tied:
+            self.decoder.weight = self.encoder.weight
+
+    def forward(self, input_ids: Any) -> dict[str, Any]:
+        return {"logits": self.decoder(self.rnn(self.encoder(input_ids))[0])}
+
+
+class Keyword(nn.Module):
+    def __init__(self, cell: str, mels: int, channels: int, hidden: int, layers: int, classes: int) -> None:
+        super().__init__()
+        convolutions: list[nn.Module] = []
+        for width in (mels, channels):
+            convolutions += [nn.Conv1d(width, channels, 5, 2, 2), nn.BatchNorm1d(channels), nn.ReLU()]
+        self.conv = nn.Sequential(*convolutions)
+        self.rnn = getattr(nn, cell)(channels, hidden, num_layers=layers, batch_first=True)
+        self.classifier = nn.Linear(hidden, classes)
+
+    def forward(self, log_mel: Any) -> dict[str, Any]:
+        return {"logits": self.classifier(self.rnn(self.conv(log_mel).mT)[0].mean(1))}
+
+
+def typed(case: parity.Parity) -> None:
+    """Every argument and result of the source says its type."""
+    [path] = case.made.folder.glob("*.py")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            given = [*node.args.args, node.args.vararg]
+            assert all(a is None or a.arg == "self" or a.annotation for a in given), node.name
+            assert (ast.unparse(node.returns or ast.Constant(None)) == "None") == (node.name == "__init__"), node.name
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_recurrent_language_model(cell: str, tmp_path: Path) -> None:
+    tied = cell == "GRU"
+    sizes = {"vocab": 53, "dim": 24, "hidden": 24 if tied else 32, "layers": 3}
+    sets = {**{k: str(v) for k, v in sizes.items()}, "cell": cell, "tied": str(tied).lower()}
+    case = built("lstm", Words(cell, **sizes, tied=tied), tmp_path, sets, "torch:lm")
+    for batch, length in ((1, 1), (3, 1), (1, 7), (3, 61)):
+        given = {"input_ids": RNG.integers(0, 53, (batch, length))}
+        case.check(given, expected(case.model, given))
+    case.check_gradients(given, "logits")
+    case.check_compiles(given)
+    typed(case)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_keyword(cell: str, tmp_path: Path) -> None:
+    sizes = {"mels": 10, "channels": 12, "hidden": 16, "layers": 2, "classes": 5}
+    sets = {**{k: str(v) for k, v in sizes.items()}, "cell": cell}
+    case = built("keyword", Keyword(cell, **sizes), tmp_path, sets, "torch:kws")
+    for batch, length in ((1, 8), (3, 9), (2, 101)):
+        given = {"log_mel": normal(batch, 10, length)}
+        case.check(given, expected(case.model, given))
+    case.check_gradients(given, "logits")
+    if cell == "LSTM":
+        case.check_compiles(given)
+
+
+SIZES = {
+    ("lstm", "zaremba-medium"): lambda: Words("LSTM", 10_000, 650, 650, 2),
+    ("lstm", "zaremba-large"): lambda: Words("LSTM", 10_000, 1500, 1500, 2),
+    ("lstm", "gru-tied"): lambda: Words("GRU", 10_000, 650, 650, 2, tied=True),
+    ("keyword", "kws"): lambda: Keyword("LSTM", 40, 64, 128, 2, 35),
+    ("keyword", "kws-gru"): lambda: Keyword("GRU", 40, 64, 128, 2, 35),
+}
+
+
+@pytest.mark.parametrize(("spec", "preset"), SIZES)
+def test_recurrent_sizes(spec: str, preset: str) -> None:
+    with torch.device("meta"):
+        count = sum(p.numel() for p in SIZES[spec, preset]().parameters())
+    assert specc.load(SPECS / f"{spec}.spec", preset=preset).parameters == count

@@ -11,7 +11,9 @@ from specc.ops import expect
 from specc.types import DType, TensorType
 
 _LSTM = '''
-def lstm(x, h, c, w_ih, w_hh, *biases):
+def lstm(
+    x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, w_ih: torch.Tensor, w_hh: torch.Tensor, *biases: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One LSTM layer over x [B, T, n]: outputs [B, T, m], last h and c [B, m]."""
     weights = (w_ih, w_hh, *biases)
     states = h[None], c[None]
@@ -21,7 +23,9 @@ def lstm(x, h, c, w_ih, w_hh, *biases):
     return ys, h[0], c[0]
 '''
 _GRU = '''
-def gru(x, h, w_ih, w_hh, *biases):
+def gru(
+    x: torch.Tensor, h: torch.Tensor, w_ih: torch.Tensor, w_hh: torch.Tensor, *biases: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """One GRU layer over x [B, T, n]: outputs [B, T, m], last h [B, m]."""
     weights = (w_ih, w_hh, *biases)
     layers, dropout, train, both_ways, batch_first = 1, 0.0, False, False, True
