@@ -218,3 +218,70 @@ def test_encoder_refuses(family: Family, changes: dict[str, Any], shown: str, tm
 )  # fmt: skip
 def test_encoder_sizes(family: Family, preset: str, config: dict[str, Any]) -> None:
     assert_counts(family.spec, preset, family.model, family.config(**config))
+
+
+# ---- phi3 ------------------------------------------------------------------------------------------------------------
+
+PHI3 = Family(
+    "phi3", transformers.Phi3Config, transformers.Phi3ForCausalLM, {**DECODER, "hidden_size": 64, "pad_token_id": 2}
+)
+LONG = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param({}, id="phi3"),
+        pytest.param({"sliding_window": 4, "num_key_value_heads": 1, "pad_token_id": None}, id="sliding"),
+        pytest.param({"num_key_value_heads": None, "tie_word_embeddings": True, "hidden_act": "gelu"}, id="tied"),
+        pytest.param(rope("default", partial_rotary_factor=0.75), id="partial-rotary"),
+    ],
+)
+def test_phi3(config: dict[str, Any], tmp_path: Path) -> None:
+    made = pair(PHI3, tmp_path, verify=not config, **config)
+    assert_decoder(made, (1, 1), (3, 9), (1, 31))
+    if not config:
+        assert_clean(made, torch.ones(2, 7, dtype=torch.int64), torch.ones(2, 7, dtype=torch.bool))
+
+
+def test_phi3_of_transformers_4(tmp_path: Path) -> None:
+    """`rope_theta` and `partial_rotary_factor`, as config.json had them before version 5."""
+    checkpoint(PHI3, tmp_path / "checkpoint", **rope("default", partial_rotary_factor=0.5))
+    path = tmp_path / "checkpoint" / "config.json"
+    request = Request("phi3", weights=str(path.parent), verify=False, render=False, out=tmp_path / "out")
+    first = build(request).manifest["hyperparameters"]
+    found = json.loads(path.read_text())
+    scaling = found.pop("rope_parameters")
+    del scaling["rope_type"]
+    path.write_text(json.dumps({**found, **scaling, "rope_scaling": None}))
+    assert build(request).manifest["hyperparameters"] == first
+    assert (first["rotary_dim"], first["theta"]) == (8, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        (rope("longrope", **LONG), "longrope"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "longrope", **LONG}}, "longrope"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "su", **LONG}}, "su"),
+        ({"hidden_act": "xielu"}, "xielu"),
+    ],
+)
+def test_phi3_refuses(changes: dict[str, Any], shown: str, tmp_path: Path) -> None:
+    assert f'"{shown}"' in refusal(PHI3, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("preset", "config"),
+    [
+        ("phi-3-mini-4k", {}),
+        ("phi-3-medium-4k", {"vocab_size": 32_064}),
+        ("phi-4", {"vocab_size": 100_352}),
+    ],
+)
+def test_phi3_sizes(preset: str, config: dict[str, Any]) -> None:
+    large = {
+        "hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40, "num_key_value_heads": 10,
+        "intermediate_size": 17_920, "pad_token_id": None,
+    }  # fmt: skip
+    assert_counts("phi3", preset, PHI3.model, PHI3.config(**{**config, **large} if config else {}))
