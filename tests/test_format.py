@@ -23,11 +23,11 @@ from specc.syntax.parser import parse
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "compiler" / "specc"
 HELD = [
-    *(ROOT / "specs" / f"{name}.spec" for name in ("linear", "mlp", "gpt", "gpt2", "transformer")),
+    *sorted((ROOT / "specs").glob("*.spec")),
     *sorted((PACKAGE / "std").glob("*.spec")),
     *sorted((PACKAGE / "templates").glob("*.spec")),
 ]
-ALL = sorted({*HELD, *(ROOT / "specs").glob("*.spec"), *(ROOT / "tests" / "errors").rglob("*.spec")})
+ALL = sorted({*HELD, *(ROOT / "tests" / "errors").rglob("*.spec")})
 MAIN = [sys.executable, "-c", "import sys; from specc_runtime.cli import main; sys.argv[0] = 'specc'; sys.exit(main())"]
 
 
