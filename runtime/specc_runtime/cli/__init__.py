@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import keyword
 import os
 import sys
 import traceback
@@ -15,6 +16,7 @@ import click
 COMMANDS = {
     "build": "Compile a spec to torch and ONNX, prove them equal, draw the graph.",
     "check": "Check a spec: names, shapes, dtypes, weights, tests.",
+    "import": "Build the spec of the zoo that a Hugging Face checkpoint is of.",
     "inspect": "Show the tree of blocks with shapes and parameters.",
     "view": "Open a build (or a spec, or an .onnx file) in Netron.",
     "verify": "Repeat the proof that a build's torch and ONNX programs are equal.",
@@ -35,7 +37,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"specc_runtime.cli.{name}").command
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        command: click.Command = import_module(f"specc_runtime.cli.{module}").command
         return command
 
     def resolve_command(

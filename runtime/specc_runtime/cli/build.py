@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -26,53 +26,63 @@ def parse_emit(ctx: click.Context, param: click.Parameter, value: str) -> frozen
     return kinds
 
 
+def making(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of commands that make a build."""
+    for option in reversed(_MAKING):
+        command = option(command)
+    return command
+
+
+_MAKING = (
+    click.option("--emit", callback=parse_emit, default="torch,onnx", show_default=True, help="What to make."),
+    click.option("--no-verify", is_flag=True, help="Skip the proof that torch and onnxruntime agree."),
+    click.option("--no-render", is_flag=True, help="Draw no pictures."),
+    click.option(
+        "-o",
+        "--out",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="The build's folder.  [default: build/<name>]",
+    ),
+    click.option("--opset", type=click.IntRange(17, 26), default=23, show_default=True, help="The ONNX operator set."),
+    click.option(
+        "--without", multiple=True, metavar="INPUT", help="Leave an optional input out of the graph (repeatable)."
+    ),
+    click.option("--entry", "entries", multiple=True, metavar="NAME", help="The entries to build.  [default: forward]"),
+    click.option("--all-entries", is_flag=True, help="Build every entry."),
+    click.option("--self-contained", is_flag=True, help="Put the weights inside the .onnx file."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random weights."),
+)
+
+
 @click.command("build")
 @configuration
 @click.option("--weights", metavar="DIR|FILE", help="A checkpoint: a Hugging Face folder or a safetensors file.")
 @click.option(
     "--weights-format", metavar="NAME", help="The `weights` section to read it by, when nothing tells (`hf:gpt2`)."
 )
-@click.option("--emit", callback=parse_emit, default="torch,onnx", show_default=True, help="What to make.")
-@click.option("--no-verify", is_flag=True, help="Skip the proof that torch and onnxruntime agree.")
-@click.option("--no-render", is_flag=True, help="Draw no pictures.")
 @click.option("--no-weights", is_flag=True, help="Structure only: no weights file.")
-@click.option(
-    "-o", "--out", metavar="DIR", type=click.Path(path_type=Path), help="The build's folder.  [default: build/<name>]"
-)
-@click.option("--opset", type=click.IntRange(17, 26), default=23, show_default=True, help="The ONNX operator set.")
-@click.option(
-    "--without", multiple=True, metavar="INPUT", help="Leave an optional input out of the graph (repeatable)."
-)
-@click.option("--entry", "entries", multiple=True, metavar="NAME", help="The entries to build.  [default: forward]")
-@click.option("--all-entries", is_flag=True, help="Build every entry.")
-@click.option("--self-contained", is_flag=True, help="Put the weights inside the .onnx file.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random weights.")
+@making
 @click.option("--cache", metavar="concat|static=N", help="Incremental decoding (not in this version).")
 def command(file: str, cache: str | None, **given: Any) -> None:
     """Compile a spec to torch and ONNX, prove the two equal in onnxruntime, draw the graph with Netron."""
     if cache is not None:
         refuse_cache(cache)
+    with reporting(), terminable():
+        make(file, **given)
+
+
+def make(
+    file: str, *, no_verify: bool, no_render: bool, without: Sequence[str], entries: Sequence[str], **given: Any
+) -> None:
+    """Make a build as the options say, and tell what was made; raises `Rejected`."""
     from specc_runtime.build import Request, build
 
+    wanted = None if given.pop("all_entries") else tuple(entries) or ("forward",)
     request = Request(
-        target=file,
-        preset=given["preset"],
-        model=given["model"],
-        sets=given["sets"],
-        weights=given["weights"],
-        weights_format=given["weights_format"],
-        emit=given["emit"],
-        verify=not given["no_verify"],
-        render=not given["no_render"],
-        out=given["out"],
-        opset=given["opset"],
-        without=frozenset(given["without"]),
-        entries=None if given["all_entries"] else tuple(given["entries"]) or ("forward",),
-        self_contained=given["self_contained"],
-        no_weights=given["no_weights"],
-        seed=given["seed"],
+        file, verify=not no_verify, render=not no_render, without=frozenset(without), entries=wanted, **given
     )
-    with reporting(), terminable(), progress() as say:
+    with progress() as say:
         result = build(request, say)
     print_diagnostics(result.warnings)
     if result.no_pictures:
