@@ -629,3 +629,11 @@ def test_long_tuples_read_as_a_person_writes_them(tmp_path: Path) -> None:
     assert "sizes: tuple[int, ...] = (\n            8,\n            9,\n" in source
     assert "# x [B, 8] -> [B, 8]\n" in source
     assert max(map(len, source.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("length", range(88, 98))
+def test_documentation_of_any_length(length: int, tmp_path: Path) -> None:
+    doc = "A sentence of words " * 4 + "x" * (length - 81) + "."
+    source = emit(spec(tmp_path, f"dim B\n## {doc}\nmodel M {{ forward(x: Tensor[B]) -> Tensor[B] = -x }}\n"))
+    assert " ".join(source.split()).count(doc) == 2  # of the file and of the class
+    assert_formatted(source, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import parity
 import pytest
 
 import specc
+from specc import report
+from specc.diagnostics import Rejected
 from specc_runtime import open_build
 from specc_runtime.build import Request, build
 
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
@@ -242,3 +246,115 @@ def test_recurrent_sizes(spec: str, preset: str) -> None:
     with torch.device("meta"):
         count = sum(p.numel() for p in SIZES[spec, preset]().parameters())
     assert specc.load(SPECS / f"{spec}.spec", preset=preset).parameters == count
+
+
+# ---- bart ------------------------------------------------------------------------------------------------------------
+
+
+def bart(**changes: Any) -> Any:
+    config = {
+        "vocab_size": 61, "d_model": 24, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 3,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 36, "max_position_embeddings": 16,
+    }  # fmt: skip
+    return transformers.BartForConditionalGeneration(transformers.BartConfig(**{**config, **changes}))
+
+
+def padded(batch: int, length: int, left: bool) -> np.ndarray:
+    """True = visible: row r has r positions of padding, at most all but one."""
+    visible = np.arange(length) < np.maximum(1, length - np.arange(batch))[:, None]
+    return visible[:, ::-1].copy() if left else visible
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"scale_embedding": True, "activation_function": "relu", "pad_token_id": 5, "dropout": 0.3}],
+    ids=["base", "scaled"],
+)
+def test_bart(changes: dict[str, Any], tmp_path: Path) -> None:
+    case = parity.built("bart", parity.randomised(bart(**changes)), tmp_path)
+    assert float(case.model.final_logits_bias.abs().min()) > 0
+    for batch, source, target in ((1, 1, 1), (3, 1, 5), (1, 16, 7), (3, 9, 16)):
+        sizes = {"input_ids": source, "decoder_input_ids": target}
+        given = {name: RNG.integers(0, 61, (batch, length)) for name, length in sizes.items()}
+        for left in (False, True):
+            given |= {
+                "attention_mask": padded(batch, source, left),
+                "decoder_attention_mask": np.ones((batch, target), bool),
+            }
+            if not left:  # on the left a decoder's first rows would see nothing
+                given["decoder_attention_mask"] = padded(batch, target, left)
+            theirs = {k: torch.from_numpy(v.astype(np.int64)) for k, v in given.items()}
+            with torch.no_grad():
+                logits = case.model(**theirs, use_cache=False).logits.numpy()
+            case.check(given, {"logits": logits}, {"logits": given["decoder_attention_mask"]})
+    case.check_gradients(given, "logits")
+    case.check_compiles(given)
+
+
+def test_bart_without_masks(tmp_path: Path) -> None:
+    names = ["attention_mask", "decoder_attention_mask"]
+    case = parity.built("bart", parity.randomised(bart()), tmp_path, without=names)
+    given = {"input_ids": RNG.integers(0, 61, (2, 11)), "decoder_input_ids": RNG.integers(0, 61, (2, 5))}
+    with torch.no_grad():
+        logits = case.model(**{k: torch.from_numpy(v) for k, v in given.items()}, use_cache=False).logits.numpy()
+    case.check(given, {"logits": logits})
+
+
+def test_bart_of_its_body_alone(tmp_path: Path) -> None:
+    """As bart-base was published: names without `model.`, copies of the embedding, keys that mean nothing any more."""
+    from safetensors.torch import save_file
+
+    model = parity.randomised(bart())
+    model.final_logits_bias.zero_()
+    model.save_pretrained(tmp_path)
+    tensors = {k: v.clone() for k, v in model.model.state_dict().items()}
+    assert "encoder.embed_tokens.weight" in tensors and "shared.weight" in tensors
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    old = {"normalize_before": False, "add_final_layer_norm": False, "classif_dropout": 0.1, "num_hidden_layers": 2}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **old}))
+    made = build(Request("bart", weights=str(tmp_path), render=False, out=tmp_path / "out"))
+    assert made.manifest["weights"]["fresh"] == ["final_logits_bias"]
+    opened = open_build(made.folder)
+    case = parity.Parity(model, made, opened.module(), opened.session())
+    given = {"input_ids": RNG.integers(0, 61, (2, 11)), "decoder_input_ids": RNG.integers(0, 61, (2, 5))}
+    with torch.no_grad():
+        logits = model(**{k: torch.from_numpy(v) for k, v in given.items()}, use_cache=False).logits.numpy()
+    given |= {"attention_mask": np.ones((2, 11), bool), "decoder_attention_mask": np.ones((2, 5), bool)}
+    case.check(given, {"logits": logits})
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"encoder_layerdrop": 0.1}, "whole layers are not dropped in training"),
+        ({"tie_word_embeddings": False}, "share one embedding"),
+        ({"activation_function": "xielu"}, "xielu"),
+    ],
+)
+def test_bart_refuses(changes: dict[str, Any], shown: str, tmp_path: Path) -> None:
+    bart().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(Rejected) as refused:
+        build(Request("bart", weights=str(tmp_path), verify=False, render=False, out=tmp_path / "out"))
+    assert shown in report.full(refused.value.diagnostics)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("bart-large", {}),
+        (
+            "bart-base",
+            {
+                "d_model": 768, "encoder_layers": 6, "decoder_layers": 6, "encoder_attention_heads": 12,
+                "decoder_attention_heads": 12, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_bart_sizes(preset: str, changes: dict[str, Any]) -> None:
+    count = parity.published(transformers.BartForConditionalGeneration, transformers.BartConfig(**changes))
+    assert specc.load(SPECS / "bart.spec", preset=preset).parameters == count

@@ -136,12 +136,14 @@ def docstring(doc: str, indent: int) -> list[str]:
     paragraphs = [" ".join(p.split()) for p in text.split("\n\n")]
     if len(paragraphs) == 1 and indent + len(paragraphs[0]) + 6 <= WIDTH:
         return [f'{pad}"""{paragraphs[0]}"""']
+    # Text that fits one line but for the closing quotes becomes two lines: formatters would join the quotes to one.
+    crowded = len(paragraphs) == 1 and indent + len(paragraphs[0]) + 3 <= WIDTH
     lines: list[str] = []
     for i, paragraph in enumerate(paragraphs):
         lines += [""] * bool(i)
         lines += textwrap.wrap(
             paragraph,
-            WIDTH,
+            WIDTH - 3 if crowded else WIDTH,
             initial_indent=pad + ("" if i else '"""'),
             subsequent_indent=pad,
             break_long_words=False,
