@@ -169,5 +169,6 @@ def written(value: object) -> str:
         bare = value.isidentifier() and value not in ("true", "false", "none")
         return value if bare else json.dumps(value, ensure_ascii=False)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(written(item) for item in value)}]"
+        quoted = (json.dumps(v, ensure_ascii=False) if isinstance(v, str) else written(v) for v in value)
+        return f"[{', '.join(quoted)}]"  # lists hold strings, no functions
     raise TypeError(f"a hyper-parameter cannot be {value!r}")

@@ -68,7 +68,7 @@ class Checkpoint:
         folder = place if place.is_dir() else place.parent
         tensors = _folder(place) if place.is_dir() else _file(place)
         config = folder / CONFIG
-        return Checkpoint(place, tensors, _json(config) if config.exists() else None)
+        return Checkpoint(place, tensors, read_json(config) if config.exists() else None)
 
     @property
     def model_type(self) -> str | None:
@@ -184,7 +184,7 @@ def _folder(folder: Path) -> Mapping[str, TensorEntry]:
 
 def _shards(index: Path) -> Mapping[str, TensorEntry]:
     """The tensors an index names, in its order, each from its shard; then what else the shards hold."""
-    where = _json(index).get("weight_map")
+    where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(v, str) for v in where.values()):
         raise damaged(index, "it has no `weight_map` of tensors to files")
     shards: dict[str, Mapping[str, TensorEntry]] = {}
@@ -204,7 +204,7 @@ def _shards(index: Path) -> Mapping[str, TensorEntry]:
     return found
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; E006 if the file holds something else."""
     try:
         if path.stat().st_size > MAX_JSON:

@@ -41,6 +41,15 @@ class Source:
         path = self.checkpoint.path.resolve()  # `.` has a name too
         return path.name if path.is_dir() else path.stem
 
+    @property
+    def read_by(self) -> str | None:
+        """The section's source that the checkpoint is of (`hf:qwen2`), its first if nothing tells."""
+        if self.section is None:
+            return None
+        sources = [source.value for source in self.section.sources]
+        own = f"hf:{self.checkpoint.model_type}"
+        return own if own in sources else sources[0]
+
     def close(self) -> None:
         self.checkpoint.close()
 
@@ -131,7 +140,7 @@ class Written:
     def to_json(self, source: Source | None, seed: int) -> dict[str, Any]:
         record: dict[str, Any] = {
             "source": source.name if source is not None else "random",
-            "section": source.section.sources[0].value if source is not None and source.section is not None else None,
+            "section": source.read_by if source is not None else None,
             "tensors": len(self.places),
             "bytes": sum(p.nbytes for p in self.places.values()),
             "ties": dict(self.ties),

@@ -17,6 +17,7 @@ COMMANDS = {
     "build": "Compile a spec to torch and ONNX, prove them equal, draw the graph.",
     "check": "Check a spec: names, shapes, dtypes, weights, tests.",
     "import": "Build the spec of the zoo that a Hugging Face checkpoint is of.",
+    "export": "Write a build as a Hugging Face folder.",
     "inspect": "Show the tree of blocks with shapes and parameters.",
     "view": "Open a build (or a spec, or an .onnx file) in Netron.",
     "verify": "Repeat the proof that a build's torch and ONNX programs are equal.",

@@ -1,0 +1,157 @@
+"""A `config { }` section the other way: hyper-parameters -> the keys of a config.json (LANGUAGE 15).
+
+Each expression is turned around where it can be: a key takes the value, `a or b` is written to `a`, a condition chooses
+the branch to write to. What cannot be turned around is left as it is; reading the config back shows whether that is
+enough, and the caller does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from specc.elaborate.values import BlockValue, Fail, number
+from specc.syntax import ast
+from specc.weights.activations import ACTIVATIONS
+from specc.weights.config_values import ConfigEvaluator, Globals, dotted
+
+_PREFERRED = {"gelu_tanh": "gelu_pytorch_tanh", "identity": "linear"}
+"""Where several names mean one function and none is the function's own."""
+
+
+def write_config(
+    node: ast.Weights, config: Mapping[str, Any], wanted: Mapping[str, Any], which: Collection[str], *, names: Globals
+) -> dict[str, Any]:
+    """A copy of `config` with the keys that give the hyper-parameters `which` their values in `wanted`.
+
+    `wanted` is as `Hyper.value`: functions appear as their text. Settings are written in the section's order, so a
+    condition sees the keys that stand before it.
+    """
+    written = deepcopy(dict(config))
+    writer = _Writer(node, written, names)
+    for rule in node.rules:
+        for setting in rule.settings if isinstance(rule, ast.WConfig) else ():
+            if setting.name.id in which and setting.name.id in wanted:
+                writer.write(setting.value, wanted[setting.name.id])
+    return written
+
+
+@dataclass
+class _Writer:
+    """Writes values into `config`."""
+
+    node: ast.Weights
+    config: dict[str, Any]
+    names: Globals
+
+    def value(self, expr: ast.Expr) -> Any:
+        """What an expression gives by the config so far; none where it gives nothing."""
+        try:
+            return ConfigEvaluator(self.node, self.config, self.names, "config.json", takes_names=False).value(expr)
+        except Fail:
+            return None
+
+    def write(self, expr: ast.Expr, value: Any) -> bool:
+        """Make the expression give the value; False if nothing was written."""
+        if isinstance(expr, ast.Paren):
+            return self.write(expr.inner, value)
+        if self.constant(expr):
+            return self.gives(expr, value)
+        if isinstance(expr, (ast.Name, ast.Attr)):
+            return self.set(dotted(expr) or [], value)
+        if isinstance(expr, ast.Compare):
+            return self.compare(expr, value)
+        if isinstance(expr, ast.Ternary):
+            return self.ternary(expr, value)
+        if isinstance(expr, ast.Binary):
+            return self.binary(expr, value)
+        if isinstance(expr, ast.Unary):
+            if expr.op == "not":
+                return isinstance(value, bool) and self.write(expr.operand, not value)
+            return number(value) and self.write(expr.operand, -value)
+        if isinstance(expr, ast.Call) and isinstance(expr.func, ast.Name) and len(expr.args) == 1:
+            argument = expr.args[0]
+            return isinstance(argument, ast.Arg) and self.call(expr.func.id, argument.value, value)
+        return False
+
+    def constant(self, expr: ast.Expr) -> bool:
+        """Whether an expression is no key: a literal, or a block of the file."""
+        if isinstance(expr, ast.Name):
+            return isinstance(self.names(expr.id), BlockValue)
+        return isinstance(expr, (ast.Int, ast.Float, ast.Str, ast.Bool, ast.NoneLit))
+
+    def gives(self, expr: ast.Expr, value: Any) -> bool:
+        """Whether a constant is the value."""
+        return bool((expr.id if isinstance(expr, ast.Name) else self.value(expr)) == value)
+
+    def set(self, keys: list[str], value: Any) -> bool:
+        """A key, nested ones made on the way. Null is written only over a value: a missing key says the same."""
+        if keys == ["model_type"]:
+            return False  # it chose the section
+        at: Any = self.config
+        for key in keys[:-1]:
+            if value is None and not isinstance(at.get(key), dict):
+                return False
+            if not isinstance(at.get(key), dict):
+                at[key] = {}
+            at = at[key]
+        if not keys or (value is None and len(keys) > 1 and keys[-1] not in at):
+            return False
+        at[keys[-1]] = _json(value)
+        return True
+
+    def ternary(self, expr: ast.Ternary, value: Any) -> bool:
+        """A branch that is the very value decides the condition; else the condition decides the branch."""
+        for branch, truth in ((expr.then, True), (expr.other, False)):
+            fits = branch is not None and self.constant(branch) and self.gives(branch, value)
+            if fits and self.write(expr.cond, truth):
+                return True
+        if self.value(expr.cond) is True:
+            return self.write(expr.then, value)
+        if expr.other is not None:
+            return self.write(expr.other, value)
+        return value is not None and self.write(expr.cond, True) and self.write(expr.then, value)
+
+    def compare(self, expr: ast.Compare, value: Any) -> bool:
+        """`key == "text"`: that text, or null for anything else."""
+        if len(expr.ops) != 1 or expr.ops[0] not in ("==", "!=") or not isinstance(value, bool):
+            return False
+        other = self.value(expr.rest[0])
+        if value == (expr.ops[0] == "=="):
+            return self.write(expr.first, other)
+        return self.value(expr.first) in (None, other) and self.write(expr.first, None)
+
+    def binary(self, expr: ast.Binary, value: Any) -> bool:
+        """`a or b` is written to the first of the two that is a key; a product or a quotient by its other factor."""
+        if expr.op == "or":
+            return self.write(expr.left, value) or self.write(expr.right, value)
+        if expr.op not in ("*", "/") or not number(value):
+            return False
+        right = self.value(expr.right)
+        if number(right) and right:
+            return self.write(expr.left, _exact(value / right if expr.op == "*" else value * right))
+        left = self.value(expr.left)
+        return expr.op == "*" and number(left) and bool(left) and self.write(expr.right, _exact(value / left))
+
+    def call(self, name: str, argument: ast.Expr, value: Any) -> bool:
+        if name == "activation":
+            return isinstance(value, str) and self.write(argument, _activation(value))
+        if name == "len" and isinstance(value, int):
+            return self.write(argument, {str(i): f"LABEL_{i}" for i in range(value)})
+        return name in ("int", "float") and self.write(argument, value)
+
+
+def _activation(function: str) -> str | None:
+    """A name that config.json files have for a function of the language."""
+    known = [name for name, found in ACTIVATIONS.items() if found == function]
+    return function if function in known else _PREFERRED.get(function, known[0] if known else None)
+
+
+def _exact(value: float) -> int | float:
+    return int(value) if float(value).is_integer() else value
+
+
+def _json(value: Any) -> Any:
+    return [_json(v) for v in value] if isinstance(value, tuple) else value

@@ -1,0 +1,153 @@
+"""`specc export`: what transformers saved, built and exported, is what transformers loads again, byte for byte."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import parity
+import pytest
+from click.testing import CliRunner
+
+from specc_runtime.build import Request, build
+from specc_runtime.cli import cli
+from specc_runtime.export import export
+from specc_runtime.families import families, family_of
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import test_zoo_decoders as decoders  # noqa: E402 - they need the two above
+import test_zoo_encoders as encoders  # noqa: E402
+import test_zoo_more as more  # noqa: E402
+import test_zoo_others as further  # noqa: E402
+
+RESNET = {"embedding_size": 8, "hidden_sizes": [16, 24, 32, 40], "depths": [2, 1, 2, 1], "num_labels": 5}
+VIT = {
+    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40, "image_size": 12,
+    "patch_size": 4, "num_labels": 5, "qkv_bias": False,
+}  # fmt: skip
+
+TOKENS = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 1}
+
+
+def small(family: Any, **config: Any) -> Any:
+    return family.model(family.config(**{**family.small, **config}))
+
+
+MODELS = {
+    "bart": lambda: further.bart(),
+    "bert": lambda: encoders.bert(hidden_act="relu"),
+    "clip": lambda: encoders.clip(),
+    "convnext": lambda: transformers.ConvNextForImageClassification(
+        transformers.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], num_labels=5)
+    ),
+    "distilbert": lambda: small(more.DISTILBERT),
+    "gemma2": lambda: small(decoders.GEMMA2, attn_logit_softcapping=None),
+    "gpt2": lambda: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=61, n_positions=16, n_embd=24, n_layer=2, n_head=3)
+    ),
+    "gpt_neox": lambda: small(more.NEOX),
+    "llama": lambda: small(decoders.LLAMA, **decoders.LLAMA3),
+    "mistral": lambda: small(decoders.MISTRAL, sliding_window=4, tie_word_embeddings=True),
+    "phi3": lambda: small(more.PHI3),
+    "qwen2": lambda: small(decoders.QWEN2, **decoders.SLIDING),
+    "qwen3": lambda: small(decoders.QWEN3),
+    "resnet": lambda: transformers.ResNetForImageClassification(transformers.ResNetConfig(**RESNET)),
+    "roberta": lambda: small(more.ROBERTA),
+    "t5": lambda: small(decoders.T5),
+    "vit": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**VIT)),
+    "whisper": lambda: small(decoders.WHISPER),
+}
+
+
+def test_every_family_is_tried() -> None:
+    assert {f.source.removeprefix("hf:") for f in families()} == MODELS.keys()
+
+
+def inputs(model: Any) -> dict[str, Any]:
+    """Some input of the model, by the names that it takes."""
+    ids = torch.arange(6).reshape(2, 3) + 4
+    config = model.config
+    if config.model_type == "whisper":
+        sound = torch.linspace(-1, 1, 2 * 5 * 22).reshape(2, 5, 22)
+        return {"input_features": sound, "decoder_input_ids": ids}
+    side = getattr(config, "vision_config", config)
+    image = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+    if hasattr(side, "image_size"):
+        image = image[..., : side.image_size, : side.image_size]
+    if config.model_type == "clip":
+        return {"input_ids": ids, "pixel_values": image}
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": image}
+    return {"input_ids": ids, "decoder_input_ids": ids} if config.model_type == "t5" else {"input_ids": ids}
+
+
+def first_output(model: Any) -> Any:
+    with torch.no_grad():
+        result = model(**inputs(model))
+    return result["logits_per_image" if model.config.model_type == "clip" else "logits"]
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    from safetensors.torch import load_file
+
+    return {name: t.numpy().tobytes() for name, t in load_file(folder / "model.safetensors").items()}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_round_trip(kind: str, tmp_path: Path) -> None:
+    """With the checkpoint's config as the base, and with a config written from nothing."""
+    model = parity.randomised(MODELS[kind]())
+    source = tmp_path / "checkpoint"
+    model.save_pretrained(source)
+    spec = str(family_of(str(source)).spec)
+    request = Request(spec, weights=str(source), verify=False, render=False, emit=frozenset({"torch"}))
+    made = build(replace(request, out=tmp_path / "out"))
+    expected = first_output(model)
+    for name, config in (("based", str(source)), ("alone", None)):
+        target = tmp_path / name
+        assert export(made.folder, f"hf:{target}", config=config).source == f"hf:{kind}"
+        assert sorted(p.name for p in target.iterdir()) == ["config.json", "model.safetensors"]
+        assert stored(target) == stored(source)
+        tokens = TOKENS if kind == "whisper" and config is None else {}  # no spec speaks of them
+        loaded, info = type(model).from_pretrained(target, output_loading_info=True, **tokens)
+        assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+        ours, theirs = loaded.state_dict(), model.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], tensor) for key, tensor in theirs.items())
+        limit = 1e-5 if config is None else 0.0  # an activation may be written by another of its names
+        torch.testing.assert_close(first_output(loaded.eval()), expected, rtol=limit, atol=limit, msg=name)
+    assert json.loads((tmp_path / "based" / "config.json").read_text()) == json.loads(
+        (source / "config.json").read_text()
+    )
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+def refused(*words: str) -> str:
+    done = CliRunner().invoke(cli, ["export", *words])
+    assert done.exit_code == 1, done.output
+    return done.output
+
+
+def test_the_command(tmp_path: Path) -> None:
+    sets = {"vocab": "31", "dim": "16", "layers": "1", "heads": "4", "kv_heads": "2", "hidden": "24"}
+    request = Request("llama", sets=sets, render=False, verify=False, emit=frozenset({"torch"}), out=tmp_path / "out")
+    build(request)
+    out, target = str(tmp_path / "out"), tmp_path / "llama"
+    done = CliRunner().invoke(cli, ["export", out, "--to", f"hf:{target}"])
+    assert done.exit_code == 0 and "hf:llama, 12 tensors" in done.output, done.output
+    config = json.loads((target / "config.json").read_text())
+    assert config["model_type"] == "llama" and config["hidden_act"] == "silu" and config["num_key_value_heads"] == 2
+    assert "exists already: nothing was written" in refused(out, "--to", str(target))
+    assert "error[W350]" in (text := refused(out, "--to", f"{target}2", "--format", "gpt2")) and "hf:qwen3" in text
+    text = refused(out, "--to", f"{target}2", "--format", "qwen3")
+    assert "error[W332]" in text and "qk_norm = false" in text
+    assert "is not a build" in refused(str(tmp_path), "--to", f"{target}2")
+    assert not (tmp_path / "llama2").exists()
+    build(replace(request, no_weights=True, out=tmp_path / "structure"))
+    assert "has no weights" in refused(str(tmp_path / "structure"), "--to", f"{target}2")
