@@ -125,6 +125,29 @@ def test_round_trip(kind: str, tmp_path: Path) -> None:
     )
 
 
+def test_a_config_that_cannot_be_written(tmp_path: Path) -> None:
+    """No key says `gated` by itself: the checkpoint's own config does. The head is its own, and the file in shards."""
+    from safetensors.torch import load_file, save_file
+
+    source = tmp_path / "checkpoint"
+    model = decoders.checkpoint(decoders.T5, source, **decoders.GATED)
+    tensors = load_file(source / "model.safetensors")
+    (source / "model.safetensors").unlink()
+    where = {name: f"{name.partition('.')[0]}.safetensors" for name in tensors}
+    for shard in set(where.values()):
+        save_file({name: tensors[name] for name in where if where[name] == shard}, source / shard)
+    (source / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    request = Request("t5", weights=str(source), verify=False, render=False, emit=frozenset({"torch"}))
+    out = build(replace(request, out=tmp_path / "out")).folder
+    assert "does not say `gated = true`" in refused(str(out), "--to", str(tmp_path / "alone"))
+    assert not (tmp_path / "alone").exists()
+    based = export(out, str(tmp_path / "based"), config=str(source)).folder
+    assert stored(based) == {name: t.numpy().tobytes() for name, t in tensors.items()}
+    loaded, info = type(model).from_pretrained(based, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+
+
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
