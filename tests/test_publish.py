@@ -277,7 +277,7 @@ def test_stopped_in_the_proof(number: int, code: int, tmp_path: Path) -> None:
     else:
         assert names(tmp_path) == []
     if number == signal.SIGINT:
-        assert errors.strip() == "interrupted: nothing was changed"
+        assert errors.strip() == "interrupted"
 
 
 FAULTY = """
@@ -414,6 +414,8 @@ def test_interrupted_builds(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate()
         if process.returncode == 130:
-            assert errors.strip() == "interrupted: nothing was changed" and names(folder) == []
+            assert errors.strip() == "interrupted"
+            left = names(folder)  # pressed while the summary is printed: the build is whole
+            assert left == [] or whole(folder / "build" / "tiny") == "tiny"
         else:
             assert process.returncode in (0, -signal.SIGINT) and whole(folder / "build" / "tiny") == "tiny"

@@ -5,9 +5,14 @@ from __future__ import annotations
 import io
 import keyword
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import click
@@ -76,27 +81,69 @@ def main() -> Any:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name or comment may hold what a terminal can't show
             stream.reconfigure(errors="backslashreplace")
+    pressed: list[int] = []
     try:
-        code = cli.main(standalone_mode=False) or 0
-        sys.stdout.flush()
-        return code
+        with noticing(pressed):
+            code = cli.main(standalone_mode=False) or 0
+            sys.stdout.flush()
+            return code
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        print("interrupted: nothing was changed", file=sys.stderr)
-        return 130
+        return interrupted()
     except BrokenPipeError:  # whoever read the output has seen enough; nothing is left to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except Exception as error:
+        if pressed:  # a library that Ctrl-C catches while it is imported or called may raise an error of its own
+            return interrupted()
+        if isinstance(error, OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         return internal(error)
+
+
+@contextmanager
+def noticing(pressed: list[int]) -> Iterator[None]:
+    """Remember that Ctrl-C was pressed, besides raising KeyboardInterrupt."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not ignored, nor somebody else's
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        if importing(frame):  # an extension module that is interrupted while it sets itself up may abort the process
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            return
+        raise KeyboardInterrupt
+
+    later = signal.signal(signal.SIGALRM, remember)
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGALRM, later)
+
+
+def importing(frame: FrameType | None) -> bool:
+    """Whether an import is under way in this frame or one that called it."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def interrupted() -> int:
+    print("interrupted", file=sys.stderr)
+    return 130
 
 
 def internal(error: Exception) -> int:
