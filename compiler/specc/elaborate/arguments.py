@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from specc.elaborate.evaluate import Evaluator, alive
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 
 Args = tuple["ast.Arg | ast.StarArg", ...]
-Provided = Callable[[Evaluator], Binding]
-"""A value given from outside (preset, `--set`, config.json), evaluated in the scope of the parameters before it."""
 
 
 class Arguments:

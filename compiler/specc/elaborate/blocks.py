@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from specc.dims import Dim
@@ -33,8 +32,6 @@ MAX_ELEMENTS = 2**43
 MAX_NESTING = 100
 
 Args = tuple["ast.Arg | ast.StarArg", ...]
-Provided = Callable[[Evaluator], Binding]
-"""A value given from outside (preset, `--set`, config.json), evaluated in the scope of the parameters before it."""
 
 
 class Blocks(Arguments):

@@ -10,7 +10,6 @@ from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.names import closest, replaced
 from specc.elaborate.scopes import names_in
 from specc.elaborate.values import Poisoned
-from specc.source import Span
 from specc.syntax import ast
 from specc.types import ELLIPSIS, TYPE_NAMES, TensorType
 
@@ -146,7 +145,3 @@ class Unifier:
 
 def describe_axis(index: int, rank: int) -> str:
     return "last axis" if index == rank - 1 else f"axis {index}"
-
-
-def result_span(method: ast.Method) -> Span:
-    return method.results[0].type.span
