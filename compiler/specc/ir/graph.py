@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from specc.dims import Dim, Facts
+from specc.dims import Facts
 from specc.op import Op
 from specc.source import Span
 from specc.types import Scalar, TensorType
@@ -396,7 +396,3 @@ def parameter_count(module: Module) -> int:
     """Trainable elements, tied ones counted once: what `sum(p.numel() for p in m.parameters())` gives."""
     tied = aliases(module)
     return sum(element_count(p.type) for name, p in parameters(module).items() if not p.buffer and name not in tied)
-
-
-def size_symbols(graph: Graph) -> tuple[Dim, ...]:
-    return tuple(Dim.symbol(name) for name in graph.dims)
