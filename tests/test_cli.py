@@ -101,10 +101,11 @@ def test_help_imports_no_compiler() -> None:
     [
         (["chekc", "good.spec"], "there is no command `chekc`. Did you mean `check`?"),
         (["frobnicate"], "there is no command `frobnicate`. Commands: build, check,"),
-        (["check"], "Missing argument 'FILE'"),
+        (["check"], "Missing argument 'PATH...'"),
         (["check", "good.spec", "--fromat", "json"], "No such option"),
         (["check", "good.spec", "--format", "xml"], "'xml' is not one of"),
-        (["check", "good.spec", "more.spec"], "unexpected extra argument"),
+        (["build", "good.spec", "more.spec"], "unexpected extra argument"),
+        (["check", "good.spec", "wrong.spec", "--preset", "big"], "a configuration of one file; there are several"),
         (["check", "good.spec", "--set", "dim"], "`dim` is not K=V"),
         (["check", "good.spec", "--set", "=4"], "`=4` is not K=V"),
         (["build", "good.spec", "--opset", "5"], "5 is not in the range 17<=x<=26"),
@@ -272,16 +273,37 @@ EXPECTED = {
     "a.spec": (1, "E005"),
     "recursive.spec": (1, "E150"),
     "surrogate.spec": (1, "not UTF-8"),
-    "folder.spec": (1, "is a directory"),
+    "folder.spec": (1, "there is no .spec file in `folder.spec`"),
     "dangling.spec": (1, "does not exist"),
     "loop.spec": (1, "E006"),
     "missing.spec": (1, "does not exist"),
     "missing": (1, "models of the zoo: "),
-    ".": (1, "is a directory"),
+    ".": (1, " files ok"),
     "/dev/null": (1, "is not a regular file"),
     "": (1, "E006"),
     "x" * 5000: (1, "E006"),
 }
+
+
+def test_check_of_folders(specc: Callable[..., Done], tmp_path: Path) -> None:
+    (tmp_path / "models" / "deep").mkdir(parents=True)
+    (tmp_path / "models" / ".hidden").mkdir()
+    (tmp_path / "models" / "build").mkdir()
+    (tmp_path / "good.spec").replace(tmp_path / "models" / "deep" / "good.spec")
+    for folder in (".hidden", "build"):
+        (tmp_path / "models" / folder / "wrong.spec").write_text("}")
+    (tmp_path / "models" / "more.spec").write_text('from "./deep/good.spec" import Good\n')
+    done = specc("check", "models", "--all-presets")
+    assert (done.code, done.out) == (0, "2 of 2 files ok\n"), done.err
+    (tmp_path / "models" / "deep" / "good.spec").write_text("block Good {")
+    done = specc("check", "models/", "wrong.spec", "--format", "concise")
+    assert done.code == 1
+    found = done.out.splitlines()
+    assert len(found) == len(set(found)), "a file's findings are told once, however often it is imported"
+    assert {line.split(":")[0] for line in found} >= {"models/deep/good.spec", "wrong.spec"}
+    done = specc("fmt", "--check", "models")
+    assert done.code == 1
+    assert "deep/good.spec" in done.err
 
 
 @pytest.mark.parametrize("name", EXPECTED, ids=[name[:20] or "nothing" for name in EXPECTED])

@@ -34,6 +34,31 @@ def locate(target: str | Path) -> Path:
         return path
 
 
+PASSED_OVER = frozenset({"build", "dist", "node_modules", "venv", "__pycache__"})
+"""Folders that hold no sources; so do hidden ones."""
+
+
+def specs_below(target: str) -> list[str]:
+    """A folder as the specs in it, at any depth and in order; anything else as itself. Raises `Rejected` for a folder
+    without one.
+
+    Links to folders are not followed: a loop of them would never end.
+    """
+    if not os.path.isdir(target):
+        return [target]
+    found = []
+
+    def unlistable(error: OSError) -> None:
+        raise _unreadable(f"cannot list `{error.filename}`: {error.strerror}")
+
+    for folder, folders, files in os.walk(target, onerror=unlistable):
+        folders[:] = sorted(f for f in folders if f not in PASSED_OVER and not f.startswith("."))
+        found += [os.path.join(folder, f) for f in sorted(files) if f.endswith(".spec")]
+    if not found:
+        raise _unreadable(f"there is no .spec file in `{target}`", help="specc new NAME      writes one")
+    return found
+
+
 @cache
 def zoo_folders() -> tuple[Path, ...]:
     """Where the zoo is: inside an installed package, or `specs/` of a checkout."""

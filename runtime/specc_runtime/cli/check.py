@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+
 import click
 
-from specc import driver
+from specc import driver, reading
 from specc.diagnostics import Diagnostic
-from specc_runtime.cli.common import configuration, print_diagnostics, reporting, stop
+from specc.report import suppressed
+from specc_runtime.cli.common import choices, print_diagnostics, reporting, stop
 
 FORMATS = ("full", "concise", "json", "github", "sarif")
 MAX_ROUNDS = 20  # of fixes that uncover other fixes
 
 
 @click.command("check")
-@configuration
-@click.option("--all-presets", is_flag=True, help="Check every preset of the file.")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@choices
+@click.option("--all-presets", is_flag=True, help="Check every preset of the files.")
 @click.option("--format", type=click.Choice(FORMATS), default="full", show_default=True)
 @click.option("--deny", type=click.Choice(["warnings"]), help="Exit with 1 on warnings too.")
 @click.option("--fix", is_flag=True, help="Apply the fixes that are safe to apply mechanically.")
 def command(
-    file: str,
+    paths: tuple[str, ...],
     preset: str | None,
     sets: dict[str, str],
     model: str | None,
@@ -28,26 +32,50 @@ def command(
     deny: str | None,
     fix: bool,
 ) -> None:
-    """Check a spec without building it."""
+    """Check specs without building them. A folder stands for every .spec file below it."""
+    with reporting(format):
+        files = [file for path in paths for file in reading.specs_below(path)]
+    if len(files) > 1 and (preset or sets or model):
+        raise click.UsageError("--preset, --set and --model choose a configuration of one file; there are several")
 
-    def check() -> list[Diagnostic]:
-        return driver.check(file, all_presets=all_presets, sets=sets, model=model, preset=preset)
+    def check() -> dict[str, list[Diagnostic]]:
+        return {
+            file: _told(driver.check(file, all_presets=all_presets, sets=sets, model=model, preset=preset))
+            for file in files
+        }
 
     found = check()
     for _ in range(MAX_ROUNDS if fix else 0):
-        if not any(d.edits for d in found):
+        if not any(d.edits for d in _once(found)):
             break
         from specc_runtime.fixes import apply_fixes
 
         with reporting(format):
-            done = apply_fixes(found)
+            done = apply_fixes(_once(found))
         if not done:
             break
         click.echo(done, err=True)
         found = check()
-    print_diagnostics(found, format)
+    print_diagnostics(_once(found), format)
     bad = {"error", "warning"} if deny else {"error"}
-    if any(d.severity in bad for d in found):
+    failed = [file for file, about in found.items() if any(d.severity in bad for d in about)]
+    if format == "full" and len(files) == 1 and not failed:
+        click.echo(f"{files[0]}: ok")
+    elif format == "full" and len(files) > 1:
+        click.echo(f"{len(files) - len(failed)} of {len(files)} files ok", err=bool(failed))
+    if failed:
         stop(1)
-    if format == "full":
-        click.echo(f"{file}: ok")
+
+
+def _told(found: list[Diagnostic]) -> list[Diagnostic]:
+    """Without what a comment silences."""
+    return [d for d in found if not suppressed(d)]
+
+
+def _once(found: dict[str, list[Diagnostic]]) -> list[Diagnostic]:
+    """Each finding once: a file's own are met again wherever it is imported."""
+    kept: dict[tuple[object, ...], Diagnostic] = {}
+    for d in itertools.chain.from_iterable(found.values()):
+        place = (d.span.source.display, d.span.start) if d.span else id(d)
+        kept.setdefault((d.code, place, d.message), d)
+    return list(kept.values())

@@ -27,6 +27,11 @@ def parse_set(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 
 
 def configuration(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The spec, and the options that choose a configuration of it."""
+    return choices(click.argument("file", metavar="FILE")(command))
+
+
+def choices(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that choose a configuration of a spec."""
     for option in (
         click.option("--model", metavar="NAME", help="The model, if the file declares several."),
@@ -39,7 +44,6 @@ def configuration(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Set a hyper-parameter (repeatable).",
         ),
         click.option("--preset", metavar="NAME", help="A preset of the file."),
-        click.argument("file", metavar="FILE"),
     ):
         command = option(command)
     return command

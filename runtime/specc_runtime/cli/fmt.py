@@ -12,23 +12,25 @@ from specc import reading
 from specc.diagnostics import Diagnostic, Rejected
 from specc.source import Source
 from specc.syntax.format import format_text
-from specc_runtime.cli.common import print_diagnostics, stop
+from specc_runtime.cli.common import print_diagnostics, reporting, stop
 from specc_runtime.fixes import write_atomically
 
 STDIN = "-"
 
 
 @click.command("fmt")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a file would change.")
 @click.option("--diff", is_flag=True, help="Write nothing; show what would change, and exit with 1 if something would.")
-def command(files: tuple[str, ...], check: bool, diff: bool) -> None:
+def command(paths: tuple[str, ...], check: bool, diff: bool) -> None:
     """Give specs the layout of the standard library.
 
-    Comments, line breaks and aligned columns are kept. A file with errors of syntax is left alone. The file - is the
-    standard input, which is written to the standard output.
+    Comments, line breaks and aligned columns are kept. A file with errors of syntax is left alone. A folder stands for
+    every .spec file below it. The file - is the standard input, which is written to the standard output.
     """
     failed = changes = False
+    with reporting():
+        files = [file for path in paths for file in reading.specs_below(path)]
     for file in files:
         try:
             changes |= _format(file, check=check, diff=diff)
