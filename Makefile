@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench golden browser clean moved
+.PHONY: help setup demo test lint format bench parity golden browser clean moved
 
 help:
 	@echo "make demo     build three models from their specs: source, graph, weights, pictures"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint     ruff, mypy --strict, the import contracts"
 	@echo "make format   ruff format and ruff's safe fixes"
 	@echo "make bench    the benchmark suites"
+	@echo "make parity   the zoo against transformers: the table of the README"
 	@echo "make golden   write the golden files again (then read the diff)"
 	@echo "make clean    remove builds and caches, keep .venv"
 
@@ -57,6 +58,9 @@ format: $(READY)
 
 bench: $(READY)
 	@$(PYTEST) benchmarks -m "" --benchmark-only $(ARGS)
+
+parity: $(READY)
+	@$(PYTEST) $(WORKERS) -q --parity tests/test_zoo_*.py tests/test_gpt2_checkpoint.py
 
 golden: $(READY)
 	@$(PYTEST) -m "" -k golden --update-golden $(ARGS)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--parity", action="store_true", help="end with a table of the comparisons with transformers")
     parser.addoption("--update-golden", action="store_true", help="write the golden files from what the code gives now")
 
 
@@ -24,3 +26,23 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
         assert text == path.read_text(encoding="utf-8")
 
     return compare
+
+
+@pytest.fixture(autouse=True)
+def parity_property(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test compared with transformers goes into its report, which a worker hands to the process that prints."""
+    yield
+    if request.config.getoption("--parity") and "parity_table" in sys.modules:
+        from parity_table import taken
+
+        request.node.user_properties.append(taken())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("--parity"):
+        from parity_table import table
+
+        reports = [r for found in terminalreporter.stats.values() for r in found if isinstance(r, pytest.TestReport)]
+        terminalreporter.section("parity: largest |specc - reference| / max(1, largest |reference|)")
+        for line in table(reports):
+            terminalreporter.write_line(line)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import parity_table
 
 from specc_runtime import open_build
 from specc_runtime.build import Request, Result, build
@@ -67,7 +68,14 @@ class Parity:
             for name, array in zip(names, arrays, strict=True):
                 if name in expected:
                     rows = (visible or {}).get(name, ...)
-                    assert_close(array[rows], expected[name][rows], f"{name} of {backend}")
+                    assert_close(array[rows], expected[name][rows], self.family, backend, name)
+
+    @property
+    def family(self) -> str:
+        """Transformers' name of it, else the spec's."""
+        if hasattr(self.model, "config"):
+            return str(self.model.config.model_type)
+        return f"{self.made.manifest['name']} (torch.nn)"
 
     def _feeds(self, given: Arrays) -> dict[str, np.ndarray]:
         shape = given["input_ids"].shape if "input_ids" in given else ()
@@ -119,10 +127,12 @@ class Parity:
             assert run.returncode == 0, run.stdout + run.stderr
 
 
-def assert_close(found: np.ndarray, expected: np.ndarray, what: str) -> None:
+def assert_close(found: np.ndarray, expected: np.ndarray, family: str, backend: str, what: str = "") -> None:
+    """`backend` gives the reference's values, which the table of parity remembers."""
     assert found.shape == expected.shape, what
     difference, scale = float(np.abs(found - expected).max()), max(1.0, float(np.abs(expected).max()))
-    assert difference <= LIMIT * scale, f"{what}: differs by {difference:.2g} at a scale of {scale:.2g}"
+    parity_table.compared(family, backend, difference, scale)
+    assert difference <= LIMIT * scale, f"{what} of {backend}: differs by {difference:.2g} at a scale of {scale:.2g}"
 
 
 def built(spec: str, model: Any, folder: Path, without: Sequence[str] = ()) -> Parity:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import parity
 import pytest
 from building import content, specc
 
@@ -113,11 +114,10 @@ def assert_parity(model: Any, out: Path, batch: int, length: int) -> None:
         with torch.no_grad():
             expected = model(given["input_ids"], **extra).logits.numpy()[visible]
             ours = module(**given).numpy()[visible]
-        limit = 1e-5 * max(1.0, float(np.abs(expected).max()))
         feeds = {"input_ids": ids, "attention_mask": np.ones((batch, length), bool) if mask is None else mask}
         [theirs] = session.run(None, feeds)
-        assert np.abs(ours - expected).max() <= limit, f"torch, mask {name}"
-        assert np.abs(theirs[visible] - expected).max() <= limit, f"onnxruntime, mask {name}"
+        parity.assert_close(ours, expected, "gpt2", "torch", f"logits with mask {name}")
+        parity.assert_close(theirs[visible], expected, "gpt2", "onnxruntime", f"logits with mask {name}")
 
 
 def test_parity(gpt2: Any, folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import parity
 import pytest
 
 import specc
@@ -62,9 +63,9 @@ class Pair:
             expected = self.reference(**theirs, use_cache=False).logits.numpy()[where]
             ours = self.module(**given).numpy()[where]
         [found] = self.session.run(None, {**self.unmasked(feeds), **feeds})
-        limit = 1e-5 * max(1.0, float(np.abs(expected).max()))
-        assert np.abs(ours - expected).max() <= limit, "torch"
-        assert np.abs(found[where] - expected).max() <= limit, "onnxruntime"
+        family = self.reference.config.model_type
+        parity.assert_close(ours, expected, family, "torch")
+        parity.assert_close(found[where], expected, family, "onnxruntime")
 
     def unmasked(self, feeds: Arrays) -> Arrays:
         source = next(v for n, v in feeds.items() if "mask" not in n)
