@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
-GPT2 = ROOT / "specs" / "gpt2.spec"
+ZOO = ROOT / "specs"
+GPT2 = ZOO / "gpt2.spec"
 SPECC = str(Path(sys.executable).with_name("specc"))
 
 Record = Callable[..., None]

@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from measuring import GPT2, SPECC, Record, run
+from measuring import GPT2, SPECC, ZOO, Record, run
+
+LLAMA_405B = [str(ZOO / "llama.spec"), "--preset", "llama-3.1-405b"]
 
 
 @pytest.mark.parametrize(
     ("line", "goal"),
-    [(["--help"], 0.1), (["check", str(GPT2)], 0.3), (["check", "--all-presets", str(GPT2)], None)],
-    ids=["help", "check", "check-all-presets"],
+    [
+        (["--help"], 0.1),
+        (["check", str(GPT2)], 0.3),
+        (["check", "--all-presets", str(GPT2)], None),
+        (["check", "--all-presets", str(ZOO)], 5.0),
+        (["check", *LLAMA_405B], 1.0),
+        (["inspect", *LLAMA_405B], 1.0),
+    ],
+    ids=["help", "check", "check-all-presets", "check-zoo", "check-405b", "inspect-405b"],
 )
 def test_command(benchmark: Any, record: Record, line: list[str], goal: float | None) -> None:
     benchmark.pedantic(lambda: run([SPECC, *line]), rounds=7, warmup_rounds=1)

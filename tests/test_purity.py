@@ -47,6 +47,21 @@ def test_importing_specc_loads_the_standard_library_alone() -> None:
     assert loaded - bare - sys.stdlib_module_names == {"specc"}
 
 
+PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("name", ["check", "inspect"])
+def test_memory_of_the_largest_model(name: str) -> None:
+    """405 billion parameters are shapes: 300 MB are plenty for what is known of them before they exist."""
+    words = command(name, "specs/llama.spec", "--preset", "llama-3.1-405b")
+    done = subprocess.run([sys.executable, "-c", PEAK, *words], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert int(done.stderr.split()[-1]) < 300_000  # kB
+
+
 # ---- what the core may touch -----------------------------------------------------------------------------------------
 
 # The edge of the compiler: files are found and read here, and nowhere below.
