@@ -6,8 +6,9 @@ are printed is the business of `report.py`; what a code means is told by `specc 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from specc.source import Span
@@ -57,6 +58,12 @@ class Diagnostic:
     edits: tuple[Edit, ...] = ()  # not empty: the help is `(fixable)`
     note: str = ""
     severity: Severity = "error"
+    cause: str = ""  # what is missing, by name: findings of one file with one cause and one help are one finding
+
+
+ALSO = "also"
+"""The note that names further lines with the same cause."""
+_LINES = re.compile(r"\d+")
 
 
 class Rejected(Exception):
@@ -73,13 +80,21 @@ class Collector:
 
     found: list[Diagnostic] = field(default_factory=list)
     _seen: set[tuple[object, ...]] = field(default_factory=set)
+    _causes: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
     def add(self, diagnostic: Diagnostic) -> None:
         span = diagnostic.span
         key = (diagnostic.code, diagnostic.message, span and (span.source.name, span.start))
-        if key not in self._seen:
-            self._seen.add(key)
-            self.found.append(diagnostic)
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        if diagnostic.cause and span is not None:
+            cause = (span.source.name, diagnostic.cause, diagnostic.help)
+            at = self._causes.setdefault(cause, len(self.found))
+            if at < len(self.found):
+                self.found[at] = _merged(self.found[at], diagnostic)
+                return
+        self.found.append(diagnostic)
 
     @property
     def errors(self) -> list[Diagnostic]:
@@ -89,3 +104,18 @@ class Collector:
         """Raise `Rejected` if there was an error."""
         if self.errors:
             raise Rejected(self.found)
+
+
+def _merged(one: Diagnostic, other: Diagnostic) -> Diagnostic:
+    """Two findings of one cause as the first of them in the text, which says where the others are."""
+    first, second = sorted((one, other), key=lambda d: d.span.start if d.span else 0)
+    assert first.span is not None and second.span is not None
+    lines = {
+        int(line) for d in (first, second) for name, text in d.notes if name == ALSO for line in _LINES.findall(text)
+    }
+    lines = (lines | {second.span.line}) - {first.span.line}
+    shown = ", ".join(map(str, sorted(lines)))
+    notes = tuple(note for note in first.notes if note[0] != ALSO)
+    if lines:
+        notes = (*notes, (ALSO, f"line{'s' * (len(lines) > 1)} {shown}"))
+    return replace(first, notes=notes, edits=tuple(dict.fromkeys((*first.edits, *second.edits))))

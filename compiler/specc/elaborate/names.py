@@ -24,14 +24,19 @@ _ALIASES = {
 
 
 def distance(a: str, b: str, limit: int = 2) -> int:
-    """Levenshtein distance, or limit + 1 as soon as it must exceed the limit."""
+    """Letters to insert, delete, replace or swap with their neighbour (optimal string alignment), or limit + 1 as soon
+    as it must exceed the limit.
+    """
     if abs(len(a) - len(b)) > limit:
         return limit + 1
+    before: list[int] = []
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
-        previous, row[0] = row[0], i
+        last, row, before = before, [i], row
         for j, y in enumerate(b, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
+            row.append(min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (x != y)))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                row[j] = min(row[j], last[j - 2] + 1)
         if min(row) > limit:
             return limit + 1
     return row[-1]

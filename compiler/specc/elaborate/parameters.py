@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specc import initializers
 from specc.diagnostics import Label, Size
 from specc.dims import Dim
+from specc.elaborate.declared import member_names
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
 from specc.elaborate.instances import Instance
 from specc.elaborate.names import available, closest, counted, replaced
-from specc.elaborate.values import BlockDecl, Poisoned, show
+from specc.elaborate.values import BlockDecl, Fail, Poisoned, show
 from specc.ir.graph import (
     Initializer,
     InitRule,
@@ -137,9 +138,11 @@ class ParameterBuilder(Evaluator):
         )
 
     def _tie(self, member: ast.Tie) -> None:
-        if member.cond is not None and not self.condition(member.cond):
-            return
         left, right = self._path(member.left), self._path(member.right)
+        if member.cond is not None and not self.condition(member.cond):
+            for path, expr in ((left, member.left), (right, member.right)):
+                self._declared(path, expr)
+            return
         targets = [self._resolve(path, expr) for path, expr in ((left, member.left), (right, member.right))]
         (a, a_labels), (b, b_labels) = targets
         if a.type.shape != b.type.shape or a.type.dtype != b.type.dtype:
@@ -155,6 +158,26 @@ class ParameterBuilder(Evaluator):
                 help="build both from one size",
             )
         self.ties.append(Tie(left, right, member.span))
+
+    def _declared(self, path: Path, expr: ast.Expr) -> None:
+        """A path that this configuration does not need may name what it does not have, but nothing unheard of."""
+        names = member_names(self.elab.files.by_key.values())
+        for i, segment in enumerate(path):
+            if isinstance(segment, str) and segment not in names:
+                raise self._names_nothing(expr, path, i, sorted(names), "")
+
+    def _names_nothing(self, expr: ast.Expr, path: Path, at: int, known: Sequence[str], available: str) -> Fail:
+        guess = closest(str(path[at]), known)
+        span = _segments(expr)[at]
+        return self.fail(
+            "E250",
+            f"`{unparse(expr)}` names no parameter: there is no `{path[at]}`",
+            span,
+            help=f"did you mean `{guess}`?" if guess else "",
+            edits=replaced(span, guess),
+            cause=str(path[at]),
+            available=available,
+        )
 
     def _rows(self, text: str) -> Iterator[Size]:
         """Origins of the names in a shape's text."""
@@ -180,16 +203,8 @@ class ParameterBuilder(Evaluator):
             else:
                 member = members.get(segment)
             if member is None:
-                guess = closest(str(segment), map(str, members))
-                last = expr.name.span if isinstance(expr, ast.Attr) and i == len(path) - 1 else None
-                raise self.fail(
-                    "E250",
-                    f"`{unparse(expr)}` names no parameter: there is no `{segment}`",
-                    last or expr.span,
-                    help=f"did you mean `{guess}`?" if guess else "",
-                    edits=replaced(last, guess) if last is not None else (),
-                    available=available(map(str, members)) or "nothing",
-                )
+                known = [str(name) for name in members]
+                raise self._names_nothing(expr, path, i, known, available(known) or "nothing")
             if isinstance(member, Submodule):
                 labels = {name: label for name, _, label in member.args}
             members = (
@@ -235,15 +250,32 @@ class ParameterBuilder(Evaluator):
             raise Poisoned
         blocks = [n for n in self.file.visible() if _is_block(self.file, n)]
         base = key.base if isinstance(key, ast.Attr) and isinstance(key.base, ast.Name) else None
-        guess = closest(base.id, blocks) if base is not None else None
+        if base is not None and self.file.find(base.id) is None:
+            home, guess = self.elab.std_home(base.id), closest(base.id, blocks)
+            raise self.fail(
+                "E103",
+                f"unknown name `{base.id}`",
+                base.span,
+                help=f"from {home} import {base.id}" if home else f"did you mean `{guess}`?" if guess else "",
+                edits=self.imported(home, base.id) if home else replaced(base.span, guess),
+                cause=base.id,
+                available=available(blocks),
+            )
         raise self.fail(
             "E103",
             f"`{unparse(key)}`: an init rule names `Block.parameter` or a path pattern",
             key.span,
-            help=f"did you mean `{guess}`?" if guess else "",
-            edits=replaced(base.span, guess) if base is not None else (),
             available=available(blocks),
         )
+
+
+def _segments(expr: ast.Expr) -> list[Span]:
+    """Where each segment of a path is written."""
+    if isinstance(expr, ast.Attr):
+        return [*_segments(expr.base), expr.name.span]
+    if isinstance(expr, ast.Index):
+        return [*_segments(expr.base), expr.span]
+    return [expr.span]
 
 
 def _is_block(file: FileScope, name: str) -> bool:

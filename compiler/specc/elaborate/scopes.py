@@ -69,6 +69,7 @@ class Place:
         help: str = "",
         note: str = "",
         edits: tuple[Edit, ...] = (),
+        cause: str = "",
         **notes: str,
     ) -> Fail:
         """A finding at this place of the instance tree; `names`: print the origins of the names in that expression."""
@@ -78,8 +79,9 @@ class Place:
         if site is not None:  # nobody wants to read about the inside of `Linear`: the place is where it is used
             others = (*others, Label(span.head(), label or span.head().text.strip()))
             span, label, edits = site.head(), "", ()
+        where = self.elab.where()
         return Fail(
-            Diagnostic(code, message, span, label, others, self.elab.where(), rows, lines, help, tuple(edits), note)
+            Diagnostic(code, message, span, label, others, where, rows, lines, help, tuple(edits), note, cause=cause)
         )
 
     def origins(self, expr: ast.Expr) -> Iterator[Size]:

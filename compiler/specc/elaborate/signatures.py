@@ -73,6 +73,7 @@ def size_in_type(evaluator: Evaluator, expr: ast.Expr) -> Dim:
                 "not a hyper-parameter, a `let` or a declared dim",
                 help=f"{hint}A new runtime size has to be declared:  dim {name.id if not guess else 'N'}",
                 edits=replaced(name.span, guess),
+                cause=name.id,
             )
     return evaluator.size(expr)
 

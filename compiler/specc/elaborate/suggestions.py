@@ -36,7 +36,13 @@ class Suggestions(Arithmetic):
         if home:
             help, edits = f"from {home} import {expr.id}", self.imported(home, expr.id)
         return self.fail(
-            "E103", f"unknown name `{expr.id}`", expr.span, help=help, edits=edits, available=available(candidates)
+            "E103",
+            f"unknown name `{expr.id}`",
+            expr.span,
+            help=help,
+            edits=edits,
+            cause=expr.id,
+            available=available(candidates),
         )
 
     def imported(self, home: str, name: str) -> tuple[Edit, ...]:

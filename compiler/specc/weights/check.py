@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from specc.diagnostics import Collector, Diagnostic
+from specc.diagnostics import Collector, Diagnostic, Edit
+from specc.elaborate.declared import member_names
 from specc.elaborate.elaborator import Elaborator
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
@@ -17,7 +18,7 @@ from specc.weights.findings import Findings, Mismatch
 from specc.weights.layout import Expr, LayoutError, Read
 from specc.weights.mapping import bindings
 from specc.weights.operations import OneWay
-from specc.weights.rules import read_section
+from specc.weights.rules import read_section, section_path
 from specc.weights.sections import model_tensors
 
 Checked = Callable[[Options], tuple[Model, Elaborator] | None]
@@ -47,7 +48,44 @@ def check_weights(file: FileScope, collector: Collector, checked: Checked) -> No
         read_config(node, params, {}, collector, names=file_functions(file), given={p.name.id for p in params})
         result = checked(Options(model=decl.name))
         if result is not None:
+            _check_names(node, *result, collector)
             _check_rules(node, *result, collector)
+
+
+def _check_names(node: ast.Weights, model: Model, elaborator: Elaborator, collector: Collector) -> None:
+    """A rule for what no block declares can never match (W313).
+
+    What this configuration leaves out may still be in another: only names that are nowhere are findings.
+    """
+    names = member_names(elaborator.files.by_key.values())
+    tensors = model_tensors(model.module)
+    section = read_section(node, Evaluator(elaborator, elaborator.instance_of(model.module).scope).value, Collector())
+    written = [(p, text) for rule in section.rules for p, text in zip(rule.left, rule.node.left, strict=True)]
+    written += [
+        (p, t)
+        for one in node.rules
+        if isinstance(one, ast.WFresh)
+        for t in one.patterns
+        for p in section.fresh
+        if p.text == t.value
+    ]
+    for pattern, text in written:
+        unheard = pattern.unheard(names)
+        if unheard is None or any(pattern.match(name) is not None for name in tensors):
+            continue
+        guess = closest(unheard, sorted(names))
+        fix = text.value.replace(unheard, guess) if guess else ""
+        collector.add(
+            Diagnostic(
+                "W313",
+                f'"{text.value}" matches no tensor of {model.module.name}: nothing is called `{unheard}`',
+                text.span,
+                path=section_path(node),
+                notes=(("expected", "a path of the model on the left, of the file on the right"),),
+                help=f'"{fix}"' if fix else "",
+                edits=(Edit(text.span, f'"{fix}"'),) if fix else (),
+            )
+        )
 
 
 def _check_rules(node: ast.Weights, model: Model, elaborator: Elaborator, collector: Collector) -> None:

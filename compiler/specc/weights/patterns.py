@@ -66,6 +66,16 @@ class Pattern:
                 return None
         return captures
 
+    def unheard(self, names: Iterable[str]) -> str | None:
+        """The first segment that is neither an index nor one of these names, or None; `*` may stand for anything."""
+        known = {*names, "0"}
+        for segment in self.text.split("."):
+            if segment not in known and not segment.isdecimal():
+                shape = pattern(segment)
+                if not any(shape._regex.fullmatch(name) for name in known):
+                    return segment
+        return None
+
     def render(self, captures: Captures) -> str:
         """The name that these captures give."""
         return "".join(_text(piece, captures) for piece in self.pieces)
