@@ -145,9 +145,8 @@ def built(spec: str, model: Any, folder: Path, without: Sequence[str] = ()) -> P
     assert made.manifest["weights"]["source"] == "checkpoint" and made.manifest["weights"]["fresh"] == []
     opened = open_build(made.folder)
     module = opened.module()
-    stored = {id(t): t.numel() for t in (*module.parameters(), *module.buffers())}
-    theirs = {t.data_ptr(): t.numel() for t in model.state_dict().values()}
-    assert sum(stored.values()) == sum(theirs.values()), "the same numbers are in both"
+    ours, theirs = ({t.data_ptr(): t.numel() for t in m.state_dict().values()} for m in (module, model))
+    assert sum(ours.values()) == sum(theirs.values()), "the same numbers are in both"
     return Parity(model, made, module, opened.session())
 
 

@@ -434,6 +434,7 @@ def test_index(drawn: tuple[tuple[Any, ...], tuple[Any, ...], tuple[int, ...]]) 
 @pytest.mark.parametrize("n", [-7, -1, 0, 1, 3, 12])
 def test_roll_by_more_than_the_axis(n: int, size: int) -> None:
     x = np.arange(2 * size, dtype=np.int64).reshape(2, size)
-    op = operators()["roll"](n=n, axis=1)
-    np.testing.assert_array_equal(by_onnx(op, x)[0], np.roll(x, n, 1))
-    np.testing.assert_array_equal(by_torch(op, x)[0], np.roll(x, n, 1))
+    op = operators()["roll"](axis=1)
+    for by in (n, np.asarray(n)):  # a number and a tensor
+        np.testing.assert_array_equal(by_onnx(op, x, by)[0], np.roll(x, n, 1))
+        np.testing.assert_array_equal(by_torch(op, x, by)[0], np.roll(x, n, 1))

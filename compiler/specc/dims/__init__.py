@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from specc.dims.algebra import Dim
+from specc.dims.algebra import Dim, ceil_div
 from specc.dims.facts import Facts
 from specc.dims.monomials import DimError, DivisionError, Factor, Floor, Monomial
 from specc.dims.statements import Fact, Proof, Proved, Refuted, Unknown
@@ -24,4 +24,5 @@ __all__ = [
     "Proved",
     "Refuted",
     "Unknown",
+    "ceil_div",
 ]

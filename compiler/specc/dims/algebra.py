@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from specc.dims.division import floordiv
 from specc.dims.monomials import (
@@ -355,3 +355,8 @@ _ZERO = Dim(())
 _ONE = Dim((((), 1),))
 _SMALL = tuple(Dim((((), n),) if n else ()) for n in range(1_025))
 Dim.UNIT = _ONE.as_unit()
+
+
+def ceil_div(a: Any, b: Any) -> Any:
+    """a / b rounded up, of numbers or sizes. Of sizes it is (a + b - 1)//b, one quotient; -(-a // b) has a as a term of its own."""
+    return (a + b - 1) // b if isinstance(a, Dim) or isinstance(b, Dim) else -(-a // b)

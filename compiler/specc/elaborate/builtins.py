@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from specc.dims import Dim
+from specc.dims import Dim, ceil_div
 from specc.elaborate.values import number, show
 
 MAX_LIST = 65_536
@@ -97,7 +97,7 @@ def _ceil_div(a: Any, b: Any) -> Any:
     _numbers("ceil_div", (a, b))
     if b == 0:
         raise BadArgument("ceil_div by 0", "E110")
-    return -(-a // b)
+    return ceil_div(a, b)
 
 
 def _float(x: Any) -> float:

@@ -5,35 +5,45 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from specc.dims import Dim, Facts
-from specc.op import Axis, Emitter, Handle, OpError, Tensor, TorchText, axis_index
+from specc.op import Axis, Emitter, Handle, Number, OpError, Tensor, TorchText, axis_index
 from specc.ops import expect
+from specc.ops.broadcasting import Element
+from specc.ops.positions import counted
 from specc.ops.shape import Movement
-from specc.types import DType, TensorType
+from specc.types import DType, Scalar, TensorType
 
 
 class Pad(Movement):
     """Adds `before` and `after` elements along an axis: `value`, or its own, mirrored or repeated ("replicate").
+
+    Both are sizes, runtime ones too: `pad(x, axis = 1, before = 0, after = -T % 8)` fills up to a multiple of 8.
 
     example: pad(x: Tensor[B, T, 8], 1, 2, 1) -> Tensor[B, T + 3, 8]
     example: pad(x: Tensor[B, T], axis = 1, before = 0, after = 1, value = -1.0) -> Tensor[B, T + 1]
     example: pad(x: Int[B, T], 0, 1, 0) -> Int[B + 1, T]
     example: pad(x: Tensor[B, 8, T], 1, 2, 1, mode = "reflect") -> Tensor[B, 11, T]
     example: pad(x: Tensor[B, T, 8], 1, 2, 1, mode = "replicate") -> Tensor[B, T + 3, 8]
+    example: pad(x: Tensor[B, T, 8], 1, 0, -T % 4) -> Tensor[B, T + -T % 4, 8]
+    example: pad(x: Tensor[B, T, 8], 1, B, 2*B) -> Tensor[B, T + 3*B, 8]
+    example: pad(x: Tensor[B, T, 8], 1, 0, T - 3) -> error S222
     """
 
     name = "pad"
     x: ClassVar[Tensor]
     axis: Axis
-    before: int
-    after: int
+    before: Dim
+    after: Dim
     mode: Literal["constant", "reflect", "replicate"] = "constant"
     value: float = 0.0
 
     def infer(self, facts: Facts, x: TensorType) -> TensorType:
         axis = axis_index(self.axis, x.rank)
         for name in ("before", "after"):
-            width = getattr(self, name)
-            expect.setting(width >= 0, name, f"pad: `{name}` must not be negative, found {width}")
+            width: Dim = getattr(self, name)
+            expect.setting(
+                width.value is None or width.value >= 0, name, f"pad: `{name}` must not be negative, found {width}"
+            )
+            expect.not_negative(facts, width, operand=name, what=f"`{name}`")
             if self.mode == "reflect":
                 expect.not_negative(facts, x.shape[axis] - 1 - width, operand=0, what="the axis less what is mirrored")
         if x.dtype.is_int and self.value != int(self.value):
@@ -47,7 +57,7 @@ class Pad(Movement):
         operand = t.operands[0]
         assert isinstance(operand, TensorType)
         axis = axis_index(self.axis, operand.rank)
-        widths = f"{t.attr('before')}, {t.attr('after')}"
+        widths = t.dims((self.before, self.after))
         if self.mode != "constant":  # torch mirrors and repeats the last axis, of matrices at least
             last = axis == operand.rank - 1
             moved = x if last else f"{x}.movedim({axis}, -1)"
@@ -64,9 +74,9 @@ class Pad(Movement):
     def onnx(self, emit: Emitter, x: Handle) -> Handle:
         rank = x.type.rank
         axis = axis_index(self.axis, rank)
-        pads = [0] * (2 * rank)
+        pads = [Dim.const(0)] * (2 * rank)
         pads[axis], pads[rank + axis] = self.before, self.after
-        widths = emit.const(pads, DType.I64)
+        widths = emit.shape(pads)
         shape = (*x.type.shape[:axis], x.type.shape[axis] + self.before + self.after, *x.type.shape[axis + 1 :])
         type_ = x.type.with_shape(shape)
         if self.mode == "constant":
@@ -78,26 +88,46 @@ class Pad(Movement):
 class Roll(Movement):
     """Element i along the axis moves to i + n; what leaves at one end enters at the other.
 
+    n may be computed: an Int tensor without axes.
+
     example: roll(x: Tensor[B, T, 8], 3, -1) -> Tensor[B, T, 8]
     example: roll(x: Tensor[B, T, 8], -2, 1) -> Tensor[B, T, 8]
+    example: roll(x: Tensor[B, T, 8], n: Int[], 1) -> Tensor[B, T, 8]
+    example: roll(x: Tensor[B, T, 8], n: Int[B], 1) -> error S202
+    example: roll(x: Tensor[B, T, 8], 0.5, 1) -> error E125
     """
 
     name = "roll"
     x: ClassVar[Tensor]
-    n: int
+    n: ClassVar[Tensor | Number]
     axis: Axis
 
-    def infer(self, facts: Facts, x: TensorType) -> TensorType:
+    def infer(self, facts: Facts, x: TensorType, n: Element) -> TensorType:
         axis_index(self.axis, x.rank)
+        if isinstance(n, TensorType):
+            expect.indices(n, operand=1, what="n")
+            expect.rank(n, (), operand=1, what="n")
+        elif isinstance(n.value, (bool, float)):
+            raise OpError("E125", f"roll: `n` must be a whole number, found {n}", operand=1, found=str(n))
         return x
 
-    def torch(self, t: TorchText, x: str) -> str:
-        return f"{x}.roll({t.attr('n')}, {t.attr('axis')})"
+    def torch(self, t: TorchText, x: str, n: str) -> str:
+        operand, by = t.operands
+        if isinstance(by, Scalar):
+            return f"{x}.roll({n}, {t.attr('axis')})"
+        assert isinstance(operand, TensorType)
+        axis = axis_index(self.axis, operand.rank)
+        size = t.dim(operand.shape[axis])
+        return f"{x}.index_select({axis}, (torch.arange({size}, device={t.device()}) - {n}) % {size})"
 
-    def onnx(self, emit: Emitter, x: Handle) -> Handle:
+    def onnx(self, emit: Emitter, x: Handle, n: Handle | Scalar) -> Handle:
         axis = axis_index(self.axis, x.type.rank)
         size = x.type.shape[axis]
-        at = emit.dim(size - Dim.const(self.n) % size)  # where the part that moves to the front starts
+        if not isinstance(n, Scalar):
+            places = emit("Sub", counted(emit, size), emit.cast(n, DType.I64))
+            return emit("Gather", x, emit("Mod", places, emit.dim(size), type=places.type), axis=axis, type=x.type)
+        by = Dim.of(n.value) if isinstance(n.value, Dim) else Dim.const(int(n.value))
+        at = emit.dim(size - by % size)  # where the part that moves to the front starts
         axes, start, end = emit.const([axis], DType.I64), emit.const([0], DType.I64), emit.const([2**63 - 1], DType.I64)
         front, back = emit("Slice", x, at, end, axes), emit("Slice", x, start, at, axes)
         return emit("Concat", front, back, axis=axis, type=x.type)

@@ -74,8 +74,20 @@ def _differ(proof: Proof, left: Dim, right: Dim, types: Sequence[Element], doing
 
 
 def common_dtype(operands: Sequence[Element], doing: str) -> DType:
-    """The dtype all tensors share; numbers adopt it. S301 if tensors mix, S302 for a float with an Int tensor."""
+    """The dtype all tensors share; numbers adopt it.
+
+    S301 if tensors mix, S302 for a float with an Int tensor, E125 for numbers among themselves.
+    """
     tensors = [t for t in operands if isinstance(t, TensorType)]
+    if not tensors:
+        raise OpError(
+            "E125",
+            f"cannot {doing} {' and '.join(map(str, operands))}: one of them must be a tensor",
+            operand=0,
+            expected="a tensor",
+            found=str(operands[0]),
+            help="any(arange(T) >= n) is whether a runtime size exceeds n; `min` and `max` are for numbers",
+        )
     dtype = tensors[0].dtype
     for i, operand in enumerate(operands):
         if isinstance(operand, Scalar):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from specc.backends.torch.printer import literal, names_in, parse, protected, show, tidy
-from specc.dims import Dim, DimError
+from specc.dims import Dim, DimError, ceil_div
 from specc.ir.graph import Hyper, Module
 
 ATTRIBUTE_NAMES_TAKEN = frozenset(
@@ -55,7 +55,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "prod": lambda *a: math.prod(a[0] if isinstance(a[0], tuple) else a),
     "sum": lambda *a: sum(a[0] if isinstance(a[0], tuple) else a),
     "round": round,
-    "ceil_div": lambda a, b: -(-a // b),
+    "ceil_div": ceil_div,
     "float": float,
     "int": int,
     "min": min,

@@ -12,7 +12,7 @@ from specc.backends.torch.labels import Scope, python_name
 from specc.backends.torch.merge import by_ranks, merge
 from specc.backends.torch.methods import Method
 from specc.backends.torch.optext import InitText, without_device
-from specc.backends.torch.printer import literal, tidy
+from specc.backends.torch.printer import literal, names_in, protected, tidy
 from specc.backends.torch.signatures import argument_defaults, ellipsis_rank, given_always, parameters_of, size_names
 from specc.backends.torch.statements import Line, Remark, Statement, all_names, assign
 from specc.backends.torch.weights import InitSection
@@ -229,7 +229,7 @@ class ModuleBuilder(Function):
                 self.constants[value] = ""
 
     def _literal(self, scalar: Scalar) -> str:
-        return self.scope.init(scalar.label, scalar.value) or literal(scalar.value)
+        return protected(self.scope.init(scalar.label, scalar.value) or literal(scalar.value))
 
     def _is_constant(self, node: Apply, known: Mapping[Value, str]) -> bool:
         tensors = [i for i in node.inputs if isinstance(i, Value)]
@@ -269,9 +269,13 @@ class ModuleBuilder(Function):
             assign(f"self{_access(t.left)}", f"self{_access(t.right)}", "tied") for t in self.target.ties
         ]
         names: list[Statement] = []
+        read = {name for text in self.buffers.values() for name in names_in(text)}  # written before the methods are
         for hyper in self.target.hypers:
             name = hyper.name
-            if hyper.is_let and name in scope.attributes:
+            if hyper.is_let and name in scope.attributes and python_name(name) in read:
+                names.append(assign(python_name(name), scope.let(name)))
+                names.append(assign(f"self.{name}", python_name(name)))
+            elif hyper.is_let and name in scope.attributes:
                 names.append(assign(f"self.{name}", scope.let(name)))
             elif hyper.is_let and name in scope.locals:
                 names.append(assign(python_name(name), scope.let(name)))
