@@ -79,8 +79,9 @@ class Arithmetic(Labels):
             return quotient
         help = "pass a size that divides, or round down with `//`"
         if isinstance(left, int) and isinstance(right, int) and right > 0:
-            near = [d for d in range(max(1, right - 16), right + 17) if left % d == 0]
-            near = sorted(sorted(near, key=lambda d: abs(d - right))[:2])
+            smaller = next((d for d in range(right, max(0, right - 4096), -1) if left % d == 0), None)
+            larger = next((d for d in range(right, min(left, right + 4096) + 1) if left % d == 0), None)
+            near = [d for d in (smaller, larger) if d is not None]
             name = unparse(expr.right)
             if near:
                 help = f"nearest {name} that divide {left}: {', '.join(map(str, near))}"

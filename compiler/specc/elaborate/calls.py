@@ -8,12 +8,13 @@ from typing import Any
 from specc.diagnostics import Label
 from specc.elaborate.access import Evaluated
 from specc.elaborate.attributes import OpCall
-from specc.elaborate.builtins import COMPILE_TIME
+from specc.elaborate.builtins import COMPILE_TIME, ROUTE
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.instances import Instance
 from specc.elaborate.mismatch import valued
 from specc.elaborate.obligations import Obligations
 from specc.elaborate.references import ListRef, MethodRef, PartRef
+from specc.elaborate.routing import route
 from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import Unifier, describe_axis, ellipsis_axes, is_tensor, opaque_axes, uses_ellipsis
 from specc.elaborate.values import (
@@ -55,6 +56,8 @@ class CallChecker(Obligations):
 
     def _Call(self, expr: ast.Call) -> Any:
         target = self.callee(expr.func)
+        if target == ROUTE:
+            return route(self, expr)
         if isinstance(target, str):
             return self.builtin(expr, target)
         if isinstance(target, FnValue):
@@ -260,6 +263,7 @@ class CallChecker(Obligations):
                     f"argument is {value.type}",
                     others=others,
                     sizes=rows,
+                    help=self.remedy(want.label, expected.value, have.value, member),
                     expected=str(self.expected_type(argument, unifier)),
                     found=valued(value.type),
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,25 @@ class Mismatches(Access):
             return ()
         binding = self.elab.instance_of(member.module).scope.find(label)
         return (Size(label, show(binding.value), binding.origin),) if binding is not None else ()
+
+    def remedy(self, label: str | None, want: int, have: int, member: Submodule | None) -> str:
+        """What was most likely meant: a part that makes one of the other and is never called, or sizes swapped."""
+        if member is None or label is None:
+            return ""
+        bodies = " ".join(method.body.span.text for method in self.instance.methods.values()) if self.instance else ""
+        for name, part in self.instance.members.items() if self.instance else ():
+            sizes = {value for _, value, _ in part.args} if isinstance(part, Submodule) else set()
+            if {want, have} <= sizes and not re.search(rf"\b{name}\b", bodies):
+                return f"`{name}` is never called:  {name}: {part.span.text}   ({part.span.where})"
+        written = {name: (value, text) for name, value, text in member.args if text is not None}
+        other = next((name for name, (value, _) in written.items() if value == have and type(value) is int), None)
+        if other is None or label not in written:
+            return ""
+        first, second = sorted((label, other), key=list(written).index)
+        texts = {label: written[other][1], other: written[label][1]}
+        return (
+            f"if its sizes are swapped:  {member.module.name}({first} = {texts[first]}, {second} = {texts[second]}, ..)"
+        )
 
     def expected_type(self, argument: Argument, unifier: Unifier) -> TensorType:
         return argument.type.with_shape(tuple(unifier.resolve(d, {}) for d in argument.type.shape))

@@ -203,7 +203,7 @@ class ParameterBuilder(Evaluator):
             else:
                 member = members.get(segment)
             if member is None:
-                known = [str(name) for name in members]
+                known = [*map(str, members), *(sorted(self.instance.broken) if i == 0 else ())]
                 raise self._names_nothing(expr, path, i, known, available(known) or "nothing")
             if isinstance(member, Submodule):
                 labels = {name: label for name, _, label in member.args}
