@@ -151,9 +151,9 @@ def interface(model: Model, entry: str = "forward", without: frozenset[str] = fr
         type_ = sizes.type(argument.type)
         inputs.append(Input(argument.name, python_name(argument.name), dtype_name(type_), type_.shape, low, high))
     outputs = []
-    for name, value in graph.results:
+    for name, (_, value) in zip(graph.output_names, graph.results, strict=True):
         type_ = sizes.type(value.type)
-        outputs.append(Output(name or "output", dtype_name(type_), type_.shape))
+        outputs.append(Output(name, dtype_name(type_), type_.shape))
     facts = entry_facts(model, graph)
     return Interface(
         method=entry,

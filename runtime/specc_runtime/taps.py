@@ -35,9 +35,7 @@ def run(
     given = [inputs.get(a.name) if a.value is not None else None for a in graph.inputs]
     with torch.no_grad():
         results = machine.call(graph, given, "", ())
-    several = len(results) > 1
-    names = [name or (f"output{i}" if several else "output") for i, (name, _) in enumerate(graph.results)]
-    return dict(zip(names, results, strict=True)), machine.taps
+    return dict(zip(graph.output_names, results, strict=True)), machine.taps
 
 
 class _Machine:

@@ -42,8 +42,10 @@ class LossChecker(BodyChecker):
         for argument in graph.inputs:
             if argument.value is not None:
                 self.locals[argument.name] = argument.value
-        for (name, value), type_ in zip(graph.results, elab.bodies.result_types[id(graph)], strict=True):
-            self.locals[name or "output"] = Value(name or "output", type_, value.span)
+        for name, (_, value), type_ in zip(
+            graph.output_names, graph.results, elab.bodies.result_types[id(graph)], strict=True
+        ):
+            self.locals[name] = Value(name, type_, value.span)
 
     # ---- what is checked -----------------------------------------------------------------------------------------
 

@@ -207,7 +207,7 @@ class TestSection(Evaluator):
         known = {*TEST_VALUES, *instance.scope.names, *instance.dims, *model.entries, *self.file.visible()}
         for entry in model.entries.values():
             known |= {a.name for a in entry.full.inputs}
-            known |= {name or "output" for name, _ in entry.full.results}
+            known |= set(entry.full.output_names)
         return known
 
     def _expectation(self, item: ast.Expect, known: set[str]) -> None:

@@ -185,6 +185,12 @@ class Graph:
         """The optional arguments that are given."""
         return frozenset(a.name for a in self.inputs if a.optional and a.value is not None)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What an entry calls its results: one without a name is `output`, of several `output0`, `output1`, .."""
+        several = len(self.results) > 1
+        return tuple(name or (f"output{i}" if several else "output") for i, (name, _) in enumerate(self.results))
+
 
 # ---- modules ---------------------------------------------------------------------------------------------------------
 

@@ -67,12 +67,12 @@ class Flattener:
             present = argument.value is not None
             operands.append(self.emit.input(argument.name, sizes.type(argument.type)) if present else None)
         results = self.run(Frame(graph, (), "", sizes, None, {}), operands)
-        for (name, value), result in zip(graph.results, results, strict=True):
+        for name, (_, value), result in zip(graph.output_names, graph.results, results, strict=True):
             type_ = sizes.type(value.type)
             if not isinstance(result, Ref):
                 assert result is not None  # a result is a tensor or a number
                 result = self.emit.scalar(result, Ref(type_, True))
-            self.emit.output(name or "output", result, type_)
+            self.emit.output(name, result, type_)
 
     def run(self, frame: Frame, operands: Sequence[Argument]) -> list[Argument]:
         for argument, operand in zip(frame.graph.inputs, operands, strict=True):
