@@ -163,7 +163,7 @@ def test_every_tensor_is_there_once(gpt2: Any, folder: Path) -> None:
         {"activation_function": "relu"},
         {"activation_function": "gelu"},
         {"layer_norm_epsilon": 1e-3},
-        {"resid_pdrop": 0.0},
+        {"resid_pdrop": 0.0, "attn_pdrop": 0.0, "embd_pdrop": 0.0},
     ],
 )
 def test_configs(config: dict[str, Any], tmp_path: Path) -> None:
@@ -270,6 +270,10 @@ def test_tensors_that_do_not_fit(change: Callable[[dict[str, Any]], None], shown
         ({"n_embd": "wide"}, ["n_embd"]),
         ({"n_head": 5}, ["head"]),
         ({"model_type": "llama"}, ["W350", "llama"]),
+        ({"resid_pdrop": 0.0}, ["W334", "attn_pdrop", "resid_pdrop"]),
+        ({"scale_attn_by_inverse_layer_idx": True}, ["W334", "scale_attn_by_inverse_layer_idx = true"]),
+        ({"add_cross_attention": True}, ["W333", "add_cross_attention"]),
+        ({"window_size": 256}, ["W333", "window_size", "256"]),
     ],
 )
 def test_configs_that_do_not_fit(changes: dict[str, Any], shown: list[str], folder: Path) -> None:

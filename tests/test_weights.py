@@ -468,7 +468,7 @@ def config(text: str, json: dict[str, Any], hypers: str = "x: int = 1") -> tuple
         ("n", {}, None),
         ("n", {"n": None}, None),
         ("a.b", {"a": {"b": 2}}, 2),
-        ("a.b", {"a": 2}, None),
+        ("a.b", {"a": {"c": None}}, None),
         ("n_inner or 4*n", {"n_inner": None, "n": 5}, 20),
         ("n_inner or 4*n", {"n_inner": 7, "n": 5}, 7),
         ("n_inner or 4*n", {}, None),
@@ -493,6 +493,10 @@ def config(text: str, json: dict[str, Any], hypers: str = "x: int = 1") -> tuple
         ("-a", {"a": 2}, -2),
         ("2**n", {"n": 3}, 8),
         ("4 in xs", {"xs": [4]}, True),
+        ("w if has(w) else 5", {"w": None}, None),
+        ("w if has(w) else 5", {}, 5),
+        ("w.a if has(w.a) else 5", {"w": {"a": 3}}, 3),
+        ("w.a if has(w.a) else 5", {"w": None}, 5),
     ],
 )
 def test_config_expression(expression: str, json: dict[str, Any], value: Any) -> None:
@@ -546,6 +550,12 @@ def test_config_functions() -> None:
         ("x = frobnicate(a)", {}, "x: int = 1", "E103", "unknown function"),
         ("x = a[5]", {"a": [1]}, "x: int = 1", "E105", "outside"),
         ("x = f(a).b", {}, "x: int = 1", "E107", "not a key"),
+        ("x = a; require b == 2", {"a": 1, "b": 3}, "x: int = 1", "W334", "`b = 3`"),
+        ("x = a; require b", {"a": 1, "b": "s"}, "x: int = 1", "E106", "true or false"),
+        ("x = a; ignore b", {"a": 1, "b": 3, "c": 3}, "x: int = 1", "W333", "`c = 3`"),
+        ("x = a.b", {"a": {"b": 1, "c": 2}}, "x: int = 1", "W333", "`a.c = 2`"),
+        ("x = a.b", {"a": 2}, "x: int = 1", "W333", "`a = 2`"),
+        ("x = 1 if has(a + 1) else 2", {}, "x: int = 1", "E122", "takes a key"),
     ],
 )  # fmt: skip
 def test_config_finding(text: str, json: dict[str, Any], hypers: str, code: str, shown: str) -> None:
@@ -553,6 +563,24 @@ def test_config_finding(text: str, json: dict[str, Any], hypers: str, code: str,
     printed = report.full(errors)
     assert [d.code for d in errors] == [code], printed
     assert shown in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "json"),
+    [
+        ("x = n; require b == 2", {"b": None}),
+        ("x = n; require b == 2; require a < 3", {"b": 2, "a": None}),
+        ("x = n; require not b and not a", {"b": False, "a": False}),
+        ("x = n; ignore b, c.d", {"b": [1], "c": {"d": 1}}),
+        ("x = n; ignore c", {"c": {"d": 1, "e": {"f": 2}}}),
+        ("x = len(labels or [i for i in range(n)])", {"labels": {"0": "a"}}),
+        ("x = n", {"model_type": "m", "dtype": "float16", "is_decoder": False, "b": None, "pruned_heads": {}}),
+        ("x = c.n", {"c": {"n": 1, "torch_dtype": "float16", "use_cache": True}}),
+    ],
+)
+def test_keys_that_are_accounted_for(text: str, json: dict[str, Any]) -> None:
+    _, errors = config(text, json)
+    assert not errors, report.full(errors)
 
 
 def test_activation_names_mean_the_same_functions() -> None:

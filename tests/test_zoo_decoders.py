@@ -225,7 +225,7 @@ def test_llama(family: Family, config: dict[str, Any], tmp_path: Path) -> None:
             {"rope_parameters": None, "rope_scaling": {"type": "longrope"}},
             '"longrope"   (config.json rope_scaling.type)',
         ),
-        (rope("default", partial_rotary_factor=0.5), "(config.json rope_parameters.partial_rotary_factor)"),
+        (rope("default", partial_rotary_factor=0.5), "config.json says `rope_parameters.partial_rotary_factor = 0.5`"),
         ({"hidden_act": "xielu"}, "xielu"),
         ({"layer_types": ["full_attention", "chunked_attention"]}, "(config.json layer_types)"),
     ],
@@ -307,7 +307,7 @@ def test_gemma2(config: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        (rope("linear", factor=2.0), '"linear"   (config.json rope_parameters.rope_type)'),
+        (rope("linear", factor=2.0), 'config.json says `rope_parameters.rope_type = "linear"`'),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ({"hidden_activation": "xielu"}, "xielu"),
     ],

@@ -261,14 +261,16 @@ def test_phi3_of_transformers_4(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        (rope("longrope", **LONG), "longrope"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "longrope", **LONG}}, "longrope"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "su", **LONG}}, "su"),
-        ({"hidden_act": "xielu"}, "xielu"),
+        (rope("longrope", **LONG), "nothing reads `rope_parameters.short_factor = ["),
+        (
+            {"rope_parameters": None, "rope_scaling": {"type": "su", **LONG}},
+            "nothing reads `rope_scaling.long_factor = [",
+        ),
+        ({"hidden_act": "xielu"}, '"xielu"'),
     ],
 )
 def test_phi3_refuses(changes: dict[str, Any], shown: str, tmp_path: Path) -> None:
-    assert f'"{shown}"' in refusal(PHI3, tmp_path, **changes)
+    assert shown in refusal(PHI3, tmp_path, **changes)
 
 
 @pytest.mark.parametrize(

@@ -478,8 +478,19 @@ class WMap(Node):
 
 
 @_node
+class ConfigKeys(Node):
+    """`ignore key, outer.key` of a config section."""
+
+    keys: tuple[Expr, ...]
+
+
+@_node
 class WConfig(Node):
-    settings: tuple[Setting, ...]
+    items: tuple[Setting | Require | ConfigKeys, ...]
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return tuple(item for item in self.items if isinstance(item, Setting))
 
 
 @_node

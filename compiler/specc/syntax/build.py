@@ -345,6 +345,9 @@ class Builder:
     def w_config(self, span: Span, kids: Kids) -> ast.WConfig:
         return ast.WConfig(span, tuple(kids))
 
+    def config_keys(self, span: Span, kids: Kids) -> ast.ConfigKeys:
+        return ast.ConfigKeys(span, tuple(kids))
+
     def w_strip(self, span: Span, kids: Kids) -> ast.WPrefix:
         return ast.WPrefix(span, False, kids[0], tuple(kid for kid in kids[1:] if kid is not None))
 

@@ -26,7 +26,7 @@ _EXPECTED = {
     "body": "a body expects statements: x = .., x += .., return, if, for, when, emit or aux",
     "init": 'an init section expects rules: Linear.weight = normal(0.02), or "*.bias" = zeros()',
     "weights": 'a weights section expects config { }, strip, add, rename, ignore, fresh, or "model.path" = "file.path"',
-    "config": "a config section expects settings: dim = n_embd",
+    "config": "a config section expects settings: dim = n_embd, require and ignore",
     "train": "a train section expects settings: loss = cross_entropy(logits, data.label)",
     "test": 'a test section expects settings (preset = "tiny") and expect',
 }

@@ -12,8 +12,8 @@ from specc.source import Source, Span
 _TOKEN_END = r'(?:[A-Za-z_0-9.]*\w|"(?:\\.|[^"\\\n])*"|\|>|->|\.\.\.|\*\*|//|[<>=!~]=|\S)\Z'
 # What a container can hold tells what it is.
 _KINDS = (
-    ("import_stmt", "file"), ("require", "block"), ("part", "group"), ("assign", "body"), ("init_rule", "init"),
-    ("wkey", "weights"), ("expect", "test"), ("let_stmt", "train"), ("setting", "config"),
+    ("import_stmt", "file"), ("config_keys", "config"), ("require", "block"), ("part", "group"), ("assign", "body"),
+    ("init_rule", "init"), ("wkey", "weights"), ("expect", "test"), ("let_stmt", "train"), ("setting", "config"),
 )  # fmt: skip
 
 

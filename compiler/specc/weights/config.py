@@ -1,7 +1,8 @@
 """A `config { }` section over a checkpoint's config.json: JSON keys -> hyper-parameters (LANGUAGE 15).
 
-The expressions are those of declarations but for three things: a bare name is a JSON key, arithmetic on `none` is
-`none`, and `a or b` is b if a is none. Where a hyper-parameter holds a function or a block, a name that is no key may
+Every key that may matter is read, required to be something, or ignored (`config_keys`). The expressions are those of
+declarations but for three things: a bare name is a JSON key, arithmetic on `none` is `none`, and `a or b` is b if a is
+none. Where a hyper-parameter holds a function or a block, a name that is no key may
 also be one of those.
 """
 
@@ -18,6 +19,7 @@ from specc.elaborate.values import BlockDecl, BlockValue, Fail, FnDecl, FnValue,
 from specc.op import operators
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
+from specc.weights.config_keys import check_keys, check_requirement
 from specc.weights.config_values import ConfigEvaluator, Globals, json_value
 from specc.weights.rules import section_path
 
@@ -63,30 +65,39 @@ def read_config(
 ) -> dict[str, Setting]:
     """Hyper-parameter -> its value by this config; those that keep their default are left out.
 
-    `params` are the model's hyper-parameters, `config` the parsed JSON. Findings (W330, W331, E12x ..) go to the
-    collector; a value's type is checked where it is bound. An optional hyper-parameter whose expression is none is set
-    to none. `given`: hyper-parameters that a preset or `--set` gives anyway, so the config need not.
+    `params` are the model's hyper-parameters, `config` the parsed JSON. Findings (W330, W331, W333, W334, E12x ..) go
+    to the collector; a value's type is checked where it is bound. An optional hyper-parameter whose expression is none
+    is set to none. `given`: hyper-parameters that a preset or `--set` gives anyway, so the config need not.
     """
     found: dict[str, Setting] = {}
+    before = len(collector.errors)
     types = {p.name.id: p for p in params}
-    for rule in node.rules:
-        if not isinstance(rule, ast.WConfig):
+    items = [item for rule in node.rules if isinstance(rule, ast.WConfig) for item in rule.items]
+    for setting in items:
+        if not isinstance(setting, ast.Setting):
             continue
-        for setting in rule.settings:
-            param = types.get(setting.name.id)
-            reader = _Reader(node, config, names, path, _takes_names(param), param=param)
-            try:
-                reader.check_name(setting, types, found)
-                value = reader.value(setting.value, tail=True)
-                if value is None and reader.required and setting.name.id not in given:
-                    raise reader.no_value(setting)
-            except Fail as fail:
-                collector.add(fail.diagnostic)
-                continue
-            except Poisoned:
-                continue
-            if value is not None or (reader.param is not None and reader.param.type.optional):
-                found[setting.name.id] = Setting(value, reader.origin())
+        param = types.get(setting.name.id)
+        reader = _Reader(node, config, names, path, _takes_names(param), param=param)
+        try:
+            reader.check_name(setting, types, found)
+            value = reader.value(setting.value, tail=True)
+            if value is None and reader.required and setting.name.id not in given:
+                raise reader.no_value(setting)
+        except Fail as fail:
+            collector.add(fail.diagnostic)
+            continue
+        except Poisoned:
+            continue
+        if value is not None or (reader.param is not None and reader.param.type.optional):
+            found[setting.name.id] = Setting(value, reader.origin())
+    # Where a value is missing, its key may be one that is not read: one finding is enough.
+    unread = list(check_keys(node, config, path)) if len(collector.errors) == before else []
+    for item in items:
+        if isinstance(item, ast.Require):
+            requirement = ConfigEvaluator(node, config, names, path, takes_names=False)
+            unread += check_requirement(requirement, item)
+    for diagnostic in unread:
+        collector.add(diagnostic)
     return found
 
 

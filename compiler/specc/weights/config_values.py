@@ -219,9 +219,11 @@ class ConfigEvaluator:
             raise self.fail("E120", f"{name} takes positional arguments only", expr.span)
         if name == "activation":
             return self.activation(expr, args)
+        if name == "has":
+            return self.has(expr, args)
         function = COMPILE_TIME.get(name)
         if function is None:
-            known = available(["activation", *COMPILE_TIME], 30)
+            known = available(["activation", "has", *COMPILE_TIME], 30)
             raise self.fail("E103", f"unknown function `{name}`", expr.func.span, available=known)
         values = [self.value(a) for a in args]
         if any(v is None for v in values):
@@ -240,6 +242,7 @@ class ConfigEvaluator:
         if len(args) != 1:
             raise self.fail("E122", f"activation takes one name, found {len(args)} arguments", expr.span)
         wanted = self.value(args[0])
+        key = next(reversed(self.used), "")
         if wanted is None:
             return None
         if not isinstance(wanted, str):
@@ -251,11 +254,19 @@ class ConfigEvaluator:
                 "W330",
                 f'unknown activation "{wanted}"',
                 args[0].span,
-                f'"{wanted}" in {self.path}',
+                f'{key} = "{wanted}" in {self.path}' if key else "",
                 help=f'did the file mean "{guess}"?' if guess else "set the hyper-parameter with --set, or in a preset",
                 available=available(ACTIVATIONS, 20),
             )
         return function
+
+    def has(self, expr: ast.Call, args: Sequence[ast.Expr]) -> bool:
+        """`has(sliding_window)`: whether the file has the key, be it null."""
+        keys = dotted(args[0]) if len(args) == 1 else None
+        if keys is None:
+            raise self.fail("E122", "has takes a key of the file", expr.span, help="has(rope_parameters.factor)")
+        outer = self.look_up(keys[:-1])
+        return isinstance(outer, Mapping) and keys[-1] in outer
 
     def index(self, expr: ast.Index) -> Any:
         base = self.value(expr.base)

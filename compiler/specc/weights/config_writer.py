@@ -108,7 +108,7 @@ class _Writer:
             fits = branch is not None and self.constant(branch) and self.gives(branch, value)
             if fits and self.write(expr.cond, truth):
                 return True
-        if self.value(expr.cond) is True:
+        if self.value(expr.cond) is True or _asks_presence(expr.cond):
             return self.write(expr.then, value)
         if expr.other is not None:
             return self.write(expr.other, value)
@@ -141,6 +141,11 @@ class _Writer:
         if name == "len" and isinstance(value, int):
             return self.write(argument, {str(i): f"LABEL_{i}" for i in range(value)})
         return name in ("int", "float") and self.write(argument, value)
+
+
+def _asks_presence(expr: ast.Expr) -> bool:
+    """`has(key)`: writing the key makes it true."""
+    return isinstance(expr, ast.Call) and isinstance(expr.func, ast.Name) and expr.func.id == "has"
 
 
 def _activation(function: str) -> str | None:
