@@ -112,8 +112,12 @@ class Sizes:
         return total
 
     def _quotient(self, floor: Floor) -> Ref:
-        """ONNX divides ints towards zero; where the numerator may be negative, what `Mod` leaves is taken off first."""
-        top, bottom = self.dim(floor.numerator), self.dim(floor.denominator)
+        """ONNX divides ints towards zero; where the numerator may be negative, what `Mod` leaves is taken off first.
+
+        1//n is written 2//2n: onnxruntime's optimiser makes m * (1//n) an m // n, of ints too.
+        """
+        scale = 2 if floor.numerator == 1 else 1
+        top, bottom = self.dim(floor.numerator * scale), self.dim(floor.denominator * scale)
         if not (at_least_zero(floor.numerator) and at_least_zero(floor.denominator)):
             top = self._emit("Sub", top, self._emit("Mod", top, bottom))
         return self._emit("Div", top, bottom)
