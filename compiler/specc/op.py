@@ -28,7 +28,7 @@ type checkers what `__init_subclass__` does at a tenth of the price.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from inspect import get_annotations
@@ -115,6 +115,27 @@ _OPERAND_KINDS = {
     "ClassVar[Tensor | Number]": "number",
     "ClassVar[list[Tensor]]": "list",
 }
+
+
+@dataclass(frozen=True)
+class Step:
+    """The axis that an incremental entry (LANGUAGE 13) grows along: `size` new positions after `past` earlier ones.
+
+    Sizes are those of whoever asks: the entry's, or a block's own. `start` is `past` as an ONNX value where it is no
+    size of the graph (a static cache).
+    """
+
+    size: Dim
+    past: Dim
+    start: Handle | None = None
+
+    def varies(self, dim: Dim) -> bool:
+        """Whether a size depends on how many positions a step has, or had before it."""
+        return any(symbol in dim.symbols for symbol in (*self.size.symbols, *self.past.symbols))
+
+    def is_wide(self, dim: Dim) -> bool:
+        """Whether a size counts all positions so far."""
+        return any(symbol in dim.symbols for symbol in self.past.symbols)
 
 
 class TorchText(Protocol):
@@ -221,9 +242,12 @@ class Op:
         super().__init_subclass__(**kwargs)
         annotations = get_annotations(cls)
         inherited = [p for p in cls.params if p.name not in annotations]
+    elementwise: ClassVar[bool] = (
+        False  # an element of a result comes from one place of the operands: axes may move, not mix
+    )
         own = []
         for name, kind in annotations.items():
-            if name in ("name", "syntax", "random", "train_only", "params"):
+            if name in ("name", "syntax", "random", "train_only", "elementwise", "params"):
                 continue
             if kind in _OPERAND_KINDS:
                 own.append(ParamSpec(name, _OPERAND_KINDS[kind], kind not in ("ClassVar[Tensor | None]",)))
@@ -295,6 +319,45 @@ class Op:
 
     def module(self, t: TorchText) -> str | None:
         """The `nn` module for use as an element of `nn.Sequential` (`nn.GELU()`), or None if there is none."""
+    def mixes(self, *operands: Any) -> Sequence[Collection[int]]:
+        """Per operand, the axes (from 0) along which an element of a result may read elsewhere than at its own place.
+
+        By default none for an elementwise operator, those of an attribute `axis`, and otherwise all.
+        """
+        return [self._mixed(o.rank) if isinstance(o, TensorType) else () for o in operands]
+
+    def _mixed(self, rank: int) -> Collection[int]:
+        axis = self.attributes.get("axis")
+        if self.elementwise:
+            return ()
+        if axis is None:
+            return range(rank)
+        return [a % rank for a in (axis if isinstance(axis, tuple) else (axis,)) if rank]
+
+    def stepwise(self, step: Step, *operands: Any) -> None:
+        """Raises `OpError` (D401 to D407) where steps one after the other give something else than all at once.
+
+        By default no axis that it mixes may be one of positions (D402).
+        """
+        for i, (operand, axes) in enumerate(zip(operands, self.mixes(*operands), strict=True)):
+            mixed = [axis for axis in axes if isinstance(operand, TensorType) and step.varies(operand.shape[axis])]
+            if mixed:
+                size = operand.shape[mixed[0]]
+                raise OpError(
+                    "D402",
+                    f"`{self.name}` mixes positions of different steps: axis {mixed[0]} is {size}",
+                    operand=i,
+                    found=str(operand),
+                )
+
+    def torch_step(self, t: TorchText, step: Step, *operands: Any) -> str:
+        """The same as `torch` for an incremental entry."""
+        return self.torch(t, *operands)
+
+    def onnx_step(self, emit: Emitter, step: Step, *operands: Any) -> Handle | tuple[Handle, ...]:
+        """The same as `onnx` for an incremental entry."""
+        return self.onnx(emit, *operands)
+
         return None
 
 

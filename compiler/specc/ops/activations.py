@@ -261,6 +261,7 @@ class Prelu(Op):
     """
 
     name = "prelu"
+    elementwise = True
     x: ClassVar[Tensor]
     w: ClassVar[Tensor]
 
@@ -314,6 +315,7 @@ class Glu(Pointwise):
     """
 
     name = "glu"
+    elementwise = False
     axis: Axis = -1
 
     def infer(self, facts: Facts, x: TensorType) -> TensorType:

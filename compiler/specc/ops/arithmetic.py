@@ -17,6 +17,7 @@ class Binary(Op):
     """Two operands of one dtype; the result has that dtype."""
 
     syntax = True
+    elementwise = True
     x: ClassVar[Tensor | Number]
     y: ClassVar[Tensor | Number]
 
@@ -174,6 +175,7 @@ class Negative(Op):
     """
 
     name = "unary -"
+    elementwise = True
     syntax = True
     x: ClassVar[Tensor]
 
@@ -317,6 +319,7 @@ class Not(Op):
     """
 
     name = "not"
+    elementwise = True
     syntax = True
     x: ClassVar[Tensor]
 

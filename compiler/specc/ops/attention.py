@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts, Unknown
-from specc.op import Cost, Emitter, Handle, Op, OpError, Tensor, TorchText, numel
+from specc.op import Cost, Emitter, Handle, Op, OpError, Step, Tensor, TorchText, numel
 from specc.ops import expect
+from specc.ops.positions import counted
 from specc.ops.precision import widened
 from specc.types import DType, Operand, Scalar, TensorType
 
@@ -137,7 +138,43 @@ class ScaledDotProductAttention(Op):
             )
         _covers(facts, bias, full[-bias.rank :], may_be_one=(0,) if bias.rank == 4 else (), operand=4, what="bias")
 
+    def stepwise(
+        self,
+        step: Step,
+        q: TensorType,
+        k: TensorType,
+        v: TensorType,
+        mask: TensorType | None,
+        bias: TensorType | None,
+    ) -> None:
+        """Keys of a fixed length, those of an encoder, are the same in every step; others are cached and causal."""
+        keys = k.shape[2]
+        if not step.varies(keys):
+            return
+        if not step.is_wide(keys):
+            raise OpError(
+                "D402",
+                f"attention over {keys.label or keys} keys mixes positions of different steps: they are not cached",
+                operand=1,
+                found=str(k),
+                help=f"k, v = cached(k, v, along = {step.size})",
+            )
+        if self.causal:
+            return
+        if mask is not None and mask.rank > 2 and step.varies(mask.shape[-2]):
+            raise OpError(
+                "D405",
+                "attention over cached keys is causal only if its mask is",
+                operand=3,
+                found=str(mask),
+                help="causal = true, or `expect incremental ~= forward` in a test section",
+            )
+        raise OpError("D404", "attention over cached keys is not causal", operand=1, found=str(k), help="causal = true")
+
     # ---- torch -----------------------------------------------------------------------------------------------------
+
+    def torch_step(self, t: TorchText, step: Step, q: str, k: str, v: str, mask: str | None, bias: str | None) -> str:
+        return self.torch(t, q, k, v, mask, bias)  # what is causal follows from the operands' sizes
 
     def torch(self, t: TorchText, q: str, k: str, v: str, mask: str | None, bias: str | None) -> str:
         if self.softcap is not None:
@@ -204,18 +241,37 @@ class ScaledDotProductAttention(Op):
     # ---- ONNX ------------------------------------------------------------------------------------------------------
 
     def onnx(self, emit: Emitter, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None) -> Handle:
+        return self._onnx(emit, q, k, v, mask, bias, None)
+
+    def onnx_step(
+        self, emit: Emitter, step: Step, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None
+    ) -> Handle:
+        cached = step.start is not None and k.type.shape[2] == step.past + step.size
+        return self._onnx(emit, q, k, v, mask, bias, step.start if cached else None)
+
+    def _onnx(
+        self,
+        emit: Emitter,
+        q: Handle,
+        k: Handle,
+        v: Handle,
+        mask: Handle | None,
+        bias: Handle | None,
+        start: Handle | None,
+    ) -> Handle:
+        """`start`: the position of the first query among keys that are room for later ones too (a static cache)."""
         if emit.opset < 23:
-            return self._onnx_explicit(emit, q, k, v, mask, bias)
+            return self._onnx_explicit(emit, q, k, v, mask, bias, start)
         # The kernel's own causal mask aligns query 0 with key 0: right where there are as many keys as queries.
-        native = self.causal and self.window is None and _square(q.type, k.type)
-        visible = self._onnx_visible(emit, q.type.shape[2], k.type.shape[2], mask, band=not native)
+        native = self.causal and self.window is None and _square(q.type, k.type) and start is None
+        visible = self._onnx_visible(emit, q.type.shape[2], k.type.shape[2], mask, start, band=not native)
         attended = visible
         if bias is not None:
             attended = bias if bias.type.rank == 4 else emit.unsqueeze(bias, (0,))
             if visible is not None:
                 wide = widened(emit, attended)
                 attended = emit("Where", visible, wide, emit.scalar(LOWEST, wide))
-        elif visible is not None and mask is not None and mask.type.rank == 2 and (native or not self._has_band):
+        elif visible is not None and mask is not None and mask.type.rank == 2 and (native or not self._banded(start)):
             attended = _all_rows(emit, q, k, visible)
         return emit(
             "Attention",
@@ -229,16 +285,19 @@ class ScaledDotProductAttention(Op):
             type=_result(q, v),
         )
 
-    @property
-    def _has_band(self) -> bool:
-        return self.causal or self.window is not None
+    def _banded(self, start: Handle | None) -> bool:
+        return self.causal or self.window is not None or start is not None
 
-    def _onnx_visible(self, emit: Emitter, queries: Dim, keys: Dim, mask: Handle | None, band: bool) -> Handle | None:
+    def _onnx_visible(
+        self, emit: Emitter, queries: Dim, keys: Dim, mask: Handle | None, start: Handle | None, band: bool
+    ) -> Handle | None:
         """Which key each query sees, broadcasting to [B, H, T, S]; None if all (but for the kernel's causal mask)."""
         parts = []
         if mask is not None:
             parts.append(emit.unsqueeze(mask, {2: (1, 2), 3: (1,), 4: ()}[mask.type.rank]))
-        if band and self._has_band:
+        if start is not None:
+            parts.append(self._onnx_band(emit, queries, keys, start))
+        elif band and self._banded(None):
             type_ = TensorType(DType.BOOL, (queries, keys))
             visible = emit("Expand", emit.const(True, DType.BOOL), emit.shape((queries, keys)), type=type_)
             shift = keys - queries
@@ -251,8 +310,30 @@ class ScaledDotProductAttention(Op):
             return emit("And", *parts)
         return parts[0] if parts else None
 
+    def _onnx_band(self, emit: Emitter, queries: Dim, keys: Dim, start: Handle) -> Handle:
+        """The keys that are written and not later than each query, nor out of its window: Bool [T, S]."""
+        column = TensorType(DType.I64, (queries, Dim.const(1)))
+        here = emit("Add", emit.unsqueeze(counted(emit, queries), (1,)), start, type=column)
+        there = counted(emit, keys)
+        last = here if self.causal else emit("Add", start, emit("Sub", emit.dim(queries), emit.const([1], DType.I64)))
+        full = TensorType(DType.BOOL, (queries, keys))
+        band = emit("LessOrEqual", there, last, type=full if self.causal else None)
+        if self.window is not None:
+            first = emit("Sub", here, emit.const(self.window, DType.I64), type=column)
+            band = emit("And", band, emit("Greater", there, first, type=full), type=full)
+        return (
+            band if self.causal or self.window is not None else emit("Expand", band, emit.shape(full.shape), type=full)
+        )
+
     def _onnx_explicit(
-        self, emit: Emitter, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None
+        self,
+        emit: Emitter,
+        q: Handle,
+        k: Handle,
+        v: Handle,
+        mask: Handle | None,
+        bias: Handle | None,
+        start: Handle | None,
     ) -> Handle:
         batch, heads, queries, width = q.type.shape
         groups, keys = k.type.shape[1:3]
@@ -272,7 +353,7 @@ class ScaledDotProductAttention(Op):
             scores = emit("Mul", emit("Tanh", emit("Div", scores, cap)), cap)
         if bias is not None:
             scores = emit("Add", scores, bias)
-        visible = self._onnx_visible(emit, queries, keys, mask, band=True)
+        visible = self._onnx_visible(emit, queries, keys, mask, start, band=True)
         wide = widened(emit, scores)
         if visible is not None:
             full = TensorType(wide.type.dtype, (batch, heads, queries, keys))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Dims, Emitter, Handle, Op, Tensor, TorchText
+from specc.op import Cost, Dims, Emitter, Handle, Op, OpError, Step, Tensor, TorchText
 from specc.ops import expect
 from specc.ops.positions import counted
 from specc.types import DType, Operand, TensorType
@@ -20,6 +20,8 @@ def filled(emit: Emitter, value: float, type_: TensorType) -> Handle:
 
 class Creation(Op):
     """Costs no arithmetic."""
+
+    elementwise = True
 
     def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
         return Cost(Dim.const(0))
@@ -129,6 +131,16 @@ class Arange(Creation):
 
     def onnx(self, emit: Emitter) -> Handle:
         return counted(emit, self.D)
+
+    def stepwise(self, step: Step) -> None:
+        if step.varies(self.D) and not step.is_wide(self.D):
+            shown = self.D.label or self.D
+            raise OpError(
+                "D401",
+                f"`arange({shown})` restarts at 0 in every decoding step",
+                operand="D",
+                help=f"positions({shown})",
+            )
 
 
 class Eye(Creation):

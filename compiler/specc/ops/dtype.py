@@ -20,6 +20,7 @@ class Cast(Op):
     """
 
     name = "cast"
+    elementwise = True
     x: ClassVar[Tensor]
     dtype: DType
 
@@ -40,6 +41,7 @@ class CastLike(Op):
     """
 
     name = "cast_like"
+    elementwise = True
     x: ClassVar[Tensor]
     y: ClassVar[Tensor]
 
@@ -60,6 +62,7 @@ class Detach(Op):
     """
 
     name = "detach"
+    elementwise = True
     x: ClassVar[Tensor]
 
     def infer(self, facts: Facts, x: TensorType) -> TensorType:

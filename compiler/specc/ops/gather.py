@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
@@ -39,6 +39,9 @@ class Take(Op):
 
     def cost(self, results: Sequence[TensorType], x: TensorType, idx: TensorType) -> Cost:
         return Cost(Dim.const(0))
+
+    def mixes(self, x: TensorType, idx: TensorType) -> Sequence[Collection[int]]:
+        return [self._mixed(x.rank), ()]
 
 
 class Gather(Op):
@@ -89,6 +92,9 @@ class Gather(Op):
 
     def cost(self, results: Sequence[TensorType], x: TensorType, idx: TensorType) -> Cost:
         return Cost(Dim.const(0))
+
+    def mixes(self, x: TensorType, idx: TensorType) -> Sequence[Collection[int]]:
+        return [self._mixed(x.rank), ()]
 
 
 class TakeAlong(Op):
@@ -181,6 +187,9 @@ class OneHot(Op):
 
     def cost(self, results: Sequence[TensorType], idx: TensorType) -> Cost:
         return Cost(Dim.const(0))
+
+    def mixes(self, idx: TensorType) -> Sequence[Collection[int]]:
+        return [()]
 
 
 class TopK(Op):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts, Proof, Refuted
-from specc.op import Cost, Emitter, Handle, Op, OpError, Tensor, TorchText
+from specc.op import Cost, Emitter, Handle, Op, OpError, Step, Tensor, TorchText
 from specc.types import DType, Operand, TensorType
 
 Slice = tuple[Dim | None, Dim | None, int]
@@ -109,8 +109,32 @@ class Index(Op):
         kept = [item for item in items if not isinstance(item, Dim)]
         return emit.unsqueeze(x, [i for i, item in enumerate(kept) if item is None])
 
+    def mixes(self, x: TensorType) -> Sequence[Collection[int]]:
+        items = [item for item in self.spread(x.rank) if item is not None]
+        return [[axis for axis, item in enumerate(items) if item != ALL and not _is_last(item, x.shape[axis])]]
+
+    def stepwise(self, step: Step, x: TensorType) -> None:
+        items = [item for item in self.spread(x.rank) if item is not None]
+        for axis, item in enumerate(items):
+            bounds = [item] if isinstance(item, Dim) else [bound for bound in item[:2] if bound is not None]
+            if not step.varies(x.shape[axis]) and any(step.varies(bound) for bound in bounds):
+                shown = next(bound.label or str(bound) for bound in bounds if step.varies(bound))
+                raise OpError(
+                    "D401",
+                    f"a slice of a fixed axis by `{shown}` restarts in every decoding step",
+                    operand=0,
+                    found=str(x),
+                    help="take(table, positions(T))",
+                )
+        super().stepwise(step, x)
+
     def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
         return Cost(Dim.const(0))
+
+
+def _is_last(item: Dim | Slice, size: Dim) -> bool:
+    """Whether an index is the last position of its axis, in a step as in the whole."""
+    return isinstance(item, Dim) and (item.value == -1 or item == size - 1)
 
 
 def _onnx_slice(emit: Emitter, x: Handle, slices: Sequence[tuple[int, Slice]]) -> Handle:
@@ -224,6 +248,9 @@ class Unpack(Op):
         if count == 1:
             return (emit.squeeze(x, (0,)),)
         return tuple(emit("Gather", x, emit.const(i, DType.I64), axis=0, type=type_) for i in range(count))
+
+    def mixes(self, x: TensorType) -> Sequence[Collection[int]]:
+        return [(0,)]
 
     def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
         return Cost(Dim.const(0))

@@ -78,6 +78,7 @@ class Stack(Movement):
     """
 
     name = "stack"
+    elementwise = True
     xs: ClassVar[list[Tensor]]
     axis: Axis = 0
 

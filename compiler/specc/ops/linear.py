@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from specc.dims import Facts
@@ -48,6 +48,9 @@ class MatMul(Op):
         x = operands[0]
         assert isinstance(x, TensorType)
         return Cost(numel(results[0]) * x.shape[-1] * 2)
+
+    def mixes(self, x: TensorType, y: TensorType) -> Sequence[Collection[int]]:
+        return [(x.rank - 1,), (y.rank - 2,)]
 
 
 class Linear(Op):
@@ -95,6 +98,9 @@ class Linear(Op):
         assert isinstance(w, TensorType)
         return Cost(numel(results[0]) * w.shape[1] * 2)
 
+    def mixes(self, x: TensorType, w: TensorType, b: TensorType | None) -> Sequence[Collection[int]]:
+        return [(x.rank - 1,), (0, 1), (0,)]
+
 
 class Embedding(Op):
     """Row ids[..] of the table w: ids [...] and w [n, d] give [..., d]. Ids must be in 0 .. n-1.
@@ -118,3 +124,6 @@ class Embedding(Op):
 
     def onnx(self, emit: Emitter, ids: Handle, w: Handle) -> Handle:
         return emit("Gather", w, ids, axis=0)
+
+    def mixes(self, ids: TensorType, w: TensorType) -> Sequence[Collection[int]]:
+        return [(), (0,)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
@@ -92,6 +92,9 @@ class RMSNorm(Norm):
         root = emit("Sqrt", emit("Add", mean, emit.scalar(self.eps, mean)))
         return emit("Mul", emit.cast(emit("Div", wide, root), x.type.dtype), scale)
 
+    def mixes(self, x: TensorType, w: TensorType) -> Sequence[Collection[int]]:
+        return [(x.rank - 1,), (0,)]
+
 
 class GroupNorm(Norm):
     """(x - mean) / sqrt(var + eps) * w + b over each group of channels (axis 1) and all later axes (Wu and He, 2018).
@@ -173,6 +176,7 @@ class BatchNorm(Norm):
     """
 
     name = "batch_norm"
+    elementwise = True  # outside training
     w: ClassVar[Tensor]
     b: ClassVar[Tensor]
     mean: ClassVar[Tensor]

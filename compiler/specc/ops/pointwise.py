@@ -16,6 +16,7 @@ from specc.types import DType, Scalar, TensorType
 class Pointwise(Op):
     """One floating-point tensor in, the same type out."""
 
+    elementwise = True
     x: ClassVar[Tensor]
 
     torch_call: ClassVar[str]
@@ -222,6 +223,7 @@ class Clamp(Op):
     """
 
     name = "clamp"
+    elementwise = True
     x: ClassVar[Tensor]
     min: float | None = None
     max: float | None = None
@@ -255,6 +257,7 @@ class Clamp(Op):
 class Extremum(Op):
     """The larger or the smaller of two, with broadcasting."""
 
+    elementwise = True
     x: ClassVar[Tensor | Number]
     y: ClassVar[Tensor | Number]
 
@@ -310,6 +313,7 @@ class Where(Op):
     """
 
     name = "where"
+    elementwise = True
     cond: ClassVar[Tensor]
     x: ClassVar[Tensor | Number]
     y: ClassVar[Tensor | Number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from specc.dims import Dim, Facts
-from specc.op import Emitter, Handle, Op, OpError, Tensor, TorchText
+from specc.op import Emitter, Handle, Op, OpError, Step, Tensor, TorchText
 from specc.ops import expect
 from specc.ops.state import past
 from specc.types import DType, Scalar, TensorType
@@ -26,6 +26,8 @@ class Positions(Op):
     name = "positions"
     D: Dim
     mask: ClassVar[Tensor | None]
+
+    elementwise = True
 
     def infer(self, facts: Facts, mask: TensorType | None) -> TensorType:
         if mask is None:
@@ -58,6 +60,36 @@ class Positions(Op):
         before = emit("Sub", total, emit.const(1, DType.I64))
         return emit("Max", before, emit.const(0, DType.I64))
 
+    def torch_step(self, t: TorchText, step: Step, mask: str | None) -> str:
+        if self.D != step.size:
+            return self.torch(t, mask)
+        start, size = t.dim(step.past), t.dim(self.D)
+        if mask is None:
+            return f"torch.arange({start}, {start} + {size}, device={t.device()})"
+        return f"{self.torch(t, mask)}[:, {start}:]"
+
+    def onnx_step(self, emit: Emitter, step: Step, mask: Handle | None) -> Handle:
+        if self.D != step.size:
+            return self.onnx(emit, mask)
+        start = started(emit, step)
+        if mask is None:
+            return emit("Add", counted(emit, self.D), start)
+        every = self.onnx(emit, mask)
+        end = emit("Add", start, emit.dim(self.D))
+        return emit(
+            "Slice",
+            every,
+            start,
+            end,
+            emit.const([1], DType.I64),
+            type=TensorType(DType.I64, (mask.type.shape[0], self.D)),
+        )
+
+
+def started(emit: Emitter, step: Step) -> Handle:
+    """How many positions came before this step, as int64[1]."""
+    return emit.dim(step.past) if step.start is None else step.start
+
 
 def counted(emit: Emitter, size: Dim) -> Handle:
     """0, 1, .. size - 1 as int64[size]."""
@@ -78,6 +110,7 @@ class Sinusoidal(Op):
     """
 
     name = "sinusoidal"
+    elementwise = True
     pos: ClassVar[Tensor]
     dim: int
     base: float = 10_000.0

@@ -13,6 +13,7 @@ from specc.types import DType, TensorType
 class TrainingNoise(Op):
     """The identity outside training."""
 
+    elementwise = True
     train_only = True
     x: ClassVar[Tensor]
     p: float

@@ -41,6 +41,7 @@ class Rearrange(Op):
     """
 
     name = "rearrange"
+    elementwise = True
     x: ClassVar[Tensor]
     pattern: Pattern
 

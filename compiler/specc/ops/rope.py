@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from specc.dims import Dim, Facts
@@ -227,6 +227,9 @@ class Rotary(Op):
     def cost(self, results: Sequence[TensorType], x: TensorType, pos: TensorType, freqs: TensorType) -> Cost:
         batch, heads, length, _ = x.shape
         return Cost(6 * batch * heads * length * freqs.shape[0])
+
+    def mixes(self, x: TensorType, pos: TensorType, freqs: TensorType) -> Sequence[Collection[int]]:
+        return [(3,), (), (0,)]
 
 
 _ALIBI_SLOPES = '''

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts, Refuted
@@ -64,6 +64,9 @@ class Reshape(Movement):
     def onnx(self, emit: Emitter, x: Handle) -> Handle:
         return emit.reshape(x, self.sizes)
 
+    def mixes(self, x: TensorType) -> Sequence[Collection[int]]:
+        return [[axis for axis in range(x.rank) if not _stays(x.shape, self.sizes, axis)]]
+
 
 class Flatten(Movement):
     """Merges axis `start` and all later ones.
@@ -87,6 +90,27 @@ class Flatten(Movement):
         start = axis_index(self.start, x.type.rank)
         return emit.reshape(x, (*x.type.shape[:start], numel(x.type.with_shape(x.type.shape[start:]))))
 
+    def mixes(self, x: TensorType) -> Sequence[Collection[int]]:
+        return [()]
+
+
+def _stays(before: Sequence[Dim], after: Sequence[Dim], axis: int) -> bool:
+    """Whether an axis is one of the result, alone or merged with all of the axes next to it."""
+    outer, inner = _product(before[:axis]), _product(before[axis + 1 :])
+    for j, size in enumerate(after):
+        left, right = _product(after[:j]), _product(after[j + 1 :])
+        near, far = outer // left, inner // right
+        if near * left == outer and far * right == inner and near * before[axis] * far == size:
+            return True
+    return False
+
+
+def _product(sizes: Sequence[Dim]) -> Dim:
+    product = Dim.const(1)
+    for size in sizes:
+        product = product * size
+    return product
+
 
 class Transpose(Movement):
     """Swaps two axes.
@@ -96,6 +120,7 @@ class Transpose(Movement):
     """
 
     name = "transpose"
+    elementwise = True
     x: ClassVar[Tensor]
     a: Axis
     b: Axis
@@ -124,6 +149,7 @@ class Permute(Movement):
     """
 
     name = "permute"
+    elementwise = True
     x: ClassVar[Tensor]
     axes: Ints
 
@@ -155,6 +181,7 @@ class Expand(Movement):
     """
 
     name = "expand"
+    elementwise = True
     x: ClassVar[Tensor]
     sizes: Dims
 
@@ -187,6 +214,7 @@ class Squeeze(Movement):
     """
 
     name = "squeeze"
+    elementwise = True
     x: ClassVar[Tensor]
     axis: Axis
 
@@ -210,6 +238,7 @@ class Unsqueeze(Movement):
     """
 
     name = "unsqueeze"
+    elementwise = True
     x: ClassVar[Tensor]
     axis: Axis
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Emitter, Handle, Op, OpError, Tensor, TorchText
+from specc.op import Cost, Emitter, Handle, Op, OpError, Step, Tensor, TorchText
 from specc.types import Operand, TensorType
 
 
@@ -17,6 +17,8 @@ def past(dim: Dim) -> Dim:
 
 class Kept(Op):
     """Gives back its operands."""
+
+    elementwise = True
 
     def infer(self, facts: Facts, *xs: TensorType) -> TensorType | tuple[TensorType, ...]:
         return xs if len(xs) > 1 else xs[0]
@@ -56,6 +58,25 @@ class Cached(Kept):
             raise OpError("S230", f"`along = {self.along}`: the tensor {have}", operand=index, found=str(x))
         size = past(self.along) + self.along if self.along.is_symbol() else self.along
         return x.with_shape((*x.shape[: axes[0]], size, *x.shape[axes[0] + 1 :]))
+
+    def axis(self, x: TensorType) -> int:
+        """The axis of an operand that grows."""
+        return next(i for i, size in enumerate(x.shape) if size == self.along)
+
+    def stepwise(self, step: Step, *xs: TensorType) -> None:
+        if self.along != step.size:
+            shown = self.along.label or str(self.along)
+            raise OpError(
+                "D407",
+                f"`cached` along {shown}: only the {step.size} new positions of a step can be appended",
+                operand="along",
+                found=shown,
+                help=f"along = {step.size}",
+            )
+
+    def torch_step(self, t: TorchText, step: Step, *xs: str) -> str:
+        types = [x for x in t.operands if isinstance(x, TensorType)]
+        return f"cache.extend({', '.join(xs)}, dim={self.axis(types[0])})"
 
 
 class Once(Kept):

@@ -36,6 +36,10 @@ class Sizes(dict[str, Dim]):
         raise AssertionError(f"the size {name} is not bound by the signature")
 
     def type(self, type_: TensorType) -> TensorType:
+    def empty(self) -> Sizes:
+        """Sizes of the same kind, in which nothing is bound yet."""
+        return Sizes()
+
         return TensorType(type_.dtype, tuple(size.substitute(self) for size in type_.shape))
 
 
@@ -57,9 +61,9 @@ def entry_facts(model: Model, graph: Graph) -> Facts:
     return own.rename(sizes)
 
 
-def call_sizes(arguments: Sequence[Argument], operands: Sequence[Operand]) -> Sizes:
+def call_sizes(arguments: Sequence[Argument], operands: Sequence[Operand], caller: Sizes | None = None) -> Sizes:
     """What the dims of a callee stand for in the caller's sizes: an axis that is a bare name binds it."""
-    sizes = Sizes()
+    sizes = Sizes() if caller is None else caller.empty()
     for argument, operand in zip(arguments, operands, strict=True):
         if argument.value is None or not isinstance(operand, TensorType):
             continue

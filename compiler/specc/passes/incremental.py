@@ -1,0 +1,369 @@
+"""The incremental entry of an entry (LANGUAGE 13): what is kept between steps, and whether steps give what the whole
+gives.
+
+Nothing is rewritten: the entry's graphs are read with `StepSizes`, in which `past(T)` is a size of its own, and every
+operator says how it behaves along T (`Op.stepwise`) and what it becomes (`Op.torch_step`, `Op.onnx_step`). What a
+backend has to know beside that is in `Incremental`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from specc.codes import severity
+from specc.diagnostics import Collector, Diagnostic
+from specc.dims import Dim, Facts
+from specc.ir.graph import Absent, Apply, Call, Entry, Graph, Input, Loop, Model, Node, Value, When, dotted
+from specc.op import Op, OpError, Step
+from specc.ops.state import Cached, past
+from specc.passes.plain import Sizes, call_sizes, is_past
+from specc.source import Span
+from specc.types import Operand, Scalar, TensorType
+
+STATEFUL = frozenset({"cached"})
+"""Operators that keep something between steps."""
+
+
+class StepSizes(Sizes):
+    """Sizes in an incremental entry. `step` is the entry's axis of new positions, `earlier` how many came before it.
+
+    `past(X)` is `earlier` where X is `step`, and 0 elsewhere: nothing grows along another axis.
+    """
+
+    def __init__(self, step: Dim, earlier: Dim, known: Mapping[str, Dim] | None = None) -> None:
+        super().__init__(known or {})
+        self.step, self.earlier = step, earlier
+
+    def __missing__(self, name: str) -> Dim:
+        if is_past(name):
+            bound = self.get(name.removeprefix("past(").removesuffix(")"))
+            return self.earlier if bound is not None and bound == self.step else Dim.const(0)
+        return super().__missing__(name)
+
+    def empty(self) -> StepSizes:
+        return StepSizes(self.step, self.earlier)
+
+    def own(self, graph: Graph) -> Step:
+        """The step in the sizes of the graph that these are the sizes of."""
+        name = next((name for name in graph.dims if self.get(name) == self.step), None)
+        size = Dim.symbol(name) if name is not None else self.step
+        return Step(size, past(size))
+
+
+@dataclass(frozen=True)
+class State:
+    """One tensor that is kept: its names and types before and after a step, and the axis that grows."""
+
+    input: str
+    output: str
+    before: TensorType
+    after: TensorType
+    axis: int
+
+
+@dataclass(frozen=True, eq=False)
+class Incremental:
+    """An entry that continues from what earlier calls of it kept.
+
+    `states`: for every `cached` call in the order of execution, its tensors. `steps`: each graph that differs from its
+    plain form -> the step in its own sizes. `warnings` are about steps that may differ from the whole.
+    """
+
+    entry: str
+    graph: Graph
+    sizes: StepSizes
+    states: tuple[tuple[State, ...], ...]
+    steps: Mapping[Graph, Step]
+    warnings: tuple[Diagnostic, ...]
+    length: int | None = None  # of a static cache
+
+    @property
+    def name(self) -> str:
+        return f"{self.entry}_cached"
+
+    @property
+    def step(self) -> Step:
+        """In the sizes of the entry."""
+        return Step(self.sizes.step, self.sizes.earlier)
+
+    @property
+    def flat(self) -> tuple[State, ...]:
+        """All states in order."""
+        return tuple(state for group in self.states for state in group)
+
+
+def static(incremental: Incremental, length: int) -> Incremental:
+    """The same with a cache of fixed length: all keys are there at once, those of later positions are masked."""
+    step = incremental.sizes.step
+    room = Dim.const(length)
+    states = tuple(
+        tuple(replace(s, before=_resized(s.before, s.axis, room), after=_resized(s.after, s.axis, room)) for s in group)
+        for group in incremental.states
+    )
+    return replace(incremental, sizes=StepSizes(step, room - step, incremental.sizes), states=states, length=length)
+
+
+def _resized(type_: TensorType, axis: int, size: Dim) -> TensorType:
+    return type_.with_shape((*type_.shape[:axis], size, *type_.shape[axis + 1 :]))
+
+
+def keeps_state(model: Model, entry: str) -> bool:
+    """Whether an entry reaches an operator that keeps something."""
+    return any(_stateful(graph.nodes) for graph in model.entries[entry].graphs.values())
+
+
+def _stateful(nodes: Sequence[Node]) -> bool:
+    return any(node.op.name in STATEFUL for node in _reached(nodes) if isinstance(node, Apply))
+
+
+def _reached(nodes: Sequence[Node], seen: set[int] | None = None) -> Iterator[Node]:
+    """Every node below, those of a graph that is called often once."""
+    seen = set() if seen is None else seen
+    for node in nodes:
+        yield node
+        if isinstance(node, Loop):
+            for iteration in node.iterations:
+                yield from _reached(iteration.nodes, seen)
+        elif isinstance(node, When):
+            yield from _reached(node.nodes, seen)
+        elif isinstance(node, Call) and id(node.graph) not in seen:
+            seen.add(id(node.graph))
+            yield from _reached(node.graph.nodes, seen)
+
+
+def without_cache(model: Model, entry: str) -> Diagnostic:
+    """What to say of an entry that has nothing to keep (B620)."""
+    having = [f"`{name}`" for name in model.entries if keeps_state(model, name)]
+    return Diagnostic(
+        "B620",
+        f"`{entry}` of {model.module.name} has no cache: nothing that it calls is `cached`",
+        model.entries[entry].full.span,
+        help=f"choose {' or '.join(having)} with --entry" if having else "k, v = cached(k, v, along = T)",
+    )
+
+
+def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> Incremental | list[Diagnostic]:
+    """The incremental entry of an entry without these optional inputs, or why there is none: B620, D401 to D408."""
+    found: Entry = model.entries[entry]
+    graph = found.graphs[found.full.present - without]
+    if not _stateful(graph.nodes):
+        return [without_cache(model, entry)]
+    step = _step_of(graph)
+    if step is None:
+        return [_no_step(graph)]
+    names = dict.fromkeys((*graph.dims, *(s for a in graph.inputs for d in a.type.shape for s in d.symbols)))
+    sizes = StepSizes(step, past(step), {name: Dim.symbol(name) for name in names if not is_past(name)})
+    walk = _Walk(sizes)
+    walk.graph(graph, sizes, "", [_Known(_varies(walk.step, sizes.type(a.type))) for a in graph.inputs])
+    errors = [d for d in walk.collector.found if d.severity == "error"]
+    if errors:
+        return errors
+    warnings = tuple(d for d in walk.collector.found if d.severity != "error")
+    return Incremental(entry, graph, sizes, tuple(walk.states), walk.steps, warnings)
+
+
+def step_facts(model: Model, incremental: Incremental) -> Facts:
+    """What an incremental entry promises about its sizes, past positions included."""
+    named = {*incremental.sizes, *incremental.sizes.earlier.symbols}
+    stated = incremental.graph.facts.union(model.facts).statements()
+    return Facts(tuple(f for f in stated if all(s in named for s in f.dim.symbols))).rename(
+        {name: Dim.symbol(name) for name in named}
+    )
+
+
+def _step_of(graph: Graph) -> Dim | None:
+    """The entry's dim that `past` is of in its signature; else the one that its first cached values grow along."""
+    for argument in graph.inputs:
+        for size in argument.type.shape:
+            for symbol in size.symbols:
+                if is_past(symbol):
+                    return Dim.symbol(symbol.removeprefix("past(").removesuffix(")"))
+    trail = _Trail()
+    trail.graph(graph, {name: Dim.symbol(name) for name in graph.dims})
+    return trail.found
+
+
+class _Trail:
+    """Follows calls to the first `cached`, with what each callee's dims are in the entry."""
+
+    def __init__(self) -> None:
+        self.found: Dim | None = None
+
+    def graph(self, graph: Graph, dims: Mapping[str, Dim]) -> None:
+        self.nodes(graph.nodes, dims)
+
+    def nodes(self, nodes: Sequence[Node], dims: Mapping[str, Dim]) -> None:
+        for node in nodes:
+            if self.found is not None:
+                return
+            if isinstance(node, Loop):
+                for iteration in node.iterations:
+                    self.nodes(iteration.nodes, dims)
+            elif isinstance(node, Apply) and isinstance(node.op, Cached) and node.op.along.is_symbol():
+                self.found = dims.get(node.op.along.symbols[0])
+            elif isinstance(node, Call):
+                types = [_type(i, _plain(dims)) for i in node.inputs]
+                bound = call_sizes(node.graph.inputs, types)
+                self.graph(node.graph, {n: d for n, d in bound.items() if d.is_symbol()})
+
+
+def _plain(dims: Mapping[str, Dim]) -> Sizes:
+    return Sizes(dims)
+
+
+def _no_step(graph: Graph) -> Diagnostic:
+    return Diagnostic(
+        "D407",
+        "`cached` along a size that is no dim of the entry",
+        graph.span,
+        help="along = T, a dim of the signature",
+    )
+
+
+# ---- one walk over the entry: what is kept, what is illegal ------------------------------------------------------------
+
+
+class _NothingPast(dict[str, Dim]):
+    """Every `past(..)` is 0, and nothing else is replaced."""
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and is_past(name)
+
+    def __missing__(self, name: str) -> Dim:
+        return Dim.const(0)
+
+
+_NOTHING_PAST = _NothingPast()
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Whether a value depends on the step at all."""
+
+    varies: bool = False
+
+
+@dataclass
+class _Walk:
+    sizes: StepSizes
+    states: list[tuple[State, ...]] = field(default_factory=list)
+    steps: dict[Graph, Step] = field(default_factory=dict)
+    collector: Collector = field(default_factory=Collector)
+    told: set[tuple[str, Span]] = field(default_factory=set)
+
+    @property
+    def step(self) -> Step:
+        return Step(self.sizes.step, self.sizes.earlier)
+
+    def graph(self, graph: Graph, sizes: StepSizes, path: str, operands: Sequence[_Known]) -> list[_Known]:
+        values: dict[Value, _Known] = {}
+        for argument, operand in zip(graph.inputs, operands, strict=True):
+            if argument.value is not None:
+                values[argument.value] = operand
+        self._nodes(graph, graph.nodes, sizes, path, values)
+        return [values.get(value, _Known()) for _, value in graph.results]
+
+    def _nodes(
+        self, graph: Graph, nodes: Sequence[Node], sizes: StepSizes, path: str, values: dict[Value, _Known]
+    ) -> None:
+        for node in nodes:
+            if isinstance(node, Apply):
+                self._apply(graph, node, sizes, path, values)
+            elif isinstance(node, Call):
+                self._call(graph, node, sizes, path, values)
+            elif isinstance(node, Loop):
+                for iteration in node.iterations:
+                    self._nodes(graph, iteration.nodes, sizes, path, values)
+            elif isinstance(node, When):
+                if node.mode == "infer":
+                    self._nodes(graph, node.nodes, sizes, path, values)
+                for before, end, after in node.rebinds:
+                    values[after] = values.get(end if node.mode == "infer" else before, _Known())
+
+    def _call(self, graph: Graph, node: Call, sizes: StepSizes, path: str, values: dict[Value, _Known]) -> None:
+        types = [_type(i, sizes) for i in node.inputs]
+        inner = call_sizes(node.graph.inputs, types, sizes)
+        below = ".".join(filter(None, (path, dotted(node.path))))
+        known = [values.get(i, _Known()) if isinstance(i, Value) else _Known() for i in node.inputs]
+        assert isinstance(inner, StepSizes)
+        results = self.graph(node.graph, inner, below, known)
+        if node.graph in self.steps:
+            self.steps.setdefault(graph, sizes.own(graph))
+        values.update(zip(node.outputs, results, strict=True))
+
+    def _apply(self, graph: Graph, node: Apply, sizes: StepSizes, path: str, values: dict[Value, _Known]) -> None:
+        types = [_type(i, sizes) for i in node.inputs]
+        results = [sizes.type(value.type) for value in node.outputs]
+        step = self.step
+        op = node.op.substitute(sizes)
+        known = _depends(node.inputs, values)
+        try:
+            for i, operand in enumerate(types):
+                if isinstance(operand, Scalar) and isinstance(operand.value, Dim) and step.varies(operand.value):
+                    shown = operand.label or str(operand.value)
+                    raise OpError("D403", f"`{shown}` as a number differs from step to step", operand=i, found=shown)
+            if op.name == "once" and known.varies:
+                raise OpError("D408", "an argument of `once` depends on the step", operand=0)
+            op.stepwise(step, *types)
+        except OpError as error:
+            self._say(error, node.span, path)
+        tensors = [*results, *(t for t in types if isinstance(t, TensorType))]
+        own_form = type(op).torch_step is not Op.torch_step and any(_varies(step, t) for t in tensors)
+        if own_form or node.op.substitute(_NOTHING_PAST) != node.op:
+            self.steps.setdefault(graph, sizes.own(graph))
+        if isinstance(op, Cached) and op.along == sizes.step:
+            self._keep(node, op, types)
+        created = _Known(known.varies or any(_varies(step, r) for r in results))
+        values.update(dict.fromkeys(node.outputs, created))
+
+    def _keep(self, node: Apply, op: Cached, types: Sequence[Operand]) -> None:
+        """The past and present values of a `cached` call, named as the table of LANGUAGE 13 says."""
+        number = len(self.states)
+        labels = [output.name or str(i) for i, output in enumerate(node.outputs)]
+        if len(labels) == 2:
+            labels = ["key", "value"]
+        group = []
+        for label, type_ in zip(labels, types, strict=True):
+            assert isinstance(type_, TensorType)
+            axis = op.axis(type_)
+            earlier, step = self.sizes.earlier, self.sizes.step
+            before, after = _resized(type_, axis, earlier), _resized(type_, axis, earlier + step)
+            group.append(State(f"past_key_values.{number}.{label}", f"present.{number}.{label}", before, after, axis))
+        self.states.append(tuple(group))
+
+    def _say(self, error: OpError, span: Span, path: str) -> None:
+        """Each finding once, where it is first met."""
+        if (error.code, span) in self.told:
+            return
+        self.told.add((error.code, span))
+        notes = tuple((name, text) for name, text in (("expected", error.expected), ("found", error.found)) if text)
+        where = f"in {path}" if path else ""
+        self.collector.add(
+            Diagnostic(
+                error.code,
+                error.message,
+                span,
+                path=where,
+                notes=notes,
+                help=error.help,
+                severity=severity(error.code),
+            )
+        )
+
+
+def _depends(inputs: Sequence[Input], values: Mapping[Value, _Known]) -> _Known:
+    return _Known(any(values.get(i, _Known()).varies for i in inputs if isinstance(i, Value)))
+
+
+def _varies(step: Step, type_: TensorType) -> bool:
+    return any(step.varies(size) for size in type_.shape)
+
+
+def _type(input_: Input, sizes: Sizes) -> Operand:
+    if isinstance(input_, Absent):
+        return None
+    if isinstance(input_, Scalar):
+        value = input_.value
+        return Scalar(value.substitute(sizes), input_.label) if isinstance(value, Dim) else input_
+    return sizes.type(input_.type)
