@@ -236,15 +236,15 @@ class Op:
     syntax: ClassVar[bool] = False  # made by syntax (`+`, indexing, unpacking), not callable by name
     random: ClassVar[bool] = False  # only in `when train` and train sections
     train_only: ClassVar[bool] = False  # the identity outside training (dropout): vanishes from ONNX
+    elementwise: ClassVar[bool] = (
+        False  # an element of a result comes from one place of the operands: axes may move, not mix
+    )
     params: ClassVar[tuple[ParamSpec, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         annotations = get_annotations(cls)
         inherited = [p for p in cls.params if p.name not in annotations]
-    elementwise: ClassVar[bool] = (
-        False  # an element of a result comes from one place of the operands: axes may move, not mix
-    )
         own = []
         for name, kind in annotations.items():
             if name in ("name", "syntax", "random", "train_only", "elementwise", "params"):
@@ -313,12 +313,6 @@ class Op:
         """Emit nodes; operands are `Handle`, `Scalar`, or None if absent. Returns the result(s)."""
         raise NotImplementedError(self.name)
 
-    def cost(self, results: Sequence[TensorType], *operands: Any) -> Cost:
-        """FLOPs; by default one per element of the first result."""
-        return Cost(numel(results[0]))
-
-    def module(self, t: TorchText) -> str | None:
-        """The `nn` module for use as an element of `nn.Sequential` (`nn.GELU()`), or None if there is none."""
     def mixes(self, *operands: Any) -> Sequence[Collection[int]]:
         """Per operand, the axes (from 0) along which an element of a result may read elsewhere than at its own place.
 
@@ -358,6 +352,12 @@ class Op:
         """The same as `onnx` for an incremental entry."""
         return self.onnx(emit, *operands)
 
+    def cost(self, results: Sequence[TensorType], *operands: Any) -> Cost:
+        """FLOPs; by default one per element of the first result."""
+        return Cost(numel(results[0]))
+
+    def module(self, t: TorchText) -> str | None:
+        """The `nn` module for use as an element of `nn.Sequential` (`nn.GELU()`), or None if there is none."""
         return None
 
 

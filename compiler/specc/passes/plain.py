@@ -35,11 +35,11 @@ class Sizes(dict[str, Dim]):
             return Dim.const(0)
         raise AssertionError(f"the size {name} is not bound by the signature")
 
-    def type(self, type_: TensorType) -> TensorType:
     def empty(self) -> Sizes:
         """Sizes of the same kind, in which nothing is bound yet."""
         return Sizes()
 
+    def type(self, type_: TensorType) -> TensorType:
         return TensorType(type_.dtype, tuple(size.substitute(self) for size in type_.shape))
 
 
