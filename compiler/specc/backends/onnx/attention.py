@@ -44,7 +44,7 @@ def merge_heads(emit: GraphEmitter, watched: Sequence[Ref] = ()) -> dict[int, Re
         transposed, merged = tail
         before = record.outputs[0]
         record.attributes |= {"q_num_heads": heads[0][1], "kv_num_heads": heads[1][1]}
-        record.outputs = [merged]
+        record.outputs[0] = merged
         assert merged.node is not None and transposed.node is not None
         dropped |= {id(merged.node), id(transposed.node)}
         merged.node = record
@@ -57,17 +57,47 @@ def merge_heads(emit: GraphEmitter, watched: Sequence[Ref] = ()) -> dict[int, Re
     return stand_ins
 
 
+def take_past(emit: GraphEmitter) -> None:
+    """Where `Attention` reads keys and values that a Concat makes of past and new ones, and nothing else does, it takes
+    both as they are and gives out what is kept."""
+    users = users_of(emit.records)
+    dropped: set[int] = set()
+    for record in emit.records:
+        if not _plain_attention(record) or len(record.inputs) > 4:
+            continue
+        whole = [ref for ref in record.inputs[1:3] if ref is not None]
+        joins = [_past_and_new(ref, users, record) for ref in whole]
+        if joins[0] is None or joins[1] is None or whole[0] is whole[1]:
+            continue
+        dropped |= {id(ref.node) for ref in whole}
+        mask = record.inputs[3] if len(record.inputs) > 3 else None
+        record.inputs = [record.inputs[0], joins[0][1], joins[1][1], mask, joins[0][0], joins[1][0]]
+        for ref in whole:
+            ref.node = record
+            record.outputs.append(ref)
+    emit.records = [record for record in emit.records if id(record) not in dropped]
+
+
+def _past_and_new(ref: Ref, users: dict[int, list[Record]], reader: Record) -> tuple[Ref, Ref] | None:
+    node = ref.node
+    if node is None or node.op_type != "Concat" or node.attributes.get("axis") != 2 or len(node.inputs) != 2:
+        return None
+    past, new = node.inputs
+    if past is None or new is None or past.node is not None or [*users.get(id(ref), [])] != [reader]:
+        return None
+    return past, new
+
+
 _Source = tuple[Ref, int, int, int]
 """A projection [B, T, n*H*d], its number of heads H, and which of how many pieces of its last axis is meant."""
 
 
 def _plain_attention(record: Record) -> bool:
-    """Without a cache, with four axes, with one result."""
+    """With four axes, and not made three-dimensional yet."""
     return (
         record.op_type == "Attention"
         and record.domain == ""
-        and len(record.outputs) == 1
-        and not any(record.inputs[4:])
+        and "q_num_heads" not in record.attributes
         and all(ref is not None and ref.known and ref.type.rank == 4 for ref in record.inputs[:3])
     )
 

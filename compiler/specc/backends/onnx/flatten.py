@@ -114,16 +114,23 @@ class Flattener:
         operands = [frame.operand(i) for i in node.inputs]
         self.emit.origin = frame.origin or node.span.where
         if node.op.name in IDENTITIES:
-            results: tuple[Argument, ...] = tuple(operands)
+            results = self._kept(node, operands)
         elif node.op.train_only:
             results = (operands[0],)
         else:
             results = self._lowered(frame, node, operands)
         self._bind(frame, node, results, None)
 
+    def _kept(self, node: Apply, operands: Sequence[Argument]) -> tuple[Argument, ...]:
+        """What keeps state between steps is the identity in a plain entry."""
+        return tuple(operands)
+
+    def _made(self, frame: Frame, node: Apply, operands: Sequence[Argument]) -> Any:
+        return node.op.substitute(frame.sizes).onnx(cast("Emitter", self.emit), *operands)
+
     def _lowered(self, frame: Frame, node: Apply, operands: Sequence[Argument]) -> tuple[Argument, ...]:
         try:
-            made: Any = node.op.substitute(frame.sizes).onnx(cast("Emitter", self.emit), *operands)
+            made = self._made(frame, node, operands)
         except OpError as error:
             where = f"in {frame.scope}" if frame.scope else ""
             raise Rejected([Diagnostic(error.code, error.message, node.span, path=where, help=error.help)]) from None
@@ -132,7 +139,7 @@ class Flattener:
     def _call(self, frame: Frame, node: Call) -> None:
         operands = [frame.operand(i) for i in node.inputs]
         types: list[Operand] = [o.type if isinstance(o, Ref) else o for o in operands]
-        sizes = call_sizes(node.graph.inputs, types)
+        sizes = call_sizes(node.graph.inputs, types, frame.sizes)
         path = (*frame.path, *node.path)
         origin = (frame.origin or node.span.where) if is_leaf(node.graph) else None
         scope = call_scope(frame.scope, node)

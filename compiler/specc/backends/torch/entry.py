@@ -11,6 +11,7 @@ from specc.backends.torch.signatures import plain_sizes, size_names, size_symbol
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.dims import Dim, Fact, Facts
 from specc.ir.graph import Argument, Graph, Module
+from specc.op import Step
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,10 @@ class Check:
 
 
 def size_bindings(
-    graph: Graph, arguments: Sequence[Argument], dims: Iterable[str]
+    graph: Graph, arguments: Sequence[Argument], dims: Iterable[str], step: Step | None = None
 ) -> tuple[list[Statement], list[str]]:
     """`B, T, _ = x.shape` for the sizes that these arguments have, and the sizes that they do not."""
-    plain, names = plain_sizes(graph), size_names(graph)
+    plain, names = plain_sizes(graph, step), size_names(graph, step)
     wanted = [d for d in size_symbols(graph) if d in set(dims)]
     done: list[Statement] = []
     for argument in arguments:
@@ -81,14 +82,16 @@ def _solved(dim: Dim, axis: str) -> str | None:
     return text if c == 1 else f"{text} // {c}"
 
 
-def checks(graph: Graph, facts: Facts, scope: Scope, module: Module | None) -> list[Check]:
+def checks(graph: Graph, facts: Facts, scope: Scope, module: Module | None, step: Step | None = None) -> list[Check]:
     """One `if` per fact whose sizes the method has."""
-    plain = {s: 0 for f in facts.statements() for s in f.dim.symbols if s.startswith("past(")}
+    earlier = step.past.symbols if step is not None else ()
+    pasts = (s for f in facts.statements() for s in f.dim.symbols if s.startswith("past("))
+    plain = {s: 0 for s in pasts if s not in earlier}
     done: list[Check] = []
     for fact in facts.statements():
         dim = fact.dim.substitute(plain)
-        if dim.value is None and all(s in graph.dims for s in dim.symbols):
-            check = Check(_check(fact, dim, size_names(graph), scope, module), dim.symbols)
+        if dim.value is None and all(s in graph.dims or s in earlier for s in dim.symbols):
+            check = Check(_check(fact, dim, size_names(graph, step), scope, module), dim.symbols)
             if check not in done:
                 done.append(check)
     return done

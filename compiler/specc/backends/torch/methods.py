@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, count
 
 from specc.backends.torch.labels import python_name
@@ -31,13 +31,12 @@ class Method:
         self.graph, self.around, self.scope = graph, around, around.scope
         self.program: Program = build(
             graph,
-            sequential=around.is_sequential,
-            identity=is_identity,
+            sequential=self.is_sequential,
+            identity=self.is_identity,
             constant=lambda v: around.constant(v) is not None,
             own_line=self._own_line,
         )
-        self.plain = plain_sizes(graph)
-        self.size_names = size_names(graph)
+        self.plain, self.size_names = self.sizes()
         self.dims: dict[str, None] = {}
         arguments = frozenset(python_name(a.name) for a in graph.inputs)
         reserved = {*self.size_names.values(), *(python_name(a.name) for a in graph.inputs if a.optional)}
@@ -49,6 +48,16 @@ class Method:
         for argument in graph.inputs:
             if argument.value is not None:
                 self.names.hold(argument.value, python_name(argument.name))
+
+    def is_sequential(self, path: Path) -> bool:
+        return self.around.is_sequential(path)
+
+    def is_identity(self, node: Apply) -> bool:
+        return is_identity(node)
+
+    def sizes(self) -> tuple[Mapping[str, Dim | int], Mapping[str, str]]:
+        """What symbols stand for, and the locals that hold sizes."""
+        return plain_sizes(self.graph), size_names(self.graph)
 
     def statements(self) -> tuple[Statement, ...]:
         self._emit(self.program.items)
@@ -177,7 +186,7 @@ class Method:
         parent = paths[0][:-1]
         indices = [path[-1] for path in paths if path and path[:-1] == parent and isinstance(path[-1], int)]
         return (
-            selection(self._path(parent), indices, self.around.list_length(parent))
+            selection(self.path_text(parent), indices, self.around.list_length(parent))
             if len(indices) == len(paths)
             else None
         )
@@ -246,7 +255,7 @@ class Method:
         if constant is not None:
             return constant
         if value in self.program.reads:
-            return self._path(self.program.reads[value])
+            return self.path_text(self.program.reads[value])
         return protected(self._expression(self.program.producer[value]))
 
     def _absent(self, value: Absent) -> str:
@@ -273,8 +282,11 @@ class Method:
             return self._call(node, step.inputs)
         if isinstance(node, Loop):
             assert node.fold is not None
-            return f"{self._path(node.fold)}({self.text(step.inputs[0])})"
+            return f"{self.path_text(node.fold)}({self.text(step.inputs[0])})"
         operands = [None if isinstance(i, Absent) else self.text(i) for i in step.inputs]
+        return self._operator(node, operands)
+
+    def _operator(self, node: Apply, operands: Sequence[str | None]) -> str:
         return node.op.torch(OpText(self, node), *operands)
 
     def _call(self, node: Call, inputs: tuple[Input, ...]) -> str:
@@ -292,11 +304,11 @@ class Method:
         name = self.around.method_name(node.graph)
         if node.graph.module is None:
             return f"{name}({', '.join(arguments)})"
-        callee = self._path(node.path) if node.path else "self"
+        callee = self.path_text(node.path) if node.path else "self"
         callee += "" if name == "forward" and node.path else f".{name}"
         return f"{callee}({', '.join(arguments)})"
 
-    def _path(self, path: Path) -> str:
+    def path_text(self, path: Path) -> str:
         text, rest = "self", path
         for name, prefix in reversed(self.binds):
             if path[: len(prefix)] == prefix:

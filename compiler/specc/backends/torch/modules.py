@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from specc.backends.torch.cached import CachedMethod, Stepping
 from specc.backends.torch.classes import ClassDraft, FunctionDraft, Param
 from specc.backends.torch.construct import Constructor, member_at
 from specc.backends.torch.entry import checks, size_bindings
@@ -92,50 +93,65 @@ class Function:
                     return "self" + "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in path)
         return None
 
-    def draft(self, name: str, graphs: Sequence[Graph], facts: Facts | None, *, is_method: bool) -> FunctionDraft:
-        """One Python function for all graphs of a method; `facts` are checked on entry."""
+    def draft(
+        self,
+        name: str,
+        graphs: Sequence[Graph],
+        facts: Facts | None,
+        *,
+        is_method: bool,
+        stepping: Stepping | None = None,
+    ) -> FunctionDraft:
+        """One Python function for all graphs of a method; `facts` are checked on entry. `stepping`: as a step of
+        decoding."""
         full = max(graphs, key=lambda g: len(g.present))
         inputs = parameters_of(full)
         always = [a for a in inputs if not a.optional or a.name in given_always(full)]
         self.optional = frozenset(a.name for a in inputs if a not in always)
-        methods = [Method(graph, self) for graph in graphs]
+        methods = [CachedMethod(g, self, stepping) if stepping is not None else Method(g, self) for g in graphs]
         texts = [method.statements() for method in methods]
         hidden = {n for text in texts for n in all_names(text, bound_only=True)} & self.file.function_names()
         if hidden - self.reserved:  # a local would hide a function that the file has: choose other names
             self.reserved |= hidden
-            return self.draft(name, graphs, facts, is_method=is_method)
+            return self.draft(name, graphs, facts, is_method=is_method, stepping=stepping)
         by_rank: dict[int, list[tuple[Method, tuple[Statement, ...]]]] = {}
         for method, text in zip(methods, texts, strict=True):
             by_rank.setdefault(ellipsis_rank(method.graph), []).append((method, text))
-        bodies = [(some[0][0].graph, self._body(some, facts)) for some in by_rank.values()]
+        bodies = [(some[0][0].graph, self._body(some, facts, stepping)) for some in by_rank.values()]
         fixed = {python_name(a.name) for a in inputs if a not in always or not a.type.dtype.is_float}
         return FunctionDraft(
             name=name,
-            params=self._params(full),
-            returns=self._returns(full),
-            doc=full.doc,
+            params=stepping.params(self._params(full)) if stepping is not None else self._params(full),
+            returns=stepping.returns(self._returns(full)) if stepping is not None else self._returns(full),
+            doc=stepping.doc(full) if stepping is not None else full.doc,
             remarks=self._remarks(methods[graphs.index(full)], inputs),
             body=by_ranks(bodies),
-            fixed=frozenset(fixed.union(*(size_names(graph).values() for graph in graphs))),
+            fixed=frozenset(fixed.union(*(method.size_names.values() for method in methods))),
             is_method=is_method,
         )
 
     def _body(
-        self, variants: Sequence[tuple[Method, tuple[Statement, ...]]], facts: Facts | None
+        self,
+        variants: Sequence[tuple[Method, tuple[Statement, ...]]],
+        facts: Facts | None,
+        stepping: Stepping | None,
     ) -> tuple[Statement, ...]:
         """The statements for one rank of `...`: sizes, checks, and what differs by the optional inputs given."""
         full = max((method.graph for method, _ in variants), key=lambda g: len(g.present))
         inputs = parameters_of(full)
-        guards = checks(full, facts, self.scope, self.module) if facts is not None else []
+        step = stepping.steps[full] if stepping is not None else None
+        guards = checks(full, facts, self.scope, self.module, step) if facts is not None else []
         dims = dict.fromkeys(d for method, _ in variants for d in method.dims)
         dims.update(dict.fromkeys(d for guard in guards for d in guard.dims))
         always = [a for a in inputs if a.name not in self.optional]
-        header, rest = size_bindings(full, always, dims)
+        header, rest = size_bindings(full, always, dims, step)
+        if step is not None and stepping is not None:
+            header = [*stepping.prelude(used=step.past.symbols[0] in dims), *header]
         header += [g.statement for g in guards if not set(g.dims) & set(rest)]
         bodies: dict[frozenset[str], tuple[Statement, ...]] = {}
         for method, text in variants:
             present = method.graph.present
-            extra, missing = size_bindings(full, [a for a in inputs if a.name in present & self.optional], rest)
+            extra, missing = size_bindings(full, [a for a in inputs if a.name in present & self.optional], rest, step)
             extra += [g.statement for g in guards if set(g.dims) & set(rest) and not set(g.dims) & set(missing)]
             bodies[present] = (*extra, *text)
         return (*header, *merge(bodies, [python_name(a.name) for a in inputs if a.name in self.optional]))
@@ -167,12 +183,20 @@ class Function:
 
 
 class ModuleBuilder(Function):
-    """One module. `entries`: names of methods that check the model's facts."""
+    """One module. `entries`: names of methods that check the model's facts; `stepping`: of methods that have an
+    incremental form."""
 
-    def __init__(self, module: Module, file: File, entries: frozenset[str], facts: Facts | None) -> None:
+    def __init__(
+        self,
+        module: Module,
+        file: File,
+        entries: frozenset[str],
+        facts: Facts | None,
+        stepping: Mapping[str, Stepping],
+    ) -> None:
         super().__init__(file, Scope(module, frozenset(module.members)), module)
         self.target: Module = module
-        self.entries, self.facts = entries, facts
+        self.entries, self.facts, self.stepping = entries, facts, stepping
         self.constants: dict[Value, str] = {}
         self.buffers: dict[str, str] = {}  # name -> expression
 
@@ -180,7 +204,11 @@ class ModuleBuilder(Function):
         names = dict.fromkeys(key[0] for key in self.target.graphs)
         drafts = {name: self._method(name) for name in names}
         order = {g.method: g.span.start for g in self.target.graphs.values()}
-        methods = [drafts[name] for name in sorted(names, key=lambda n: order[n])]
+        methods = [
+            draft
+            for name in sorted(names, key=lambda n: order[n])
+            for draft in (drafts[name], *([self._cached(name)] if name in self.stepping else []))
+        ]
         body = self._constructor(methods)
         params = tuple(
             Param(python_name(h.name), annotation(h))
@@ -194,6 +222,13 @@ class ModuleBuilder(Function):
         for graph in graphs:
             self._find_constants(graph.nodes)
         return self.draft(name, graphs, self.facts if name in self.entries else None, is_method=True)
+
+    def _cached(self, name: str) -> FunctionDraft:
+        """A method as a step of decoding."""
+        stepping = self.stepping[name]
+        graphs = [graph for graph in self.target.method(name) if graph in stepping.steps]
+        facts = self.facts if name in self.entries else None
+        return self.draft(f"{name}_cached", graphs, facts, is_method=True, stepping=stepping)
 
     # ---- constants -----------------------------------------------------------------------------------------------
 

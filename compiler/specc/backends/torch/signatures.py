@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from specc.backends.torch.labels import python_name
 from specc.dims import Dim
 from specc.ir.graph import Argument, Graph
+from specc.op import Step
 
 
 def variants_of(graph: Graph) -> list[Graph]:
@@ -34,8 +35,8 @@ def size_symbols(graph: Graph) -> list[str]:
     return list(dict.fromkeys((*graph.dims, *(s for s in axes if s.startswith("...")))))
 
 
-def size_names(graph: Graph) -> dict[str, str]:
-    """Size -> the local that holds it; never the name of an argument."""
+def size_names(graph: Graph, step: Step | None = None) -> dict[str, str]:
+    """Size -> the local that holds it; never the name of an argument. In a step of decoding, `start` came before."""
     taken = {python_name(a.name) for a in graph.inputs}
     names: dict[str, str] = {}
     for symbol in size_symbols(graph):
@@ -44,13 +45,17 @@ def size_names(graph: Graph) -> dict[str, str]:
             name += "_"
         if name.isidentifier():
             names[symbol] = name
+    if step is not None:
+        names[step.past.symbols[0]] = "start"
     return names
 
 
-def plain_sizes(graph: Graph) -> Mapping[str, Dim | int]:
-    """In the plain entry nothing is cached: past(T) is 0."""
+def plain_sizes(graph: Graph, step: Step | None = None) -> Mapping[str, Dim | int]:
+    """In the plain entry nothing is cached: past(T) is 0. In a step of decoding the past of its own axis is not."""
     names = {s for a in graph.inputs for d in a.type.shape for s in d.symbols} | set(graph.dims)
-    return {name: 0 for name in sorted(names | {f"past({d})" for d in graph.dims}) if name.startswith("past(")}
+    names |= {f"past({d})" for d in graph.dims}
+    kept = step.past.symbols if step is not None else ()
+    return {name: 0 for name in sorted(names) if name.startswith("past(") and name not in kept}
 
 
 def given_always(graph: Graph) -> frozenset[str]:

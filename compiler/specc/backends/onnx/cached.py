@@ -1,0 +1,137 @@
+"""`build_cached`: the incremental entry of a model as one graph that prefills and decodes.
+
+What was kept comes in as `past_key_values.{i}.*` and goes out, longer by the new positions, as `present.{i}.*`. With
+a static cache both have one fixed length, the new rows are written at `past_length`, and nothing is copied by an
+engine that gives both one buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from onnx import ModelProto
+
+from specc.backends.onnx.attention import merge_heads, take_past
+from specc.backends.onnx.emitter import GraphEmitter
+from specc.backends.onnx.export import DEFAULT_OPSET, metadata
+from specc.backends.onnx.flatten import Argument, Flattener, Frame
+from specc.backends.onnx.products import use_gemm
+from specc.backends.onnx.proto import WeightsRef, model_proto
+from specc.backends.onnx.values import Ref
+from specc.ir.graph import Apply, Model, aliases
+from specc.op import Emitter, Step
+from specc.ops.positions import counted
+from specc.passes.incremental import Incremental, State, step_facts
+from specc.types import DType, TensorType
+
+PAST, TOTAL, LENGTH = "past_sequence_length", "total_sequence_length", "past_length"
+"""The names of the number of cached positions, of all positions, and of the input that says how many are valid."""
+_SCATTER_OPSET = 24
+
+
+def build_cached(
+    model: Model,
+    incremental: Incremental,
+    *,
+    opset: int = DEFAULT_OPSET,
+    weights: WeightsRef | None = None,
+    compute: DType = DType.F32,
+    version: str = "",
+) -> ModelProto:
+    """The flat graph of an incremental entry; `weights` and `version` as in `export.build`."""
+    emit = GraphEmitter(opset, compute)
+    CachedFlattener(emit, model, incremental).run_entry()
+    take_past(emit)
+    merge_heads(emit)
+    use_gemm(emit)
+    doc = incremental.graph.doc or model.module.doc
+    facts = step_facts(model, incremental)
+    about = metadata(model, incremental.entry, incremental.graph) | {
+        "specc.entry": incremental.name,
+        "specc.dims": "; ".join(str(fact) for fact in facts.statements()),
+        "specc.cache": "concat" if incremental.length is None else f"static={incremental.length}",
+    }
+    proto = model_proto(emit, model.name, weights=weights, doc=doc, metadata=about, version=version)
+    _name_sizes(proto, incremental)
+    return proto
+
+
+class CachedFlattener(Flattener):
+    """Runs the graphs of an entry with the sizes of a step; `cached` appends to what came in."""
+
+    def __init__(self, emit: GraphEmitter, model: Model, incremental: Incremental) -> None:
+        super().__init__(emit, aliases(model.module))
+        self.incremental = incremental
+        self.past: list[list[Ref]] = []
+        self.present: list[Ref] = []
+        self.start: Ref | None = None  # int64[1], of a static cache
+
+    def run_entry(self) -> None:
+        incremental = self.incremental
+        operands: list[Argument] = []
+        for argument in incremental.graph.inputs:
+            type_ = incremental.sizes.type(argument.type)
+            operands.append(self.emit.input(argument.name, type_) if argument.value is not None else None)
+        if incremental.length is not None:
+            length = self.emit.input(LENGTH, TensorType(DType.I64, ()))
+            self.start = self.emit.unsqueeze(length, [0])
+        for group in incremental.states:
+            self.past.append([self.emit.input(state.input, state.before) for state in group])
+        results = self.run(Frame(incremental.graph, (), "", incremental.sizes, None, {}), operands)
+        for name, (_, value), result in zip(
+            incremental.graph.output_names, incremental.graph.results, results, strict=True
+        ):
+            assert isinstance(result, Ref)
+            self.emit.output(name, result, incremental.sizes.type(value.type))
+        for state, ref in zip(incremental.flat, self.present, strict=True):
+            self.emit.output(state.output, ref, state.after)
+
+    def _kept(self, node: Apply, operands: Sequence[Argument]) -> tuple[Argument, ...]:
+        if node.op.name != "cached":
+            return super()._kept(node, operands)
+        group = self.incremental.states[len(self.past) - len(self._waiting())]
+        grown = tuple(
+            self._grown(state, before, cast("Ref", new))
+            for state, before, new in zip(group, self._waiting()[0], operands, strict=True)
+        )
+        self.present += grown
+        return grown
+
+    def _waiting(self) -> list[list[Ref]]:
+        """The past values that no `cached` has taken yet."""
+        taken, number = len(self.present), 0
+        while taken:
+            taken -= len(self.past[number])
+            number += 1
+        return self.past[number:]
+
+    def _grown(self, state: State, before: Ref, new: Ref) -> Ref:
+        emit = self.emit
+        if self.start is None:
+            return emit("Concat", before, new, type=state.after, axis=state.axis)
+        if emit.opset >= _SCATTER_OPSET:
+            batch = state.after.shape[0]
+            places = emit("Expand", self.start, emit.dim(batch), type=TensorType(DType.I64, (batch,)))
+            return emit("TensorScatter", before, new, places, type=state.after, axis=state.axis)
+        rows = emit("Add", counted(cast("Emitter", emit), new.type.shape[state.axis]), self.start)
+        column = emit.unsqueeze(rows, list(range(1, new.type.rank - state.axis)))
+        places = emit("Expand", column, emit.shape(new.type.shape), type=new.type.with_dtype(DType.I64))
+        return emit("ScatterElements", before, places, new, type=state.after, axis=state.axis)
+
+    def _made(self, frame: Frame, node: Apply, operands: Sequence[Argument]) -> Any:
+        step = self.incremental.step
+        step = Step(step.size, step.past, self.start)
+        return node.op.substitute(frame.sizes).onnx_step(cast("Emitter", self.emit), step, *operands)
+
+
+def _name_sizes(proto: ModelProto, incremental: Incremental) -> None:
+    """The names that other tools expect for the sizes that grow."""
+    past, size = incremental.step.past, incremental.step.size
+    if incremental.length is not None:
+        return
+    names = {str(past): PAST, str(past + size): TOTAL}
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
