@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
+from specc.backends.torch.cached import CACHE_CLASS, Stepping
 from specc.backends.torch.classes import ClassDraft, FunctionDraft, docstring
 from specc.backends.torch.labels import PYTHON_NAMES, Scope
 from specc.backends.torch.layout import signature
@@ -14,13 +15,16 @@ from specc.backends.torch.modules import Function, ModuleBuilder
 from specc.backends.torch.printer import literal, show
 from specc.backends.torch.sequential import sequential_lists
 from specc.ir.graph import Graph, Model, Module, PartList, Submodule, walk_members
+from specc.passes.externs import extern_modules
+from specc.passes.incremental import Incremental
 
 
 class FileBuilder:
     """Collects drafts while modules are built from the leaves up."""
 
-    def __init__(self, model: Model, version: str) -> None:
-        self.model, self.version = model, version
+    def __init__(self, model: Model, version: str, incremental: Sequence[Incremental]) -> None:
+        self.model, self.version, self.incremental = model, version, incremental
+        self.steps = {graph: step for one in incremental for graph, step in one.steps.items()}
         self.sequential_ids = sequential_lists(model)
         self.helpers: dict[str, str] = {}
         self.scopes: dict[Module, Scope] = {}
@@ -59,7 +63,8 @@ class FileBuilder:
         return self.fns[graph]
 
     def function_names(self) -> frozenset[str]:
-        return frozenset({*self.helpers, *self.functions.values()})
+        cache = ["Cache"] if self.incremental else []
+        return frozenset({*self.helpers, *self.functions.values(), *self.externs.values(), *cache})
 
     def _function(self, graph: Graph) -> str:
         draft = Function(self, Scope(None)).draft(graph.method, [graph], None, is_method=False)
@@ -79,7 +84,8 @@ class FileBuilder:
         for module in _children_first(top):
             if leaf_of(module) is None or module is top:
                 entries = frozenset(self.model.entries) if module is top else frozenset()
-                builder = ModuleBuilder(module, self, entries, self.model.facts if module is top else None)
+                facts = self.model.facts if module is top else None
+                builder = ModuleBuilder(module, self, entries, facts, self._stepping(module))
                 self.scopes[module] = builder.scope
                 self._add(module, builder.build())
         values = {h.name: literal(h.value) for h in top.hypers}
@@ -88,6 +94,12 @@ class FileBuilder:
             {p.name: values[p.name] for p in self.drafts[token].params}
         )
         return self._text()
+
+    def _stepping(self, module: Module) -> dict[str, Stepping]:
+        """The methods of a module that have an incremental form."""
+        names = dict.fromkeys(g.method for g in module.graphs.values() if g in self.steps)
+        entries = {one.entry: one.flat[0].axis for one in self.incremental if one.graph.module is module}
+        return {name: Stepping(self.steps, entries.get(name)) for name in names}
 
     def _add(self, module: Module, draft: ClassDraft) -> None:
         bare = draft.bare()
@@ -137,6 +149,7 @@ class FileBuilder:
     def _text(self) -> str:
         names = self._class_names()
         sections: list[list[str]] = [source.splitlines() for source in self.helpers.values()]
+        sections += [CACHE_CLASS.splitlines()] if self.incremental else []
         for draft, name in self.functions.items():
             sections.append(draft.lines({**names, draft.name: name}, 0))
         for token, draft_ in self.drafts.items():
