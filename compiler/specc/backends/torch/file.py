@@ -15,7 +15,6 @@ from specc.backends.torch.modules import Function, ModuleBuilder
 from specc.backends.torch.printer import literal, show
 from specc.backends.torch.sequential import sequential_lists
 from specc.ir.graph import Graph, Model, Module, PartList, Submodule, walk_members
-from specc.passes.externs import extern_modules
 from specc.passes.incremental import Incremental
 
 
@@ -64,7 +63,7 @@ class FileBuilder:
 
     def function_names(self) -> frozenset[str]:
         cache = ["Cache"] if self.incremental else []
-        return frozenset({*self.helpers, *self.functions.values(), *self.externs.values(), *cache})
+        return frozenset({*self.helpers, *self.functions.values(), *cache})
 
     def _function(self, graph: Graph) -> str:
         draft = Function(self, Scope(None)).draft(graph.method, [graph], None, is_method=False)
