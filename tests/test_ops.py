@@ -34,6 +34,7 @@ OPSETS = range(17, 27)
 TOLERANCE = 1e-5
 
 _TYPED = re.compile(r"(\w+): ((?:Tensor|Int|Bool|[fiu]\d+|bf16)\[[^\]]*\])")
+_PARTS = re.compile(r"(\w+): (\[[\w(), ]*\])")  # `experts: [Identity(), Identity()]`: the model's own
 _SYMBOL = re.compile(r"\b[A-Z]\b")
 
 
@@ -48,11 +49,15 @@ class Example:
     @property
     def call(self) -> str:
         """The expression, or `names = expression`, as a spec writes it."""
-        return _TYPED.sub(r"\1", self.text.rpartition(" -> ")[0])
+        return _PARTS.sub(r"\1", _TYPED.sub(r"\1", self.text.rpartition(" -> ")[0]))
 
     @property
     def inputs(self) -> dict[str, str]:
         return dict(_TYPED.findall(self.text.rpartition(" -> ")[0]))
+
+    @property
+    def parts(self) -> dict[str, str]:
+        return dict(_PARTS.findall(_TYPED.sub("", self.text.rpartition(" -> ")[0])))
 
     @property
     def outcome(self) -> str:
@@ -101,10 +106,12 @@ def spec_of(example: Example) -> str:
     results = example.results or ["Tensor[]"]
     outcome = results[0] if len(results) == 1 else f"({', '.join(results)})"
     signature = ", ".join(f"{name}: {type_}" for name, type_ in arguments.items())
+    members = "".join(f"  {name}: {value}\n" for name, value in example.parts.items())
     return (
-        f"dim {', '.join(s for s in example.symbols if s != 'K') or 'B'}\n"
+        ("from std.nn import Identity\n" if members else "")
+        + f"dim {', '.join(s for s in example.symbols if s != 'K') or 'B'}\n"
         + ("dim K = past(T) + T\n" if "K" in example.symbols else "")
-        + f"model One {{\n  forward({signature}) -> {outcome} {{\n"
+        + f"model One {{\n{members}  forward({signature}) -> {outcome} {{\n"
         + f"    {statement}\n    return {', '.join(names)}\n  }}\n}}\n"
     )
 

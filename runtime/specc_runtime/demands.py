@@ -165,6 +165,9 @@ class _Walk:
         types = [_type(i, sizes) for i in node.inputs]
         op = node.op.substitute(sizes)
         depth = max((o.depth for o in operands if o is not None), default=0)
+        if op.name == "= dispatch":  # each expert may be sent every pair
+            pairs = numel(sizes.type(node.outputs[0].type))
+            sizes.update((rows.symbols[0], pairs) for rows in node.op.attributes["rows"])
         self._index(op, operands, types)
         self._touched(op, types, [sizes.type(v.type) for v in node.outputs])
         window = getattr(op, "window", None)

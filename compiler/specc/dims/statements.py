@@ -73,9 +73,12 @@ class Fact:
         return value >= self.n if self.kind == "ge" else value <= self.n
 
 
+MAY_BE_ZERO = ("past(", "routed(")
+
+
 def default_least(symbol: str) -> int:
-    """What every size is known to be at least: 1, and 0 for a past length."""
-    return 0 if symbol.startswith("past(") else 1
+    """What every size is known to be at least: 1, and 0 for a past length or the number of rows that `route` sends."""
+    return 0 if symbol.startswith(MAY_BE_ZERO) else 1
 
 
 def solve_for(symbol: str, fact: Fact, bounds: Bounds) -> Range:

@@ -10,6 +10,8 @@ from specc.dims import Dim, ceil_div
 from specc.elaborate.values import number, show
 
 MAX_LIST = 65_536
+ROUTE = "route"
+"""The built-in function of bodies that takes parts (`elaborate.routing`)."""
 
 
 class BadArgument(Exception):

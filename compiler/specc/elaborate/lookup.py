@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specc.elaborate.applications import Applications
-from specc.elaborate.builtins import COMPILE_TIME
-from specc.elaborate.evaluate import LATER
+from specc.elaborate.builtins import COMPILE_TIME, ROUTE
 from specc.elaborate.names import available, closest, counted, replaced
 from specc.elaborate.references import AbsentRef, ListRef, MethodRef, PartRef
 from specc.elaborate.values import (
@@ -72,7 +71,7 @@ class Lookup(Applications):
         if name in self.file.broken:
             raise Poisoned
         op = operators().get(name)
-        if (op is not None and not op.syntax) or name in COMPILE_TIME:
+        if (op is not None and not op.syntax) or name in COMPILE_TIME or name == ROUTE:
             return name
         if local is not None or binding is not None:
             what = local if local is not None else binding
@@ -105,10 +104,8 @@ class Lookup(Applications):
         )
 
     def unknown_call(self, func: ast.Name) -> Any:
-        if func.id == "route":
-            return self.fail("B650", "`route` cannot be built yet", func.span, note=LATER)
         parts = list(self.instance.members) if self.instance else []
-        builtin = [n for n, op in operators().items() if not op.syntax] + list(COMPILE_TIME)
+        builtin = [n for n, op in operators().items() if not op.syntax] + [*COMPILE_TIME, ROUTE]
         guess = closest(func.id, [*parts, *self.file.visible()]) or closest(func.id, builtin)
         home = self.elab.std_home(func.id)
         help = f"did you mean `{guess}`?" if guess else ""

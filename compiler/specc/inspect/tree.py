@@ -31,6 +31,8 @@ from specc.ir.graph import (
     When,
     dotted,
 )
+from specc.ir.route import Route
+from specc.op import numel
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes
 from specc.types import Operand, Scalar, TensorType
 
@@ -171,9 +173,26 @@ class Trees:
         return [Row(node.path, block)], body.flops
 
     def _loop(self, frame: _Frame, loop: Loop) -> tuple[list[Row], Flops]:
+        if isinstance(loop, Route):
+            return self._route(frame, loop)
         turns = [self._iteration(frame, iteration) for iteration in loop.iterations]
         rows = [row for run in _runs(turns, _same_turn) for row in _fold(run)]
         return rows, _total(turn.flops for turn in turns)
+
+    def _route(self, frame: _Frame, route: Route) -> tuple[list[Row], Flops]:
+        """A row is an expert that gets its share of the pairs; all together they work on each pair once."""
+        pairs = numel(frame.sizes.type(route.dispatch.outputs[0].type))
+        shares = {size.symbols[0]: pairs // len(route.experts) for size in route.dispatch.op.attributes["rows"]}
+        shared = replace(frame, sizes=Sizes({**frame.sizes, **shares}))
+        turns = [self._iteration(shared, iteration) for iteration in route.experts]
+        rows = [row for run in _runs(turns, _same_turn) for row in _fold(run)]
+        every = Sizes({**frame.sizes, **dict.fromkeys(shares, pairs)})
+        costs = [self._call_cost(call, every) for call in route.calls]
+        dearest = None if None in costs else max((c for c in costs if c is not None), key=_at_ones)
+        return rows, _total([dearest, _cost(route.combine, frame.sizes)])
+
+    def _call_cost(self, node: Call, sizes: Sizes) -> Flops:
+        return self.body(node.graph, call_sizes(node.graph.inputs, [_operand(i, sizes) for i in node.inputs])).flops
 
     def _iteration(self, frame: _Frame, iteration: Iteration) -> _Turn:
         rows, flops = self._nodes(frame, iteration.nodes)
@@ -302,6 +321,10 @@ def _cost(node: Apply, sizes: Sizes) -> Flops:
         return node.op.substitute(sizes).cost(results, *operands).flops
     except DimError:
         return None
+
+
+def _at_ones(flops: Dim) -> int:
+    return flops.evaluate(dict.fromkeys(flops.symbols, 1))
 
 
 def _total(flops: Iterable[Flops]) -> Flops:

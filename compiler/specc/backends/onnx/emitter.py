@@ -34,6 +34,7 @@ class GraphEmitter:
         self.opset = opset
         self.compute = compute
         self.inputs: list[Ref] = []
+        self.measured: list[Ref] = []  # intermediate values with sizes that no input has
         self.outputs: list[tuple[str, Ref]] = []
         self.parameters: dict[str, Ref] = {}
         self.constants: list[Ref] = []

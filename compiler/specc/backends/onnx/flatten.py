@@ -9,7 +9,9 @@ from typing import Any, cast
 from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.values import Ref
 from specc.diagnostics import Diagnostic, Rejected
+from specc.dims import Dim
 from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Value, When, dotted
+from specc.ir.route import Route
 from specc.ir.taps import TapKeys, call_scope, numbered
 from specc.op import Emitter, OpError
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes
@@ -58,6 +60,7 @@ class Flattener:
         self.aliases = aliases
         self.taps: list[Tapped] = []
         self._keys = TapKeys()
+        self._rows: dict[str, int] = {}
         self._numbers: dict[int, dict[Node, int]] = {}
 
     def entry(self, graph: Graph, sizes: Sizes) -> None:
@@ -96,8 +99,22 @@ class Flattener:
                 self._when(frame, node)
 
     def _loop(self, frame: Frame, node: Loop) -> None:
-        for iteration in node.iterations:
+        if isinstance(node, Route):
+            self._dispatch(frame, node)
+        for iteration in node.iterations[1 if isinstance(node, Route) else 0 :]:
             self._nodes(frame, iteration.nodes)
+
+    def _dispatch(self, frame: Frame, node: Route) -> None:
+        """The number of rows of each expert of the tree, and of each time it is reached, is a size of its own."""
+        for rows in node.dispatch.op.attributes["rows"]:
+            (symbol,) = rows.symbols
+            name = f"{frame.scope}." if frame.scope else ""
+            name = symbol.replace("(", f"({name}", 1)
+            self._rows[name] = count = self._rows.get(name, 0) + 1
+            frame.sizes[symbol] = Dim.symbol(name if count == 1 else f"{name[:-1]}#{count})")
+        self._nodes(frame, [node.dispatch])
+        made = (frame.values[value] for value in node.dispatch.outputs[1:])
+        self.emit.measured += [ref for ref in made if isinstance(ref, Ref)]
 
     def _read(self, frame: Frame, node: Read) -> None:
         name = dotted((*frame.path, *node.path))

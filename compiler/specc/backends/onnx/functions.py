@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import PurePath
 
 from onnx import FunctionProto, ModelProto
@@ -19,6 +20,8 @@ from specc.backends.onnx.proto import function_proto, listing, model_proto
 from specc.backends.onnx.repeats import Run, runs
 from specc.backends.onnx.values import Ref
 from specc.ir.graph import Apply, Call, Graph, Iteration, Loop, Model, Node, Path, Read, Value, aliases, dotted
+from specc.ir.route import Route
+from specc.ops.routing import Dispatch
 from specc.passes.plain import Sizes, call_sizes, entry_sizes
 from specc.types import Operand, Scalar, TensorType
 
@@ -201,11 +204,33 @@ class _Drawing(Flattener):
         self._bind(frame, node, results, dotted(path) or None)
 
     def _loop(self, frame: Frame, node: Loop) -> None:
+        if isinstance(node, Route):
+            self._route(frame, node)
+            return
         for run in runs(node, frame.graph):
             if len(run.iterations) == 1:
                 self._nodes(frame, run.iterations[0].nodes)
             else:
                 self._repeat(frame, node, run)
+
+    def _route(self, frame: Frame, route: Route) -> None:
+        """Neighbouring experts of one kind are one node, which takes the rows of all of them."""
+        kinds = [list(some) for _, some in groupby(range(len(route.calls)), lambda e: route.calls[e].graph)]
+        first, last = [kind[0] for kind in kinds], [kind[-1] for kind in kinds]
+        order, *rows = route.dispatch.outputs
+        sizes = route.dispatch.op.attributes["rows"]
+        dispatch = Dispatch(rows=tuple(sizes[e] for e in first))
+        self._nodes(frame, [replace(route.dispatch, op=dispatch, outputs=(order, *(rows[e] for e in first)))])
+        for kind in kinds:
+            (taken,), (made,) = (route.calls[kind[0]].inputs, route.calls[kind[0]].outputs)
+            assert isinstance(taken, Value)
+            iterations = tuple(route.experts[e] for e in kind)
+            if len(kind) == 1:
+                self._nodes(frame, iterations[0].nodes)
+            else:
+                self._repeat(frame, route, Run(iterations, (taken,), ((made, route.calls[kind[-1]].outputs[0]),)))
+        results = [route.calls[e].outputs[0] for e in last]
+        self._nodes(frame, [replace(route.combine, inputs=(*route.combine.inputs[:2], *results))])
 
     def _repeat(self, frame: Frame, loop: Loop, run: Run) -> None:
         """A run of equal iterations as one node: a call of the block if an iteration is no more, else of its body."""

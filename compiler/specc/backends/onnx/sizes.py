@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from specc.backends.onnx.values import Ref
 from specc.dims import Dim, Floor
+from specc.dims.statements import default_least
 from specc.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Sizes:
         """A declared dim: an axis of an input that is this dim, or an axis that is linear in it."""
         symbol = Dim.symbol(name)
         linear: tuple[Ref, int, Dim, int] | None = None
-        for ref in self._emit.inputs:
+        for ref in (*self._emit.inputs, *self._emit.measured):
             for axis, size in enumerate(ref.type.shape):
                 if size == symbol:
                     return self._axis(ref, axis)
@@ -124,7 +125,7 @@ class Sizes:
 
 
 def at_least_zero(dim: Dim) -> bool:
-    """Whether the form alone shows `dim` >= 0 when every symbol is >= 1 (`past(..)` >= 0)."""
+    """Whether the form alone shows `dim` >= 0 when every symbol is >= 1 (`past(..)` and `routed(..)` >= 0)."""
     return _lowest(dim) >= 0
 
 
@@ -143,7 +144,7 @@ def _lowest(dim: Dim) -> float:
                 divisor, top = factor.denominator.value, _lowest(factor.numerator)
                 base = int(top) // divisor if divisor and divisor > 0 and top >= 0 else _UNBOUNDED
             else:
-                base = 0 if factor.startswith("past(") else 1
+                base = default_least(factor)
             if base < 0 or coefficient < 0:
                 return _UNBOUNDED
             product *= int(base) ** power

@@ -10,11 +10,13 @@ from specc.backends.torch.naming import Names
 from specc.backends.torch.optext import OpText, is_identity
 from specc.backends.torch.printer import literal, protected, tidy
 from specc.backends.torch.program import END, Item, LoopStep, Program, Step, WhenStep, build
+from specc.backends.torch.routes import route_text
 from specc.backends.torch.signatures import argument_defaults, plain_sizes, size_names
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.backends.torch.surroundings import Surroundings
 from specc.dims import Dim
 from specc.ir.graph import Absent, Apply, Argument, Call, Graph, Input, Loop, Path, Value
+from specc.ir.route import Route
 from specc.types import Operand, Scalar, TensorType, show_axes
 
 RESHAPING = frozenset(
@@ -162,7 +164,7 @@ class Method:
                     columns.setdefault(name, []).append(path)
         times = len(step.iterations)
         columns = {name: paths for name, paths in columns.items() if len(paths) == times}
-        lists = {name: self._list_text(paths) for name, paths in columns.items()}
+        lists = {name: self.list_text(paths) for name, paths in columns.items()}
         if any(text is None for text in lists.values()):
             return None
         names = {name: self._loop_variable(name) for name in columns}
@@ -181,7 +183,7 @@ class Method:
         name = python_name(name)
         return f"{name}_" if name in taken else name
 
-    def _list_text(self, paths: list[Path]) -> str | None:
+    def list_text(self, paths: list[Path]) -> str | None:
         """The list whose elements the loop runs over."""
         parent = paths[0][:-1]
         indices = [path[-1] for path in paths if path and path[:-1] == parent and isinstance(path[-1], int)]
@@ -280,6 +282,8 @@ class Method:
         node = step.node
         if isinstance(node, Call):
             return self._call(node, step.inputs)
+        if isinstance(node, Route):
+            return route_text(self, node, step.inputs)
         if isinstance(node, Loop):
             assert node.fold is not None
             return f"{self.path_text(node.fold)}({self.text(step.inputs[0])})"

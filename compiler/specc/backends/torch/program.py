@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Value, When
+from specc.ir.route import Route
 
 END = 1 << 60
 
 
 @dataclass(eq=False)
 class Step:
-    """An operator, a call, or the fold of an `nn.Sequential`: one expression."""
+    """An operator, a call, a `route`, or the fold of an `nn.Sequential`: one expression."""
 
     node: Apply | Call | Loop
     inputs: tuple[Input, ...]
@@ -151,6 +152,9 @@ class _Builder:
 
     def loop(self, loop: Loop, region: int) -> Iterator[Item]:
         if not loop.iterations:
+            return
+        if isinstance(loop, Route):
+            yield self.step(loop, tuple(self.resolve(i) for i in loop.operands), (loop.result,), region)
             return
         if loop.fold is not None and self.sequential(loop.fold):
             start, end = first_input(loop), last_output(loop)
