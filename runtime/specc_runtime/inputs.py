@@ -212,7 +212,7 @@ def _draw_mask(shape: tuple[int, ...], masks: Masks, every: int | None, rng: np.
 
     if masks == "all true":
         return np.ones(shape, dtype=np.bool_)
-    mask = rng.random(shape) < 0.6
+    mask = np.asarray(rng.random(shape) < 0.6)
     if shape:
         mask[..., :: every or shape[-1] or 1] = True
     return mask

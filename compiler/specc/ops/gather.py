@@ -166,6 +166,7 @@ class OneHot(Op):
     idx Int [..] -> Int [.., n]. Source: torch.nn.functional.one_hot, ONNX OneHot.
 
     example: one_hot(idx: Int[B, T], 5) -> Int[B, T, 5]
+    example: one_hot(idx: Int[], 5) -> Int[5]
     """
 
     name = "one_hot"
@@ -183,6 +184,10 @@ class OneHot(Op):
     def onnx(self, emit: Emitter, idx: Handle) -> Handle:
         type_ = idx.type.with_shape((*idx.type.shape, self.n))
         depth = emit.squeeze(emit.dim(self.n), [0]) if self.n.value is None else emit.const(self.n.value, DType.I64)
+        if not idx.type.rank:  # OneHot takes no single number
+            row = type_.with_shape((Dim.UNIT, self.n))
+            made = emit("OneHot", emit.unsqueeze(idx, [0]), depth, emit.const([0, 1], DType.I64), type=row)
+            return emit.squeeze(made, [0])
         return emit("OneHot", idx, depth, emit.const([0, 1], DType.I64), type=type_)
 
     def cost(self, results: Sequence[TensorType], idx: TensorType) -> Cost:

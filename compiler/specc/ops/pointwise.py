@@ -307,6 +307,7 @@ class Where(Op):
 
     example: where(cond: Bool[B, T], x: Tensor[B, T], y: Tensor[T]) -> Tensor[B, T]
     example: where(cond: Bool[B, T], x: Tensor[B, T], 0.0) -> Tensor[B, T]
+    example: where(cond: Bool[B, T], x: Bool[B, T], y: Bool[T]) -> Bool[B, T]
     example: where(cond: Bool[B, T], 8, 0) -> Int[B, T]
     example: where(cond: Bool[B, T], 0.5, 0) -> Tensor[B, T]
     example: where(cond: Tensor[B], x: Tensor[B], 0) -> error S301
@@ -336,7 +337,10 @@ class Where(Op):
         if isinstance(x, Scalar) and isinstance(y, Scalar):
             like = emit.const(0, _numbers_dtype(x, y))
             return emit("Where", cond, emit.scalar(x, like), emit.scalar(y, like))
-        return emit("Where", cond, *handles(emit, x, y))
+        first, second = handles(emit, x, y)
+        if first.type.dtype is DType.BOOL:  # onnxruntime has no kernel that chooses between bools
+            return emit("Or", emit("And", cond, first), emit("And", emit("Not", cond, type=cond.type), second))
+        return emit("Where", cond, first, second)
 
 
 def _numbers_dtype(x: Scalar, y: Scalar) -> DType:

@@ -54,6 +54,7 @@ class _Rewriter:
             else:
                 with self.emit.at(record.scope, record.origin):
                     self._write(layer)
+        self.emit.records = _in_order(self.emit.records)
 
     def _layer(self, record: Record) -> _Layer | None:
         if record.op_type != "MatMul" or record.domain:
@@ -107,3 +108,25 @@ class _Rewriter:
             x.type, x.known = TensorType(x.type.dtype, matrix), True
             return x
         return None
+
+
+def _in_order(records: Sequence[Record]) -> list[Record]:
+    """The nodes in their order, but none before what it reads: a new `Reshape` may read a size that is computed later
+    for something else.
+    """
+    own = {id(record) for record in records}
+    placed: set[int] = set()
+    ordered: list[Record] = []
+
+    def place(record: Record) -> None:
+        if id(record) in placed or id(record) not in own:
+            return
+        placed.add(id(record))
+        for ref in record.inputs:
+            if ref is not None and ref.node is not None:
+                place(ref.node)
+        ordered.append(record)
+
+    for record in records:
+        place(record)
+    return ordered
