@@ -15,6 +15,7 @@ from typing import Any
 from specc.elaborate.values import BlockValue, Fail, number
 from specc.syntax import ast
 from specc.weights.activations import ACTIVATIONS
+from specc.weights.config_keys import check_requirement
 from specc.weights.config_values import ConfigEvaluator, Globals, dotted
 
 _PREFERRED = {"gelu_tanh": "gelu_pytorch_tanh", "identity": "linear"}
@@ -27,14 +28,17 @@ def write_config(
     """A copy of `config` with the keys that give the hyper-parameters `which` their values in `wanted`.
 
     `wanted` is as `Hyper.value`: functions appear as their text. Settings are written in the section's order, so a
-    condition sees the keys that stand before it.
+    condition sees the keys that stand before it; then keys that a requirement compares with them.
     """
     written = deepcopy(dict(config))
     writer = _Writer(node, written, names)
-    for rule in node.rules:
-        for setting in rule.settings if isinstance(rule, ast.WConfig) else ():
-            if setting.name.id in which and setting.name.id in wanted:
-                writer.write(setting.value, wanted[setting.name.id])
+    items = [item for rule in node.rules if isinstance(rule, ast.WConfig) for item in rule.items]
+    for item in items:
+        if isinstance(item, ast.Setting) and item.name.id in which and item.name.id in wanted:
+            writer.write(item.value, wanted[item.name.id])
+    for item in items:
+        if isinstance(item, ast.Require) and any(check_requirement(writer.reader, item)):
+            writer.write(item.cond, True)
     return written
 
 
@@ -46,10 +50,14 @@ class _Writer:
     config: dict[str, Any]
     names: Globals
 
+    @property
+    def reader(self) -> ConfigEvaluator:
+        return ConfigEvaluator(self.node, self.config, self.names, "config.json", takes_names=False)
+
     def value(self, expr: ast.Expr) -> Any:
         """What an expression gives by the config so far; none where it gives nothing."""
         try:
-            return ConfigEvaluator(self.node, self.config, self.names, "config.json", takes_names=False).value(expr)
+            return self.reader.value(expr)
         except Fail:
             return None
 
@@ -127,6 +135,8 @@ class _Writer:
         """`a or b` is written to the first of the two that is a key; a product or a quotient by its other factor."""
         if expr.op == "or":
             return self.write(expr.left, value) or self.write(expr.right, value)
+        if expr.op == "and" and value is True:
+            return self.write(expr.left, True) and self.write(expr.right, True)
         if expr.op not in ("*", "/") or not number(value):
             return False
         right = self.value(expr.right)
