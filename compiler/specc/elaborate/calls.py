@@ -263,7 +263,7 @@ class CallChecker(Obligations):
                     f"argument is {value.type}",
                     others=others,
                     sizes=rows,
-                    help=self.remedy(want.label, expected.value, have.value, member),
+                    help=self.remedy(want.label, expected.value, have, member),
                     expected=str(self.expected_type(argument, unifier)),
                     found=valued(value.type),
                 )

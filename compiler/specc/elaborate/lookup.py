@@ -118,6 +118,7 @@ class Lookup(Applications):
             func.span,
             help=help,
             edits=edits,
+            cause=func.id,
             available=available(parts),
         )
 

@@ -94,17 +94,17 @@ class Mismatches(Access):
         binding = self.elab.instance_of(member.module).scope.find(label)
         return (Size(label, show(binding.value), binding.origin),) if binding is not None else ()
 
-    def remedy(self, label: str | None, want: int, have: int, member: Submodule | None) -> str:
+    def remedy(self, label: str | None, want: int, have: Dim, member: Submodule | None) -> str:
         """What was most likely meant: a part that makes one of the other and is never called, or sizes swapped."""
         if member is None or label is None:
             return ""
         bodies = " ".join(method.body.span.text for method in self.instance.methods.values()) if self.instance else ""
         for name, part in self.instance.members.items() if self.instance else ():
             sizes = {value for _, value, _ in part.args} if isinstance(part, Submodule) else set()
-            if {want, have} <= sizes and not re.search(rf"\b{name}\b", bodies):
+            if {want, have.value} <= sizes and not re.search(rf"\b{name}\b", bodies):
                 return f"`{name}` is never called:  {name}: {part.span.text}   ({part.span.where})"
         written = {name: (value, text) for name, value, text in member.args if text is not None}
-        other = next((name for name, (value, _) in written.items() if value == have and type(value) is int), None)
+        other = next((name for name, (_, text) in written.items() if have.label in (text, f"self.{text}")), None)
         if other is None or label not in written:
             return ""
         first, second = sorted((label, other), key=list(written).index)

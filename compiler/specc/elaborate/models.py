@@ -142,6 +142,7 @@ def configurations(elab: Elaborator, file: FileScope, options: Options, *, all_p
             names = [choose_model(file, options).name]
     by_model: dict[str, list[str]] = {name: [] for name in names}
     seen: dict[str, Span] = {}
+    broken: set[str] = set()  # presets whose arguments are findings: what would follow from them is none
     for preset in (item for item in file.tree.items if isinstance(item, ast.Preset)):
         name = preset.name.value
         with elab.collecting():
@@ -149,11 +150,15 @@ def configurations(elab: Elaborator, file: FileScope, options: Options, *, all_p
                 why = f"first declared at {seen[name].where}"
                 raise _fail("E104", f'preset "{name}" is declared twice', preset.name.span, why=why)
             seen[name] = preset.name.span
-            model, _ = preset_chain(file, name)
+            model, chain = preset_chain(file, name)
             decl = next(d for d in file.models() if d.name == model)
             elab.context = f'preset "{name}"'
+            before = len(elab.collector.errors)
             _preset_args(elab, decl, preset, Evaluator(elab, Scope(file)))
-            by_model.get(model, []).append(name)
+            if len(elab.collector.errors) > before or any(one.name.value in broken for one in chain):
+                broken.add(name)
+            else:
+                by_model.get(model, []).append(name)
     elab.context = ""
     for decl_of in file.names.values():
         if isinstance(decl_of, ast.Let):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from specc.diagnostics import Collector
 from specc.source import Source
 from specc.syntax import lexical
+from specc.syntax.indentation import CONTINUED, CONTINUES
 from specc.syntax.lexical import MAX_LINE, MAX_SIZE
 
 MAX_DEPTH = 64
@@ -21,10 +22,6 @@ MAX_DEPTH = 64
 _SUSPICIOUS = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|[^\n]{{{MAX_LINE + 1}}}")
 # Everything with a meaning for layout; text in between is code of one line.
 _EVENT = re.compile(r'[\n(){}\[\]]|#[^\n]*|"(?:\\.|[^"\\\n])*("?)')
-# A line that ends so goes on.
-_CONTINUES = re.compile(r"(?:[-+*/%@,=<>~]|\b(?:and|or|not|in|if|else))\Z")
-# A line that starts so belongs to the one before.
-_CONTINUED = re.compile(r"[ \t]*(?:\|>|->|else\b)")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -133,7 +130,7 @@ class _Scan:
         if not self.pending:
             return
         inside = bool(self.stack) and self.source.text[self.stack[-1]] != "{"
-        if inside or _CONTINUES.search(self.last) or _CONTINUED.match(following):
+        if inside or CONTINUES.search(self.last) or CONTINUED.match(following):
             for piece in self.pending:
                 self.out[piece] = " "
         self.pending = []

@@ -7,6 +7,7 @@ import unicodedata
 
 from specc.diagnostics import Collector, Diagnostic, Edit, Label
 from specc.source import Source, Span
+from specc.syntax.indentation import Unclosed, Unopened, misplaced
 
 MAX_SIZE = 1 << 20  # bytes
 MAX_LINE = 4096  # characters
@@ -202,7 +203,11 @@ def too_deep(source: Source, at: int, limit: int, collector: Collector) -> None:
 
 
 def unopened(source: Source, at: int, collector: Collector) -> None:
-    """Report a closing bracket where none is open."""
+    """Report a closing bracket where none is open: at the line that forgot to open it, if indentation tells."""
+    found = misplaced(source) if source.text[at] == "}" else None
+    if isinstance(found, Unopened):
+        _unbraced(source, found, collector)
+        return
     span = Span(source, at, at + 1)
     line_start = source.text.rfind("\n", 0, at) + 1
     alone = source.text[line_start:at].strip() == ""
@@ -215,6 +220,24 @@ def unopened(source: Source, at: int, collector: Collector) -> None:
             help="delete it, or open it earlier"
             if not alone
             else "delete this line, or look for a bracket closed too early above",
+        )
+    )
+
+
+def _unbraced(source: Source, found: Unopened, collector: Collector) -> None:
+    """Report a header without its brace."""
+    colon = source.text[found.end - 1] == ":"
+    place = Span(source, found.end - 1, found.end)
+    line, column = source.position(found.closed)
+    head = source.text[source.text.rfind("\n", 0, found.end) + 1 : found.end].strip().removesuffix(":")
+    collector.add(
+        Diagnostic(
+            "P009" if colon else "P021",
+            "blocks are in braces, not `:` and indentation" if colon else "`{` is missing at the end of this line",
+            place,
+            notes=(("why", f"`}}` at {line}:{column} closes it"),),
+            help=f"{head} {{",
+            edits=(Edit(place, " {") if colon else Edit(Span(source, found.end, found.end), " {"),),
         )
     )
 
@@ -258,6 +281,21 @@ def unclosed(source: Source, stack: list[int], collector: Collector) -> None:
     text = source.text
     opened = stack[-1]
     why = ""
+    found = misplaced(source)
+    if isinstance(found, Unclosed):
+        line, column = source.position(found.opened)
+        end_line, end_column = source.position(found.closed)
+        what = _owner(text, found.opened)
+        collector.add(
+            Diagnostic(
+                "P020",
+                f"`{{` opened at {line}:{column} is never closed",
+                Span(source, found.opened, found.opened + 1),
+                notes=(("why", f"`}}` at {end_line}:{end_column} stands for something further out"),),
+                help=f"close {what or 'it with `}`'} before line {end_line}",
+            )
+        )
+        return
     for number in range(source.position(stack[0])[0] + 1, len(source.line_starts) + 1):
         start = source.line_starts[number - 1]
         item = re.compile(_TOP_LEVEL).match(text, start)
@@ -294,6 +332,14 @@ def _owner(text: str, brace: int) -> str:
     """The name of what a brace belongs to: `forward`, the name of a block or function; empty for another bracket."""
     if text[brace] != "{":
         return ""
-    line = text[text.rfind("\n", 0, brace) + 1 : brace].strip()
+    start, depth = brace, 0
+    for found in re.finditer(r"[()\n]", text[:brace][::-1]):  # the line where its parentheses open
+        depth += {"(": -1, ")": 1, "\n": 0}[found.group()]
+        start = brace - found.end()
+        if found.group() == "\n" and depth == 0:
+            break
+    else:
+        start = 0
+    line = text[start:brace].strip()
     match = re.match(r"(?:(?:block|model|fn|weights|train|test)[ \t]+)?([A-Za-z_]\w*)", line)
     return match.group(1) if match and match.group(1) not in ("if", "for", "when", "else") else ""

@@ -26,7 +26,7 @@ _EXPECTED = {
     "body": "a body expects statements: x = .., x += .., return, if, for, when, emit or aux",
     "init": 'an init section expects rules: Linear.weight = normal(0.02), or "*.bias" = zeros()',
     "weights": 'a weights section expects config { }, strip, add, rename, ignore, fresh, or "model.path" = "file.path"',
-    "config": "a config section expects settings: dim = n_embd, require and ignore",
+    "config": "a config section expects settings: dim = n_embd, let, require and ignore",
     "train": "a train section expects settings: loss = cross_entropy(logits, data.label)",
     "test": 'a test section expects settings (preset = "tiny") and expect',
 }
@@ -223,6 +223,14 @@ def _statement_of_an_expression(place: Place) -> Finding | None:
             place.here,
             help="bind a new value: x = where(cond, a, x), concat([..], axis = 0)",
         )
+    if place.token == "|>" and re.match(r"[A-Za-z_][\w.]*[ \t]*\|>", place.statement):
+        return place.finding(
+            "P000",
+            "this value is not used",
+            place.span(place.start, place.at),
+            help=f"return {place.line_text(place.start)}",
+            note="a body has no effects; every statement binds a name",
+        )
     if place.token in ("(", "[", ".") and re.match(r"[A-Za-z_]\w*\Z", place.statement[: place.before - place.start]):
         if place.statement.startswith("print"):
             return place.finding(
@@ -257,7 +265,21 @@ def _several_values(place: Place) -> Finding | None:
 
 
 def _missing_comma(place: Place) -> Finding | None:
-    """P022: two values beside each other in brackets."""
+    """P022: two values beside each other in brackets, two names in an import."""
+    if (
+        re.match(r"from .*\bimport\b", place.statement)
+        and re.match(r"[A-Za-z_]", place.token)
+        and place.at > place.start
+    ):
+        if re.match(r"\w", place.previous) and place.previous not in ("import", "as", "from"):
+            fixed = place.line_text(place.at, place.edit(place.before, place.before, ","))
+            return place.finding(
+                "P022",
+                f"missing comma before `{place.token}`",
+                place.here,
+                help=fixed,
+                edits=(place.edit(place.before, place.before, ","),),
+            )
     if place.innermost not in ("(", "[") or not re.compile(_OPERAND).match(place.token) or place.before == place.at:
         return None
     if (
