@@ -266,20 +266,10 @@ def _several_values(place: Place) -> Finding | None:
 
 def _missing_comma(place: Place) -> Finding | None:
     """P022: two values beside each other in brackets, two names in an import."""
-    if (
-        re.match(r"from .*\bimport\b", place.statement)
-        and re.match(r"[A-Za-z_]", place.token)
-        and place.at > place.start
-    ):
-        if re.match(r"\w", place.previous) and place.previous not in ("import", "as", "from"):
-            fixed = place.line_text(place.at, place.edit(place.before, place.before, ","))
-            return place.finding(
-                "P022",
-                f"missing comma before `{place.token}`",
-                place.here,
-                help=fixed,
-                edits=(place.edit(place.before, place.before, ","),),
-            )
+    edit = place.edit(place.before, place.before, ",")
+    listed = re.match(r"from .*\bimport [\w, ]*\Z", place.text[place.start : place.at]) is not None
+    if listed and re.match(r"\w", place.token) and place.previous not in ("import", "as", ","):
+        return _comma(place, place.line_text(place.at, edit), edit)
     if place.innermost not in ("(", "[") or not re.compile(_OPERAND).match(place.token) or place.before == place.at:
         return None
     if (
@@ -288,15 +278,11 @@ def _missing_comma(place: Place) -> Finding | None:
         or place.token in _RESERVED
     ):
         return None
-    fixed = place.line_text(place.at, place.edit(place.before, place.before, ","))
-    fixed = re.sub(r"^\w+: (?=\w+\()", "", fixed)
-    return place.finding(
-        "P022",
-        f"missing comma before `{place.token}`",
-        place.here,
-        help=fixed,
-        edits=(place.edit(place.before, place.before, ","),),
-    )
+    return _comma(place, re.sub(r"^\w+: (?=\w+\()", "", place.line_text(place.at, edit)), edit)
+
+
+def _comma(place: Place, fixed: str, edit: Edit) -> Finding:
+    return place.finding("P022", f"missing comma before `{place.token}`", place.here, help=fixed, edits=(edit,))
 
 
 def _nothing_returned(place: Place) -> Finding | None:
