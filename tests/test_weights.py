@@ -494,13 +494,20 @@ def config(text: str, json: dict[str, Any], hypers: str = "x: int = 1") -> tuple
         ("2**n", {"n": 3}, 8),
         ("4 in xs", {"xs": [4]}, True),
         ("w if has(w) else 5", {"w": None}, None),
+        ("r.n", {"b": {"n": 3}}, 3),
+        ("r.n", {"a": {"n": 4}, "b": {"n": 3}}, 3),
+        ("r.n or m", {"a": {}, "m": 5}, 5),
+        ("2*twice if has(r.n) else r.k.n", {"b": {"n": 3}}, 12),
+        ("2*twice if has(r.n) else r.k.n", {"a": {"k": {"n": 7}}}, 7),
+        ("[r for r in [twice, 4]][1]", {"b": {"n": 3}}, 4),
         ("w if has(w) else 5", {}, 5),
         ("w.a if has(w.a) else 5", {"w": {"a": 3}}, 3),
         ("w.a if has(w.a) else 5", {"w": None}, 5),
     ],
 )
 def test_config_expression(expression: str, json: dict[str, Any], value: Any) -> None:
-    found, errors = config(f"x = {expression}", json, "x: int? = 1")
+    lets = "let r = a if b == none else b; let twice = r.n * 2"
+    found, errors = config(f"{lets}; x = {expression}", json, "x: int? = 1")
     assert not errors, report.full(errors)
     assert found["x"].value == value
     assert type(found["x"].value) is type(value)
@@ -555,7 +562,11 @@ def test_config_functions() -> None:
         ("x = a; ignore b", {"a": 1, "b": 3, "c": 3}, "x: int = 1", "W333", "`c = 3`"),
         ("x = a.b", {"a": {"b": 1, "c": 2}}, "x: int = 1", "W333", "`a.c = 2`"),
         ("x = a.b", {"a": 2}, "x: int = 1", "W333", "`a = 2`"),
-        ("x = 1 if has(a + 1) else 2", {}, "x: int = 1", "E122", "takes a key"),
+        ("x = 1 if has(a + 1) else 2", {}, "x: int = 1", "E125", "not a key"),
+        ("let r = a or b; x = r.n", {"b": {"n": 1, "m": 2}}, "x: int = 1", "W333", "`b.m = 2`"),
+        ("let r = a; let r = b; x = r", {}, "x: int = 1", "E121", "`r` is given twice"),
+        ("let r = a + 1; x = r.n", {"a": 1}, "x: int = 1", "E107", "not a key"),
+        ("; ".join(f"let r{i + 1} = r{i} + r{i}" for i in range(40)), {}, "x: int = 1", "E192", "put in its places"),
     ],
 )  # fmt: skip
 def test_config_finding(text: str, json: dict[str, Any], hypers: str, code: str, shown: str) -> None:

@@ -344,7 +344,7 @@ class ParamDecl(Member):
 
 @_node
 class Let(Member):
-    """Also a file-level item and a setting of `train`."""
+    """Also a file-level item, and in `train` and `config` sections."""
 
     name: Ident
     value: Expr
@@ -486,7 +486,7 @@ class ConfigKeys(Node):
 
 @_node
 class WConfig(Node):
-    items: tuple[Setting | Require | ConfigKeys, ...]
+    items: tuple[Setting | Let | Require | ConfigKeys, ...]
 
     @property
     def settings(self) -> tuple[Setting, ...]:

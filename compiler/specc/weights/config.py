@@ -20,6 +20,7 @@ from specc.op import operators
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
 from specc.weights.config_keys import check_keys, check_requirement
+from specc.weights.config_lets import config_items
 from specc.weights.config_values import ConfigEvaluator, Globals, json_value
 from specc.weights.rules import section_path
 
@@ -72,7 +73,11 @@ def read_config(
     found: dict[str, Setting] = {}
     before = len(collector.errors)
     types = {p.name.id: p for p in params}
-    items = [item for rule in node.rules if isinstance(rule, ast.WConfig) for item in rule.items]
+    try:
+        items = config_items(node)
+    except Fail as fail:
+        collector.add(fail.diagnostic)
+        return found
     for setting in items:
         if not isinstance(setting, ast.Setting):
             continue
@@ -91,7 +96,7 @@ def read_config(
         if value is not None or (reader.param is not None and reader.param.type.optional):
             found[setting.name.id] = Setting(value, reader.origin())
     # Where a value is missing, its key may be one that is not read: one finding is enough.
-    unread = list(check_keys(node, config, path)) if len(collector.errors) == before else []
+    unread = list(check_keys(node, items, config, path)) if len(collector.errors) == before else []
     for item in items:
         if isinstance(item, ast.Require):
             requirement = ConfigEvaluator(node, config, names, path, takes_names=False)

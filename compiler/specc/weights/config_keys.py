@@ -14,6 +14,7 @@ from specc.diagnostics import Diagnostic
 from specc.elaborate.names import closest
 from specc.elaborate.values import Fail
 from specc.syntax import ast
+from specc.weights.config_lets import Item
 from specc.weights.config_values import ConfigEvaluator, dotted
 from specc.weights.rules import section_path
 
@@ -46,30 +47,47 @@ USUAL: Mapping[str, Any] = {"add_cross_attention": False, "is_decoder": False, "
 """Keys that every family has, and the value that changes nothing."""
 
 
-def keys_in(expr: Any) -> Iterator[str]:
-    """Every key that an expression may read, nested ones as `a.b`; names of functions and variables are left out."""
+def keys_in(expr: Any, presence: bool = True) -> Iterator[str]:
+    """Every key that an expression may read, nested ones as `a.b`; names of functions and variables are left out.
+
+    `presence`: also those of which it is only asked whether they are there, by `has(key)` or `key == none`.
+    """
+    if not presence and _asks_presence(expr):
+        return
     if isinstance(expr, (ast.Name, ast.Attr)) and (keys := dotted(expr)):
         yield ".".join(keys)
     elif isinstance(expr, ast.Call):
-        yield from keys_in(expr.args)
+        yield from keys_in(expr.args, presence)
     elif isinstance(expr, ast.Comprehension):
         own = {name.id for name in expr.names}
-        yield from (key for key in keys_in((expr.element, expr.iterable)) if key.partition(".")[0] not in own)
+        yield from (key for key in keys_in((expr.element, expr.iterable), presence) if key.partition(".")[0] not in own)
     elif isinstance(expr, ast.Node):
         for field, child in vars(expr).items():
             if field != "span":
-                yield from keys_in(child)
+                yield from keys_in(child, presence)
     elif isinstance(expr, tuple):
         for child in expr:
-            yield from keys_in(child)
+            yield from keys_in(child, presence)
 
 
-def named_keys(sections: Iterable[ast.WConfig]) -> dict[str, None]:
-    """The keys that config sections read, require something of, or ignore, in order."""
+def _asks_presence(expr: Any) -> bool:
+    if isinstance(expr, ast.Call):
+        return isinstance(expr.func, ast.Name) and expr.func.id == "has"
+    return isinstance(expr, ast.Compare) and isinstance(expr.rest[-1], ast.NoneLit)
+
+
+def named_keys(items: Iterable[Item]) -> dict[str, None]:
+    """The keys that a config section reads, requires something of, or ignores, in order."""
     found: dict[str, None] = {}
-    for item in (item for section in sections for item in section.items):
-        part = item.value if isinstance(item, ast.Setting) else item
-        found |= dict.fromkeys(keys_in(part.cond if isinstance(part, ast.Require) else part))
+    for item in items:
+        part = (
+            item.keys
+            if isinstance(item, ast.ConfigKeys)
+            else item.cond
+            if isinstance(item, ast.Require)
+            else item.value
+        )
+        found |= dict.fromkeys(keys_in(part, presence=isinstance(item, ast.Require)))
     return found
 
 
@@ -90,12 +108,12 @@ def unread(config: Mapping[str, Any], named: Iterable[str], prefix: str = "") ->
             yield key, value
 
 
-def check_keys(node: ast.Weights, config: Mapping[str, Any], path: str) -> Iterator[Diagnostic]:
+def check_keys(node: ast.Weights, items: Iterable[Item], config: Mapping[str, Any], path: str) -> Iterator[Diagnostic]:
     """W333 for every key of the file `path` that a section does not speak of; none if it reads no config at all."""
     sections = [rule for rule in node.rules if isinstance(rule, ast.WConfig)]
     if not sections:
         return
-    named = named_keys(sections)
+    named = named_keys(items)
     absent = [key for key in named if not _has(config, key)]
     for key, value in unread(config, named):
         guess = closest(key, absent)

@@ -262,9 +262,22 @@ class ConfigEvaluator:
 
     def has(self, expr: ast.Call, args: Sequence[ast.Expr]) -> bool:
         """`has(sliding_window)`: whether the file has the key, be it null."""
-        keys = dotted(args[0]) if len(args) == 1 else None
+        if len(args) != 1:
+            raise self.fail("E122", f"has takes one key, found {len(args)} arguments", expr.span)
+        return self.present(args[0])
+
+    def present(self, expr: ast.Expr) -> bool:
+        """Whether the file has a key; of a choice of keys, the one that is chosen."""
+        if isinstance(expr, ast.Paren):
+            return self.present(expr.inner)
+        if isinstance(expr, ast.Ternary):
+            chosen = expr.then if self.condition(expr.cond) else expr.other
+            return chosen is not None and self.present(chosen)
+        if isinstance(expr, ast.Binary) and expr.op == "or":
+            return self.present(expr.left) or self.present(expr.right)
+        keys = dotted(expr)
         if keys is None:
-            raise self.fail("E122", "has takes a key of the file", expr.span, help="has(rope_parameters.factor)")
+            raise self.fail("E125", f"`{unparse(expr)}` is not a key of the file", expr.span, help="has(a.b)")
         outer = self.look_up(keys[:-1])
         return isinstance(outer, Mapping) and keys[-1] in outer
 

@@ -16,6 +16,7 @@ from specc.elaborate.values import BlockValue, Fail, number
 from specc.syntax import ast
 from specc.weights.activations import ACTIVATIONS
 from specc.weights.config_keys import check_requirement
+from specc.weights.config_lets import config_items
 from specc.weights.config_values import ConfigEvaluator, Globals, dotted
 
 _PREFERRED = {"gelu_tanh": "gelu_pytorch_tanh", "identity": "linear"}
@@ -32,7 +33,7 @@ def write_config(
     """
     written = deepcopy(dict(config))
     writer = _Writer(node, written, names)
-    items = [item for rule in node.rules if isinstance(rule, ast.WConfig) for item in rule.items]
+    items = config_items(node)
     for item in items:
         if isinstance(item, ast.Setting) and item.name.id in which and item.name.id in wanted:
             writer.write(item.value, wanted[item.name.id])
