@@ -12,7 +12,7 @@ from specc.backends.torch.entry import checks, size_bindings
 from specc.backends.torch.labels import Scope, python_name
 from specc.backends.torch.merge import by_ranks, merge
 from specc.backends.torch.methods import Method
-from specc.backends.torch.optext import InitText, without_device
+from specc.backends.torch.optext import InitText, is_identity, without_device
 from specc.backends.torch.printer import literal, names_in, protected, tidy
 from specc.backends.torch.signatures import argument_defaults, ellipsis_rank, given_always, parameters_of, size_names
 from specc.backends.torch.statements import Line, Remark, Statement, all_names, assign
@@ -271,7 +271,9 @@ class ModuleBuilder(Function):
         sizes = [d for v in node.outputs for d in v.type.shape]
         numbers = [i.value for i in node.inputs if isinstance(i, Scalar)]
         static = all(d.value is not None for d in sizes) and all(isinstance(n, (int, float, bool)) for n in numbers)
-        return static and not node.op.random and not node.op.train_only and all(v in known for v in tensors)
+        if node.op.random or node.op.train_only or is_identity(node):  # what passes a table on is a user of it
+            return False
+        return static and all(v in known for v in tensors)
 
     def _hint(self, value: Value, node: Apply) -> str:
         """The spec's name for a table, or for what it is computed from."""
