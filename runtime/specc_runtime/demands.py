@@ -20,6 +20,7 @@ from specc.ir.graph import (
     Iteration,
     Loop,
     Node,
+    Scan,
     Submodule,
     Value,
     When,
@@ -137,6 +138,8 @@ class _Walk:
                     self._iteration(iteration, sizes, values)
             elif isinstance(node, When):
                 self._when(node, sizes, values, counted)
+            elif isinstance(node, Scan):
+                self._scan(node, sizes, values, counted)
             if counted is not None and any(v in counted for v in node.inputs if isinstance(v, Value)):
                 counted.update(node.outputs)
 
@@ -149,6 +152,18 @@ class _Walk:
             self._nodes(node.nodes, sizes, values, counted)
         for before, end, after in node.rebinds:
             values[after] = values.get(end if runs else before, _NOTHING)
+
+    def _scan(self, node: Scan, sizes: Sizes, values: dict[Value, _Known], counted: set[Value] | None) -> None:
+        """One step stands for all: what a state holds after it is not followed."""
+        for one in node.sequences:
+            values[one.slice] = values.get(one.whole, _NOTHING)
+        for state in node.states:
+            values[state.before] = values.get(state.start, _NOTHING)
+        self._nodes(node.nodes, sizes, values, counted)
+        for emitted in node.emits:
+            values[emitted.stacked] = values.get(emitted.value, _NOTHING)
+        for state in node.states:
+            values[state.result] = values.get(state.after, _NOTHING)
 
     def _call(self, node: Call, sizes: Sizes, values: dict[Value, _Known], counted: set[Value] | None) -> None:
         known = [_known(i, values) for i in node.inputs]

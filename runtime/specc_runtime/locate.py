@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specc.ir.graph import Apply, Call, Graph, Model, Read, dotted
+from specc.ir.graph import Apply, Call, Graph, Model, Read, Scan, dotted
 from specc.ir.graph import Path as IrPath
 from specc.ir.taps import TapKeys, call_scope, executed, numbered
 from specc.source import Span
@@ -59,7 +59,7 @@ class _Step:
 
     key: str
     path: str
-    node: Apply | Call
+    node: Apply | Call | Scan
     position: int
     span: Span
     call: str | None  # the state_dict path of the part whose `forward` it is the result of
@@ -162,11 +162,10 @@ def _difference(reference: Array, found: Array) -> Figures:
 def _place(step: _Step, figures: Figures, blame: str = "") -> Place:
     node = step.node
     inner = node.span if node.span.source is not step.span.source else None
-    path, what = step.path, f"`{node.op.name}`" if isinstance(node, Apply) else f"`{node.graph.method}`"
-    if isinstance(node, Call) and node.path:
-        part = dotted(node.path)
-        what = f"`{part}`"
-    return Place(path, node.outputs[step.position].name, what, step.span, inner, figures, blame)
+    what = f"`{node.op.name}`" if isinstance(node, Apply) else "`scan`"
+    if isinstance(node, Call):
+        what = f"`{dotted(node.path) or node.graph.method}`"
+    return Place(step.path, node.outputs[step.position].name, what, step.span, inner, figures, blame)
 
 
 # ---- other traces ----------------------------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ merged or folded into loops. So a value here is that of the emitted module, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from specc.backends.torch.optext import operand_type, torch_dtype
 from specc.backends.torch.printer import literal, protected
 from specc.dims import Dim
-from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Value, When
+from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Scan, Value, When
 from specc.ir.taps import TapKeys, call_scope, executed, numbered
 from specc.types import DType, Operand, Scalar, TensorType
 
@@ -38,6 +39,21 @@ def run(
     return dict(zip(graph.output_names, results, strict=True)), machine.taps
 
 
+@dataclass
+class _Frame:
+    """One evaluation of a graph. `after`: what names stand for after a `when`; `index`: the nodes' numbers in keys."""
+
+    scope: str
+    path: Path
+    values: dict[Value, torch.Tensor]
+    sizes: Mapping[str, int]
+    after: Mapping[Input, Value]
+    index: Mapping[Node, int]
+
+    def value(self, value: Value) -> torch.Tensor:
+        return self.values[self.after.get(value, value)]
+
+
 class _Machine:
     def __init__(self, module: torch.nn.Module) -> None:
         import torch
@@ -46,6 +62,7 @@ class _Machine:
         self.module = module
         self.keys = TapKeys()
         self.taps: dict[str, torch.Tensor] = {}
+        self.tapping = True
         floating = next((p for p in module.parameters() if p.is_floating_point()), None)
         self.dtype = torch.get_default_dtype() if floating is None else floating.dtype
         self.namespace: dict[str, Any] = {"torch": torch, "nn": torch.nn, "F": F, "self": _Evaluation}
@@ -60,21 +77,46 @@ class _Machine:
             if argument.value is not None and given is not None:
                 values[argument.value] = given
                 sizes.update(_bound(argument.value.type, given))
-        index = numbered(graph)
-        after = dict(_unchanged(graph.nodes))
-        for node in executed(graph.nodes):
+        frame = _Frame(scope, path, values, sizes, dict(_unchanged(graph.nodes)), numbered(graph))
+        self.run(graph.nodes, frame)
+        return [frame.value(value) for _, value in graph.results]
+
+    def run(self, nodes: Sequence[Node], frame: _Frame) -> None:
+        """Execute nodes of the graph that a frame is of."""
+        for node in executed(nodes):
             if isinstance(node, Read):
-                values[node.output] = self.parameter((*path, *node.path))
+                frame.values[node.output] = self.parameter((*frame.path, *node.path))
                 continue
-            if isinstance(node, Call):
-                operands = [self.tensor(after.get(i, i), values) for i in node.inputs]
-                results = self.call(node.graph, operands, call_scope(scope, node), (*path, *node.path))
+            inputs = [frame.after.get(i, i) for i in node.inputs]
+            if isinstance(node, Scan):
+                results = self.scan(node, frame)
+            elif isinstance(node, Call):
+                operands = [self.tensor(i, frame.values) for i in inputs]
+                results = self.call(node.graph, operands, call_scope(frame.scope, node), (*frame.path, *node.path))
             else:
-                results = self.apply(node, [after.get(i, i) for i in node.inputs], values, sizes)
+                results = self.apply(node, inputs, frame.values, frame.sizes)
             for position, (value, result) in enumerate(zip(node.outputs, results, strict=True)):
-                values[value] = result
-                self.taps[self.keys.key(scope, index[node], node, position)] = result
-        return [values[after.get(value, value)] for _, value in graph.results]
+                frame.values[value] = result
+                if self.tapping:
+                    self.taps[self.keys.key(frame.scope, frame.index[node], node, position)] = result
+
+    def scan(self, node: Scan, frame: _Frame) -> list[torch.Tensor]:
+        """Every step in turn; a step's own values have no keys."""
+        import torch
+
+        tapping, self.tapping = self.tapping, False
+        states = [frame.value(s.start) for s in node.states]
+        rows = zip(*(frame.value(s.whole).unbind(s.axis) for s in node.sequences), strict=True)
+        emitted = []
+        for row in rows:
+            frame.values.update(zip((s.slice for s in node.sequences), row, strict=True))
+            frame.values.update(zip((s.before for s in node.states), states, strict=True))
+            self.run(node.nodes, frame)
+            states = [frame.value(s.after) for s in node.states]
+            emitted.append([frame.value(e.value) for e in node.emits])
+        self.tapping = tapping
+        columns = zip(node.emits, zip(*emitted, strict=True), strict=True)
+        return [*(torch.stack(column, e.axis) for e, column in columns), *states]
 
     def parameter(self, path: Path) -> torch.Tensor:
         found: Any = self.module
@@ -114,6 +156,8 @@ def _unchanged(nodes: Sequence[Node]) -> Iterator[tuple[Input, Value]]:
             if isinstance(node, Loop):
                 for iteration in node.iterations:
                     visit(iteration.nodes)
+            elif isinstance(node, Scan):
+                visit(node.nodes)
             elif isinstance(node, When):
                 visit(node.nodes)
                 for before, end, after in node.rebinds:

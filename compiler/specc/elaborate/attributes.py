@@ -200,14 +200,15 @@ class OpArguments(Evaluator):
         axes = tuple(self.axis_of(tensor.type, self.size(e), e) for e in exprs)
         return axes if axis.kind == "Axes" else axes[0]
 
-    def axis_of(self, type_: TensorType, dim: Dim, expr: ast.Expr) -> int:
+    def axis_of(self, type_: TensorType, dim: Dim, expr: ast.Expr, *, named: str = "", said: str = "") -> int:
+        """The one axis of that size (S230). `named`: how the size is called, `said`: how it was asked for."""
         found = [i for i, d in enumerate(type_.shape) if d == dim]
         if len(found) == 1:
             return found[0]
-        name = unparse(expr)
+        name = named or unparse(expr)
         if found:
             message, label = (
-                f"`over = {name}` is ambiguous: the tensor has {name} twice",
+                f"`{said or f'over = {name}'}` is ambiguous: the tensor has {name} twice",
                 f"axes {' and '.join(map(str, found))}",
             )
         else:
@@ -218,7 +219,7 @@ class OpArguments(Evaluator):
             expr.span,
             label,
             found=str(type_),
-            help="axis = -1,  or give the sizes names of their own: dim N",
+            help=f"{'' if said else 'axis = -1,  or '}give the sizes names of their own: dim N",
         )
 
     @staticmethod

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Label
 from specc.dims import Facts
-from specc.elaborate.calls import CallChecker
 from specc.elaborate.instances import Instance
 from specc.elaborate.references import ListRef, PartRef
+from specc.elaborate.scans import Scans
 from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import is_tensor, tensor_type
 from specc.elaborate.values import POISON, Binding, Fail, Poisoned
@@ -51,13 +51,12 @@ def targets(statement: ast.Stmt) -> tuple[ast.Ident, ...]:
     return ()
 
 
-class BodyChecker(CallChecker):
+class BodyChecker(Scans):
     """Checks one body."""
 
     def __init__(self, elab: Elaborator, instance: Instance | None, method: ast.Method, scope: Scope) -> None:
         super().__init__(elab, scope)
         self.instance, self.method = instance, method
-        self.returned: list[tuple[Value, Span]] | None = None
         self.axes: tuple[str, ...] = ()
 
     # ---- signature -----------------------------------------------------------------------------------------------
@@ -165,6 +164,7 @@ class BodyChecker(CallChecker):
         name = target.id
         if name == "_":
             return
+        self.check_rebinding(target, value)
         if isinstance(value, (Value, ListRef, PartRef, Absent, tuple)) or value is POISON:
             self.name_value(value, name)
             self.locals[name] = value
@@ -191,7 +191,7 @@ class BodyChecker(CallChecker):
                 )
             self._bind(statement.targets[0], value, statement.value)
             return
-        if isinstance(value, Value):
+        if isinstance(value, Value) and not isinstance(statement.value, ast.Scan):
             value = self.unpack(value, len(statement.targets), statement.value.span)
         if not isinstance(value, tuple):
             raise self.fail("S151", f"{len(statement.targets)} names for one value", statement.targets[0].span)
@@ -321,10 +321,9 @@ class BodyChecker(CallChecker):
     def _do_Aux(self, statement: ast.Aux) -> None:
         if self.mode != "train":
             raise self.fail("E100", "`aux` belongs in `when train { }`", statement.span)
+        if self.step is not None:
+            raise self.fail("E100", "`aux` inside `scan`: emit it, and sum it after the scan", statement.span)
         value = self.tensor(self.value(statement.value), statement.value)
         if value.type.rank:
             raise self.fail("S202", f"an aux value is a scalar, found {value.type}", statement.value.span)
         self.aux.append((statement.name.id, value))
-
-    def _do_Emit(self, statement: ast.Emit) -> None:
-        raise self.fail("E100", "`emit` belongs in `scan`", statement.span)

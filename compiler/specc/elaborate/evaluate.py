@@ -75,9 +75,6 @@ class Evaluator(Suggestions):
             note='specc has no truthiness: 0 and "" are ordinary settings',
         )
 
-    def _Scan(self, expr: ast.Scan) -> Any:
-        raise self.fail("B650", "`scan` cannot be built yet", expr.span.head(), note=LATER)
-
     def _Int(self, expr: ast.Int) -> Any:
         return self.checked(expr.value, expr)
 
@@ -346,6 +343,7 @@ class Evaluator(Suggestions):
 KIND: dict[type, str] = {
     ast.Axes: "an axis pattern",
     ast.EllipsisLit: "`...`",
+    ast.Scan: "`scan`",
 }
 
 
@@ -369,4 +367,4 @@ def elements(value: Any) -> int:
     return count
 
 
-LATER = "this version checks and builds everything else of the language; `scan` and `route` come with a later one"
+LATER = "this version checks and builds everything else of the language; `route` comes with a later one"

@@ -11,7 +11,7 @@ from specc.elaborate.losses import LossChecker
 from specc.elaborate.models import fold
 from specc.elaborate.names import available, closest, counted, replaced
 from specc.elaborate.values import describe, number, show
-from specc.ir.graph import Call, Graph, Loop, Model, Node, Submodule, When, dotted, parameters, walk_members
+from specc.ir.graph import Call, Graph, Loop, Model, Node, Scan, Submodule, When, dotted, parameters, walk_members
 from specc.ir.initial import path_pattern
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -300,5 +300,5 @@ def flat(nodes: Iterable[Node]) -> Iterator[Node]:
         if isinstance(node, Loop):
             for iteration in node.iterations:
                 yield from flat(iteration.nodes)
-        elif isinstance(node, When):
+        elif isinstance(node, (When, Scan)):
             yield from flat(node.nodes)

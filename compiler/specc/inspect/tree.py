@@ -26,6 +26,7 @@ from specc.ir.graph import (
     PartList,
     Path,
     Read,
+    Scan,
     Submodule,
     Value,
     When,
@@ -139,6 +140,10 @@ class Trees:
                 more, cost = self._loop(frame, node)
                 rows += more
                 flops.append(cost)
+            elif isinstance(node, Scan):
+                more, cost = self._scan(frame, node)
+                rows += more
+                flops.append(cost)
             elif isinstance(node, When) and node.mode == "infer":
                 more, cost = self._nodes(frame, node.nodes)
                 rows += more
@@ -193,6 +198,13 @@ class Trees:
 
     def _call_cost(self, node: Call, sizes: Sizes) -> Flops:
         return self.body(node.graph, call_sizes(node.graph.inputs, [_operand(i, sizes) for i in node.inputs])).flops
+
+    def _scan(self, frame: _Frame, scan: Scan) -> tuple[list[Row], Flops]:
+        """What a step calls, with the cost of all steps."""
+        rows, flops = self._nodes(frame, scan.nodes)
+        steps = scan.along.substitute(frame.sizes)
+        every = [Row(row.path, replace(row.block, flops=_times(row.block.flops, steps))) for row in rows]
+        return every, _times(flops, steps)
 
     def _iteration(self, frame: _Frame, iteration: Iteration) -> _Turn:
         rows, flops = self._nodes(frame, iteration.nodes)
@@ -339,6 +351,13 @@ def _total(flops: Iterable[Flops]) -> Flops:
     return total
 
 
+def _times(flops: Flops, steps: Dim) -> Flops:
+    try:
+        return None if flops is None else flops * steps
+    except DimError:
+        return None
+
+
 def _results(graph: Graph, sizes: Sizes) -> tuple[tuple[str | None, TensorType], ...]:
     """Without labels: sizes are formulas over the entry's dims."""
     typed = ((name, sizes.type(value.type)) for name, value in graph.results)
@@ -364,7 +383,7 @@ def _own(nodes: Iterable[Node]) -> Iterator[Node]:
         elif isinstance(node, Loop):
             for iteration in node.iterations:
                 yield from _own(iteration.nodes)
-        elif isinstance(node, When):
+        elif isinstance(node, (When, Scan)):
             yield from _own(node.nodes)
         else:
             yield node

@@ -6,7 +6,7 @@ executed ONNX is flattened. Everything here is frozen and shared: equal (block, 
 
 Values are single-assignment. A `Loop` groups the nodes of an unrolled compile-time loop: its meaning is the
 concatenation of its iterations, whose nodes refer to each other's values directly; the grouping lets backends print a
-loop and draw a block once.
+loop and draw a block once. A `Scan` is the one loop of run time: its nodes run once for every index of an axis.
 
 *Labels* keep how the spec wrote a number: text over the hyper-parameters and lets of the module that owns the line, in
 Python's expression syntax (exact int division already `//`). A label is None where the number depends on something
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from specc.dims import Facts
+from specc.dims import Dim, Facts
 from specc.op import Op
 from specc.source import Span
 from specc.types import Scalar, TensorType
@@ -147,8 +147,77 @@ class When:
     def outputs(self) -> tuple[Value, ...]:
         return tuple(after for _, _, after in self.rebinds)
 
+    @property
+    def kept(self) -> tuple[Value, ...]:
+        """What outlives the region."""
+        return (*(end for _, end, _ in self.rebinds), *(value for _, value in self.aux))
 
-Node = Read | Apply | Call | Loop | When
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """A sequence of a scan: `slice` is `whole` at the step's index on `axis`, and lacks that axis."""
+
+    whole: Value
+    axis: int
+    slice: Value
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What one step of a scan hands to the next: `before` is `start` in the first step, then the last step's `after`.
+
+    `result` is `after` of the last step. All have one type.
+    """
+
+    start: Value
+    before: Value
+    after: Value
+    result: Value
+
+
+@dataclass(frozen=True, eq=False)
+class Emitted:
+    """A result of every step of a scan: `stacked` holds them along `axis`."""
+
+    value: Value
+    axis: int
+    stacked: Value
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """`nodes` run once for every index of an axis of size `along`, which is at least 1.
+
+    They may read values from outside; outside, only the results can be read: what was emitted, then the last states.
+    """
+
+    along: Dim
+    sequences: tuple[Slices, ...]
+    states: tuple[State, ...]
+    nodes: tuple[Node, ...]
+    emits: tuple[Emitted, ...]
+    span: Span
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        return (*(s.whole for s in self.sequences), *(s.start for s in self.states))
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return (*(e.stacked for e in self.emits), *(s.result for s in self.states))
+
+    @property
+    def bound(self) -> tuple[Value, ...]:
+        """What each step begins with."""
+        return (*(s.slice for s in self.sequences), *(s.before for s in self.states))
+
+    @property
+    def kept(self) -> tuple[Value, ...]:
+        """What outlives a step."""
+        return (*(e.value for e in self.emits), *(s.after for s in self.states))
+
+
+Node = Read | Apply | Call | Loop | When | Scan
 
 
 @dataclass(frozen=True, eq=False)

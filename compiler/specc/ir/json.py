@@ -28,6 +28,7 @@ from specc.ir.graph import (
     PartList,
     Path,
     Read,
+    Scan,
     Submodule,
     Value,
     When,
@@ -212,6 +213,8 @@ class _Body:
                 "rebinds": rebinds,
                 "aux": aux,
             }
+        if isinstance(node, Scan):
+            return self.scan(node)
         inputs = [self.input(i) for i in node.inputs]
         outputs = [self.define(o) for o in node.outputs]
         if isinstance(node, Call):
@@ -233,6 +236,27 @@ class _Body:
             "attributes": attributes,
             "inputs": inputs,
             "outputs": outputs,
+        }
+
+    def scan(self, node: Scan) -> Json:
+        sequences = [
+            {"whole": self.ref(s.whole), "axis": s.axis, "slice": self.define(s.slice)} for s in node.sequences
+        ]
+        before = [(self.ref(s.start), self.define(s.before)) for s in node.states]
+        nodes = [self.node(n) for n in node.nodes]
+        emits = [{"value": self.ref(e.value), "axis": e.axis, "stacked": self.define(e.stacked)} for e in node.emits]
+        states = [
+            {"start": start, "before": first, "after": self.ref(s.after), "result": self.define(s.result)}
+            for (start, first), s in zip(before, node.states, strict=True)
+        ]
+        return {
+            "kind": "scan",
+            "at": where(node.span),
+            "along": node.along.to_json(),
+            "sequences": sequences,
+            "states": states,
+            "nodes": nodes,
+            "emits": emits,
         }
 
 

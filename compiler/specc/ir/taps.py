@@ -3,7 +3,7 @@
 A key is `<path>/<n>`, then `.<j>` for result j of several, `:<name>` where the spec names the value, and `#<k>` from
 the second evaluation on: `h.0.attn/5:q`. The path is the module's (with `/<fn>` for a file-level function), n the
 node's index in `numbered(graph)`, which counts reads, operators and calls in the order of the text, loops unrolled and
-`when` regions included.
+`when` regions included. A scan counts as one node: its values are those it gives out, not those of its steps.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from specc.ir.graph import Apply, Call, Graph, Loop, Node, Path, Read, Value, When, dotted
+from specc.ir.graph import Apply, Call, Graph, Loop, Node, Path, Read, Scan, Value, When, dotted
 
 
 def numbered(graph: Graph) -> dict[Node, int]:
-    """Index of every read, operator and call of a graph, those inside loops and `when` regions too."""
+    """Index of every read, operator, call and scan of a graph, those inside loops and `when` regions too."""
     return {node: index for index, node in enumerate(_flat(graph.nodes))}
 
 
@@ -44,7 +44,7 @@ class TapKeys:
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}
 
-    def key(self, scope: str, index: int, node: Apply | Call, position: int) -> str:
+    def key(self, scope: str, index: int, node: Apply | Call | Scan, position: int) -> str:
         """The key of result `position` of the node numbered `index`, evaluated now."""
         result = f".{position}" if len(node.outputs) > 1 else ""
         name = node.outputs[position].name
@@ -59,7 +59,7 @@ class Tap:
 
     key: str
     path: Path
-    node: Apply | Call
+    node: Apply | Call | Scan
     value: Value
 
 
@@ -79,7 +79,7 @@ def _walk(graph: Graph, scope: str, path: Path, keys: TapKeys) -> Iterator[Tap]:
             yield Tap(keys.key(scope, index[node], node, position), path, node, value)
 
 
-def executed(nodes: Sequence[Node]) -> Iterator[Read | Apply | Call]:
+def executed(nodes: Sequence[Node]) -> Iterator[Read | Apply | Call | Scan]:
     """The nodes that run outside training, in order: loops unrolled, `when train` left out."""
     for node in nodes:
         if isinstance(node, Loop):

@@ -24,6 +24,7 @@ from specc.ir.graph import (
     PartGroup,
     PartList,
     Read,
+    Scan,
     Submodule,
     Value,
     When,
@@ -202,6 +203,8 @@ class _Writer:
                 yield from self._loop(node, indent)
             elif isinstance(node, When):
                 yield from self._when(node, indent)
+            elif isinstance(node, Scan):
+                yield from self._scan(node, indent)
             else:
                 text = self._right_side(node)
                 names = ", ".join(self.define(value) for value in node.outputs)
@@ -241,6 +244,23 @@ class _Writer:
         for before, end, after in when.rebinds:
             shown = self.use(before), self.use(end)
             yield f"{indent}  {self.define(after)} = {shown[1]} or {shown[0]}: {_type(after.type)}"
+
+    def _scan(self, scan: Scan, indent: str) -> Iterator[str]:
+        yield f"{indent}scan along {_size(scan.along)}  @{scan.span.where}"
+        for one in scan.sequences:
+            whole = self.use(one.whole)
+            yield f"{indent}  each {self.define(one.slice)} = {whole} on axis {one.axis}: {_type(one.slice.type)}"
+        for state in scan.states:
+            start = self.use(state.start)
+            yield f"{indent}  with {self.define(state.before)} = {start}: {_type(state.before.type)}"
+        yield from self.nodes(scan.nodes, indent + "    ")
+        for emitted in scan.emits:
+            value = self.use(emitted.value)
+            stacked = f"{self.define(emitted.stacked)} = {value} stacked on axis {emitted.axis}"
+            yield f"{indent}  emit {stacked}: {_type(emitted.stacked.type)}"
+        for state in scan.states:
+            after = self.use(state.after)
+            yield f"{indent}  next {self.use(state.before)} = {after}; last {self.define(state.result)}"
 
 
 # ---- numbers and types -----------------------------------------------------------------------------------------------

@@ -114,12 +114,20 @@ class GraphEmitter:
         for i in range(count):
             type_ = types[i] if i < len(types) else guessed
             record.outputs.append(Ref(type_, i < len(types) or (known and count == 1), record))
-        self.records.append(record)
+        self.add(record)
         record.key = key
         outputs = tuple(record.outputs)
         if op_type not in _NEVER_SHARED:
             self._nodes[key] = outputs
         return outputs
+
+    def add(self, record: Record) -> None:
+        """Append a finished node."""
+        self.records.append(record)
+
+    def owns(self, ref: Ref) -> bool:
+        """Whether a node of this graph computes the value."""
+        return ref.node is not None
 
     def adopt(self, made: Ref, target: Ref) -> None:
         """From now on `target`, which some other node computed, is what the node of `made` computes."""

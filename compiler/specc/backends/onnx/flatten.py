@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from specc.backends.onnx.emitter import GraphEmitter
+from specc.backends.onnx.scans import BodyEmitter, add_scan
 from specc.backends.onnx.values import Ref
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
-from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Value, When, dotted
+from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Scan, Value, When, dotted
 from specc.ir.route import Route
 from specc.ir.taps import TapKeys, call_scope, numbered
 from specc.op import Emitter, OpError
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes
 from specc.source import Span
-from specc.types import Operand, Scalar
+from specc.types import Operand, Scalar, TensorType
 
 Argument = Ref | Scalar | None
 
@@ -72,10 +73,12 @@ class Flattener:
         results = self.run(Frame(graph, (), "", sizes, None, {}), operands)
         for name, (_, value), result in zip(graph.output_names, graph.results, results, strict=True):
             type_ = sizes.type(value.type)
-            if not isinstance(result, Ref):
-                assert result is not None  # a result is a tensor or a number
-                result = self.emit.scalar(result, Ref(type_, True))
-            self.emit.output(name, result, type_)
+            self.emit.output(name, self._tensor(result, type_), type_)
+
+    def _tensor(self, result: Argument, type_: TensorType) -> Ref:
+        """A number becomes a constant."""
+        assert result is not None  # only arguments may be absent
+        return result if isinstance(result, Ref) else self.emit.scalar(result, Ref(type_, True))
 
     def run(self, frame: Frame, operands: Sequence[Argument]) -> list[Argument]:
         for argument, operand in zip(frame.graph.inputs, operands, strict=True):
@@ -95,6 +98,8 @@ class Flattener:
                 self._read(frame, node)
             elif isinstance(node, Loop):
                 self._loop(frame, node)
+            elif isinstance(node, Scan):
+                self._scan(frame, node)
             else:
                 self._when(frame, node)
 
@@ -126,6 +131,29 @@ class Flattener:
             self._nodes(frame, node.nodes)
         for before, end, after in node.rebinds:
             frame.values[after] = frame.values[end if runs else before]
+
+    def _scan(self, frame: Frame, node: Scan) -> None:
+        def typed(value: Value) -> TensorType:
+            return frame.sizes.type(value.type)
+
+        def tensor(value: Value) -> Ref:
+            return self._tensor(frame.values[value], typed(value))
+
+        given = [tensor(s.start) for s in node.states], [tensor(s.whole) for s in node.sequences]
+        outer, body = self.emit, BodyEmitter(self.emit)
+        for value in (*(s.before for s in node.states), *(s.slice for s in node.sequences)):
+            frame.values[value] = body.input(value.name or "x", typed(value))
+        self.emit = body
+        with body.at(frame.scope, frame.origin or node.span.where):
+            self._nodes(frame, node.nodes)
+            ends = [tensor(s.after) for s in node.states], [tensor(e.value) for e in node.emits]
+        self.emit = outer
+        outer.origin = frame.origin or node.span.where
+        axes = [s.axis for s in node.sequences], [e.axis for e in node.emits]
+        results = (*(s.result for s in node.states), *(e.stacked for e in node.emits))
+        made = add_scan(outer, body, given, ends, axes, [typed(value) for value in results])
+        found = dict(zip(results, made, strict=True))
+        self._bind(frame, node, [found[value] for value in node.outputs], None)
 
     def _apply(self, frame: Frame, node: Apply) -> None:
         operands = [frame.operand(i) for i in node.inputs]
@@ -163,7 +191,7 @@ class Flattener:
         results = self.run(Frame(node.graph, path, scope, sizes, origin, {}), operands)
         self._bind(frame, node, results, scope if node.path else None)
 
-    def _bind(self, frame: Frame, node: Apply | Call, results: Sequence[Argument], hint: str | None) -> None:
+    def _bind(self, frame: Frame, node: Apply | Call | Scan, results: Sequence[Argument], hint: str | None) -> None:
         """Results become the node's values: exact types, names as in the spec, taps."""
         prefix = f"{frame.scope}." if frame.scope else ""
         for position, (value, result) in enumerate(zip(node.outputs, results, strict=True)):
@@ -175,7 +203,9 @@ class Flattener:
                 result.hint = f"{prefix}{value.name}" if value.name else hint
             self._tap(frame, node, position, result)
 
-    def _tap(self, frame: Frame, node: Apply | Call, position: int, result: Ref) -> None:
+    def _tap(self, frame: Frame, node: Apply | Call | Scan, position: int, result: Ref) -> None:
+        if isinstance(self.emit, BodyEmitter):
+            return  # a step's values are nowhere outside it
         key = self._keys.key(frame.scope, self._index(frame.graph)[node], node, position)
         self.taps.append(Tapped(key, node.span, result))
 

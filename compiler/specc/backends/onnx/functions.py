@@ -19,7 +19,7 @@ from specc.backends.onnx.flatten import Argument, Flattener, Frame, is_leaf
 from specc.backends.onnx.proto import function_proto, listing, model_proto
 from specc.backends.onnx.repeats import Run, runs
 from specc.backends.onnx.values import Ref
-from specc.ir.graph import Apply, Call, Graph, Iteration, Loop, Model, Node, Path, Read, Value, aliases, dotted
+from specc.ir.graph import Apply, Call, Graph, Iteration, Loop, Model, Node, Path, Read, Scan, Value, aliases, dotted
 from specc.ir.route import Route
 from specc.ops.routing import Dispatch
 from specc.passes.plain import Sizes, call_sizes, entry_sizes
@@ -102,7 +102,7 @@ class _Library:
         found: dict[tuple[str, str], FunctionProto] = {}
         waiting = [emit]
         while waiting:
-            for _, record in listing(waiting.pop(0)).records:
+            for record in listing(waiting.pop(0)).everything():
                 key = record.op_type, record.overload
                 if record.domain == self.domain and key not in found:
                     drawn = self.called[key]
@@ -188,7 +188,7 @@ class _Drawing(Flattener):
         self.paths.setdefault(name, path)
         return self.emit.parameter(name, type_)
 
-    def _tap(self, frame: Frame, node: Apply | Call, position: int, result: Ref) -> None:
+    def _tap(self, frame: Frame, node: Apply | Call | Scan, position: int, result: Ref) -> None:
         """A picture has no taps."""
 
     def _call(self, frame: Frame, node: Call) -> None:

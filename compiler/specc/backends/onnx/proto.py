@@ -5,7 +5,7 @@ Same graph, same bytes: names are given in the order of emission, nothing carrie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,8 @@ from onnx import (
 )
 
 from specc.backends.onnx.emitter import GraphEmitter
-from specc.backends.onnx.values import ELEMENT, Record, Ref, numbers
+from specc.backends.onnx.scans import BodyEmitter
+from specc.backends.onnx.values import ELEMENT, Record, Ref, live, numbers, reads
 from specc.types import DType, TensorType
 
 IR_VERSION: Mapping[int, int] = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
@@ -89,21 +90,39 @@ class Listing:
     records: list[tuple[str, Record]]
     parameters: dict[str, Ref]
     constants: list[Ref]
+    bodies: dict[int, Listing]  # id of a Scan's record -> the graph of one step
+
+    def everything(self) -> Iterator[Record]:
+        """The nodes, each before those of its body."""
+        for _, record in self.records:
+            yield record
+            if record.body is not None:
+                yield from self.bodies[id(record)].everything()
 
 
 def listing(emit: GraphEmitter) -> Listing:
     records, outputs = _with_identities(emit)
-    live = _live(records, [ref for _, ref in outputs])
-    used = {id(ref) for record in live for ref in record.inputs}
+    records = live(records, [ref for _, ref in outputs])
+    used = {id(ref) for record in records for ref in reads(record)}
     parameters = {name: ref for name, ref in emit.parameters.items() if id(ref) in used}
     constants = [ref for ref in emit.constants if id(ref) in used]
     names = _Names([ref.name for ref in emit.inputs] + list(parameters))
     for wanted, ref in outputs:
         ref.name = names.take(wanted)
-    node_names = _Names()
+    given = [ref for _, ref in outputs]
+    named, bodies = _named(records, names, _Names(), {id(ref) for ref in given})
+    for ref in constants:
+        ref.name = names.take(ref.hint or _constant_name(ref))
+    return Listing(emit.inputs, given, named, parameters, constants, bodies)
+
+
+def _named(
+    records: Sequence[Record], names: _Names, node_names: _Names, done: set[int]
+) -> tuple[list[tuple[str, Record]], dict[int, Listing]]:
+    """Names for nodes and for what they compute, but for values in `done`; no name of a body is also one outside."""
     named: list[tuple[str, Record]] = []
-    done = {id(ref) for _, ref in outputs}
-    for record in live:
+    bodies: dict[int, Listing] = {}
+    for record in records:
         scoped = f"{record.scope}/{record.op_type}" if record.scope else record.op_type
         node_name = node_names.take(record.label or scoped)
         named.append((node_name, record))
@@ -111,9 +130,17 @@ def listing(emit: GraphEmitter) -> Listing:
             if id(ref) not in done:
                 default = node_name if len(record.outputs) == 1 else f"{node_name}.{i}"
                 ref.name = names.take(ref.hint or default)
-    for ref in constants:
-        ref.name = names.take(ref.hint or _constant_name(ref))
-    return Listing(emit.inputs, [ref for _, ref in outputs], named, parameters, constants)
+        if record.body is not None:
+            bodies[id(record)] = _body_listing(record.body, names, node_names)
+    return named, bodies
+
+
+def _body_listing(body: BodyEmitter, names: _Names, node_names: _Names) -> Listing:
+    records, outputs = _with_identities(body)
+    for ref in body.inputs:
+        ref.name = names.take(ref.hint or "x")
+    named, bodies = _named(records, names, node_names, set())
+    return Listing(body.inputs, [ref for _, ref in outputs], named, {}, [], bodies)
 
 
 def _with_identities(emit: GraphEmitter) -> tuple[list[Record], list[tuple[str, Ref]]]:
@@ -122,7 +149,7 @@ def _with_identities(emit: GraphEmitter) -> tuple[list[Record], list[tuple[str, 
     outputs: list[tuple[str, Ref]] = []
     seen: set[int] = set()
     for name, ref in emit.outputs:
-        if ref.node is None or id(ref) in seen:
+        if not emit.owns(ref) or id(ref) in seen:
             record = Record("Identity", "", [ref], {}, "", "")
             record.outputs.append(Ref(ref.type, ref.known, record))
             records.append(record)
@@ -130,16 +157,6 @@ def _with_identities(emit: GraphEmitter) -> tuple[list[Record], list[tuple[str, 
         seen.add(id(ref))
         outputs.append((name, ref))
     return records, outputs
-
-
-def _live(records: Sequence[Record], outputs: Sequence[Ref]) -> list[Record]:
-    wanted = {id(ref) for ref in outputs}
-    live: list[Record] = []
-    for record in reversed(records):
-        if any(id(ref) in wanted for ref in record.outputs):
-            live.append(record)
-            wanted.update(id(ref) for ref in record.inputs if ref is not None)
-    return live[::-1]
 
 
 def _constant_name(ref: Ref) -> str:
@@ -190,6 +207,25 @@ def attribute(name: str, value: Any) -> AttributeProto:
     if all(isinstance(item, str) for item in value):
         return AttributeProto(name=name, type=AttributeProto.STRINGS, strings=[item.encode() for item in value])
     return AttributeProto(name=name, type=AttributeProto.FLOATS, floats=value)
+
+
+def _nodes(emit: GraphEmitter, parts: Listing) -> list[NodeProto]:
+    nodes = []
+    for name, record in parts.records:
+        node = node_proto(name, record)
+        if record.body is not None:
+            node.attribute.append(attribute("body", _body_proto(emit, f"{name}/step", parts.bodies[id(record)])))
+        nodes.append(node)
+    return nodes
+
+
+def _body_proto(emit: GraphEmitter, name: str, parts: Listing) -> GraphProto:
+    graph = GraphProto(name=name)
+    graph.input.extend(value_info(ref.name, ref.type, ref.known, emit.compute) for ref in parts.inputs)
+    graph.output.extend(value_info(ref.name, ref.type, ref.known, emit.compute) for ref in parts.outputs)
+    graph.node.extend(_nodes(emit, parts))
+    graph.value_info.extend(intermediate_info(emit, parts))
+    return graph
 
 
 def node_proto(name: str, record: Record) -> NodeProto:
@@ -250,7 +286,7 @@ def graph_proto(emit: GraphEmitter, name: str, weights: WeightsRef | None) -> Gr
     graph = GraphProto(name=name)
     graph.input.extend(value_info(ref.name, ref.type, ref.known, emit.compute) for ref in parts.inputs)
     graph.output.extend(value_info(ref.name, ref.type, ref.known, emit.compute) for ref in parts.outputs)
-    graph.node.extend(node_proto(name, record) for name, record in parts.records)
+    graph.node.extend(_nodes(emit, parts))
     for key, ref in parts.parameters.items():
         graph.initializer.append(parameter_proto(key, ref.type, emit.element(ref.type.dtype), weights))
     graph.initializer.extend(constant_proto(ref, emit.element(ref.type.dtype)) for ref in parts.constants)
@@ -270,7 +306,7 @@ def function_proto(emit: GraphEmitter, name: str, domain: str, overload: str, do
         node = NodeProto(op_type="Constant", name=ref.name, output=[ref.name])
         node.attribute.append(attribute("value", tensor))
         function.node.append(node)
-    function.node.extend(node_proto(node_name, record) for node_name, record in parts.records)
+    function.node.extend(_nodes(emit, parts))
     surface = [*parts.inputs, *parts.parameters.values(), *parts.outputs]
     function.value_info.extend(value_info(ref.name, ref.type, True, emit.compute) for ref in surface if ref.known)
     function.value_info.extend(intermediate_info(emit, parts))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from specc.ir.graph import Absent, Apply, Call, Graph, Input, Iteration, Loop, Node, Path, Read, Value, When
+from specc.ir.graph import Absent, Apply, Call, Graph, Input, Iteration, Loop, Node, Path, Read, Scan, Value, When
 from specc.types import Scalar
 
 
@@ -72,12 +72,23 @@ class _Shape:
         elif isinstance(node, When):
             body = tuple(self._node(n) for n in node.nodes)
             form = "when", node.mode, body, inputs, tuple(self._input(end) for _, end, _ in node.rebinds)
+        elif isinstance(node, Scan):
+            form = "scan", self._scan(node), inputs
         else:
             form = "loop", tuple(tuple(self._node(n) for n in i.nodes) for i in node.iterations)
-        for value in node.outputs:
+        self._number(node.outputs)
+        return form
+
+    def _scan(self, node: Scan) -> Any:
+        self._number(node.bound)
+        body = tuple(self._node(n) for n in node.nodes)
+        axes = tuple(s.axis for s in node.sequences), tuple(e.axis for e in node.emits)
+        return node.along, axes, body, tuple(self._input(value) for value in node.kept)
+
+    def _number(self, values: Sequence[Value]) -> None:
+        for value in values:
             self.numbers[value] = len(self.made)
             self.made.append(value)
-        return form
 
     def _input(self, input_: Input) -> Any:
         if isinstance(input_, Absent):
@@ -135,7 +146,7 @@ def _all(nodes: Sequence[Node]) -> list[Node]:
         if isinstance(node, Loop):
             for iteration in node.iterations:
                 found += _all(iteration.nodes)
-        elif isinstance(node, When):
+        elif isinstance(node, (When, Scan)):
             found += _all(node.nodes)
     return found
 
@@ -145,8 +156,8 @@ def _readers(nodes: Sequence[Node]) -> dict[Value, set[Node | None]]:
     readers: dict[Value, set[Node | None]] = {}
     for node in _all(nodes):
         read = [i for i in node.inputs if isinstance(i, Value)]
-        if isinstance(node, When):
-            read += [end for _, end, _ in node.rebinds] + [value for _, value in node.aux]
+        if isinstance(node, (When, Scan)):
+            read += node.kept
         for value in read:
             readers.setdefault(value, set()).add(node)
     return readers

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import TensorProto
 
 from specc.dims import Dim
 from specc.types import DType, TensorType
+
+if TYPE_CHECKING:
+    from specc.backends.onnx.scans import BodyEmitter
 
 ELEMENT: Mapping[DType, int] = {
     DType.F64: TensorProto.DOUBLE,
@@ -53,7 +56,10 @@ class Ref:
 
 @dataclass(eq=False, slots=True)
 class Record:
-    """One node. `scope` is the path of the module it belongs to, `origin` the `file:line` it came from."""
+    """One node. `scope` is the path of the module it belongs to, `origin` the `file:line` it came from.
+
+    `body`: the graph of one step, if the node is a Scan.
+    """
 
     op_type: str
     domain: str
@@ -66,6 +72,7 @@ class Record:
     metadata: dict[str, str] = field(default_factory=dict)
     overload: str = ""  # tells local functions of one name apart
     key: object = None  # under which the emitter finds it again
+    body: BodyEmitter | None = None
 
 
 def numbers(array: np.ndarray[Any, Any]) -> str:
@@ -74,14 +81,31 @@ def numbers(array: np.ndarray[Any, Any]) -> str:
     return str(shortest.tolist())
 
 
+def reads(record: Record) -> Iterator[Ref]:
+    """The values that a node reads, those that its body takes from outside among them."""
+    yield from (ref for ref in record.inputs if ref is not None)
+    if record.body is not None:
+        yield from record.body.captures()
+
+
 def users_of(records: Sequence[Record]) -> dict[int, list[Record]]:
     """id(value) -> the nodes that read it, once for every time they do."""
     users: dict[int, list[Record]] = {}
     for record in records:
-        for ref in record.inputs:
-            if ref is not None:
-                users.setdefault(id(ref), []).append(record)
+        for ref in reads(record):
+            users.setdefault(id(ref), []).append(record)
     return users
+
+
+def live(records: Sequence[Record], outputs: Sequence[Ref]) -> list[Record]:
+    """The nodes that the outputs depend on, in order."""
+    wanted = {id(ref) for ref in outputs}
+    found: list[Record] = []
+    for record in reversed(records):
+        if any(id(ref) in wanted for ref in record.outputs):
+            found.append(record)
+            wanted.update(map(id, reads(record)))
+    return found[::-1]
 
 
 def stored(value: Any, dtype: DType) -> np.ndarray[Any, Any]:

@@ -57,7 +57,7 @@ def _line(line: Line, indent: int, said: str) -> list[str]:
 
 def _block(block: Block, indent: int) -> list[str]:
     pad = " " * indent
-    lines = [f"{pad}{block.header}:", *lay_out(block.body, indent + _STEP)]
+    lines = [*_header(block.header, indent), *lay_out(block.body, indent + _STEP)]
     orelse = block.orelse
     while len(orelse) == 1 and isinstance(orelse[0], Block) and orelse[0].header.startswith("if "):
         nested = orelse[0]
@@ -66,6 +66,15 @@ def _block(block: Block, indent: int) -> list[str]:
     if orelse:
         lines += [f"{pad}else:", *lay_out(orelse, indent + _STEP)]
     return lines
+
+
+def _header(header: str, indent: int) -> list[str]:
+    """A header with its colon; a `for` that is too long is taken apart at what it runs over."""
+    line = f"{' ' * indent}{header}:"
+    if len(line) <= WIDTH or not header.startswith("for "):
+        return [line]
+    names, _, iterable = header.partition(" in ")
+    return break_up(f"{names} in ", parse(iterable), ":", indent)
 
 
 def break_up(prefix: str, node: ast.expr, suffix: str, indent: int, *, bare: bool = False) -> list[str]:

@@ -9,8 +9,9 @@ from specc.backends.torch.labels import python_name
 from specc.backends.torch.naming import Names
 from specc.backends.torch.optext import OpText, is_identity
 from specc.backends.torch.printer import literal, protected, tidy
-from specc.backends.torch.program import END, Item, LoopStep, Program, Step, WhenStep, build
+from specc.backends.torch.program import END, Item, LoopStep, Program, ScanStep, Step, WhenStep, build
 from specc.backends.torch.routes import route_text
+from specc.backends.torch.scans import write_scan
 from specc.backends.torch.signatures import argument_defaults, plain_sizes, size_names
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.backends.torch.surroundings import Surroundings
@@ -62,7 +63,7 @@ class Method:
         return plain_sizes(self.graph), size_names(self.graph)
 
     def statements(self) -> tuple[Statement, ...]:
-        self._emit(self.program.items)
+        self.emit(self.program.items)
         self.names.position = END
         values = [self.text(value) for value in self.program.results]
         if values:
@@ -71,12 +72,15 @@ class Method:
 
     # ---- items ---------------------------------------------------------------------------------------------------
 
-    def _emit(self, items: Iterable[Item]) -> None:
+    def emit(self, items: Iterable[Item]) -> None:
+        """Append the statements of some items."""
         for item in items:
             if isinstance(item, Step):
                 self._step(item)
             elif isinstance(item, LoopStep):
                 self._loop(item)
+            elif isinstance(item, ScanStep):
+                write_scan(self, item)
             else:
                 self._when(item)
 
@@ -108,7 +112,7 @@ class Method:
         header = "if self.training" if step.when.mode == "train" else "if not self.training"
         names = [self._rebindable(before, step.position) for before, _, _ in step.rebinds]
         self.lines.append([])
-        self._emit(step.items)
+        self.emit(step.items)
         self.names.position = step.position
         for name, (_, end, _) in zip(names, step.rebinds, strict=True):
             text = self.text(end)
@@ -151,7 +155,7 @@ class Method:
     def _iteration(self, items: tuple[Item, ...], binds: tuple[tuple[str, Path], ...]) -> tuple[Statement, ...]:
         self.lines.append([])
         self.binds += binds
-        self._emit(items)
+        self.emit(items)
         del self.binds[len(self.binds) - len(binds) :]
         return tuple(self.lines.pop())
 
@@ -375,7 +379,8 @@ class Method:
         return self.around.floating_source() or ""
 
     def _stays(self, argument: Argument) -> bool:
-        values = [v for v in self.program.producer if v.name == argument.name]
+        made = (*self.program.producer, *self.program.scanned)
+        values = [v for v in made if v.name == argument.name]
         return all(v.type.dtype.value == "Tensor" for v in values) and argument.type.dtype.value == "Tensor"
 
 
@@ -399,6 +404,6 @@ def _loops(items: Sequence[Item]) -> list[LoopStep]:
             found.append(item)
             for _, body in item.iterations:
                 found += _loops(body)
-        elif isinstance(item, WhenStep):
+        elif isinstance(item, (WhenStep, ScanStep)):
             found += _loops(item.items)
     return found

@@ -29,6 +29,7 @@ from specc.ir.graph import (
     Parameter,
     PartList,
     Path,
+    Scan,
     Value,
     When,
     walk_members,
@@ -255,7 +256,7 @@ class ModuleBuilder(Function):
                 found.append((node.outputs[0], node))
             else:
                 used.update(i for i in node.inputs if isinstance(i, Value))
-                used.update(i for i in getattr(node, "results", ()) if isinstance(i, Value))
+                used.update(node.kept if isinstance(node, (When, Scan)) else ())
         results = {v for g in self.target.graphs.values() for _, v in g.results}
         for value, node in found:
             if value in used | results:
@@ -331,7 +332,7 @@ def _flat(nodes: Sequence[Node]) -> list[Node]:
         if isinstance(node, Loop):
             for iteration in node.iterations:
                 flat += _flat(iteration.nodes)
-        elif isinstance(node, When):
+        elif isinstance(node, (When, Scan)):
             flat += _flat(node.nodes)
             flat.append(node)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Value, When
+from specc.ir.graph import Absent, Apply, Call, Emitted, Graph, Input, Loop, Node, Path, Read, Scan, Value, When
 from specc.ir.route import Route
 
 END = 1 << 60
@@ -47,17 +47,47 @@ class WhenStep:
     position: int = 0
 
 
-Item = Step | LoopStep | WhenStep
+@dataclass(eq=False)
+class ScanStep:
+    """A scan. `sequences`, `states` and `emits` are those of the node, with what they read resolved.
+
+    `position` is that of the end of the body, where the next step begins and what is read from outside is still needed.
+    """
+
+    scan: Scan
+    items: tuple[Item, ...]
+    sequences: tuple[Input, ...]
+    starts: tuple[Input, ...]
+    ends: tuple[Input, ...]
+    emits: tuple[tuple[Input, Emitted], ...]
+    region: int
+    start: int = 0
+    position: int = 0
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the loop needs, whichever result is used."""
+        return (*self.sequences, *self.starts, *self.ends)
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return self.scan.outputs
+
+
+Item = Step | LoopStep | WhenStep | ScanStep
 
 
 @dataclass(eq=False)
 class Program:
-    """`producer`: value -> its step (none for arguments). `reads`: values that are parameters."""
+    """`producer`: value -> its step (none for arguments). `reads`: values that are parameters. `scanned`: what scans
+    bind and give out.
+    """
 
     items: tuple[Item, ...] = ()
     results: tuple[Input, ...] = ()
     producer: dict[Value, Step] = field(default_factory=dict)
     reads: dict[Value, Path] = field(default_factory=dict)
+    scanned: dict[Value, ScanStep] = field(default_factory=dict)
     inline: set[Value] = field(default_factory=set)
     last_use: dict[Value, int] = field(default_factory=dict)
 
@@ -131,6 +161,8 @@ class _Builder:
             rebinds = tuple((self._value(b), self.resolve(e), a) for b, e, a in node.rebinds)
             aux = tuple((name, self.resolve(value)) for name, value in node.aux)
             yield WhenStep(node, items, rebinds, aux, inside)
+        elif isinstance(node, Scan):
+            yield self.scan(node)
         elif isinstance(node, Apply) and self.identity(node):
             kept = [i for i in node.inputs if not isinstance(i, Absent)]
             self.alias.update(zip(node.outputs, (self.resolve(i) for i in kept), strict=False))
@@ -171,6 +203,20 @@ class _Builder:
             _carry(step, step.carrier)
         yield step
 
+    def scan(self, node: Scan) -> ScanStep:
+        inside = self.regions
+        step = ScanStep(
+            scan=node,
+            items=self.region(node.nodes),
+            sequences=tuple(self.resolve(s.whole) for s in node.sequences),
+            starts=tuple(self.resolve(s.start) for s in node.states),
+            ends=tuple(self.resolve(s.after) for s in node.states),
+            emits=tuple((self.resolve(e.value), e) for e in node.emits),
+            region=inside,
+        )
+        self.program.scanned.update(dict.fromkeys((*node.bound, *node.outputs), step))
+        return step
+
     # ---- uses ----------------------------------------------------------------------------------------------------
 
     def needed(self, roots: Sequence[Input]) -> set[Value]:
@@ -188,6 +234,10 @@ class _Builder:
             found.add(value)
             step = self.program.producer.get(value)
             pending += [v for v in step.inputs if isinstance(v, Value)] if step else []
+            scan = self.program.scanned.get(value)
+            if scan is not None:
+                emitted = [v for v, e in scan.emits if e.stacked is value]
+                pending += [v for v in (*scan.inputs, *emitted) if isinstance(v, Value)]
             pending += [self.starts[value]] if value in self.starts else []
         return found
 
@@ -196,9 +246,11 @@ class _Builder:
         for item in items:
             if isinstance(item, LoopStep):
                 item.iterations = tuple((b, self.without_dead(i, needed)) for b, i in item.iterations)
-            elif isinstance(item, WhenStep):
+            elif isinstance(item, (WhenStep, ScanStep)):
                 item.items = self.without_dead(item.items, needed)
-            if not isinstance(item, Step) or any(v in needed for v in item.outputs):
+            if isinstance(item, ScanStep):
+                item.emits = tuple((v, e) for v, e in item.emits if e.stacked in needed)
+            if isinstance(item, (LoopStep, WhenStep)) or any(v in needed for v in item.outputs):
                 kept.append(item)
         return tuple(kept)
 
@@ -220,6 +272,8 @@ class _Builder:
                     self.use(item.start, self.position, -1)
                 for _, body in item.iterations:
                     self.number(body, -1)
+            elif isinstance(item, ScanStep):
+                self.number_scan(item, region)
             else:
                 for before, _, _ in item.rebinds:
                     self.bound.add(before)
@@ -232,6 +286,22 @@ class _Builder:
                     self.bound.add(after)
                 for _, value in item.aux:
                     self.use(value, self.position, item.region)
+
+    def number_scan(self, item: ScanStep, region: int) -> None:
+        """What a step reads from outside the scan is needed until the last step has run."""
+        item.start = self.position
+        for value in (*item.sequences, *item.starts):
+            self.use(value, item.start, region)
+        before = {value: len(uses) for value, uses in self.uses.items()}
+        self.number(item.items, -1)
+        self.position += 1
+        item.position = self.position
+        for value in (*item.ends, *(v for v, _ in item.emits)):
+            self.use(value, item.position, item.region)
+        inside = {*item.scan.bound, *_made(item.items)}
+        for value, uses in self.uses.items():
+            if value not in inside and len(uses) > before.get(value, 0):
+                uses.append((item.position, -1))
 
     def _on_its_own(self, step: Step, user: Step | int) -> bool:
         return self.own_line(step, user if isinstance(user, Step) else None)
@@ -274,10 +344,29 @@ def _carry(loop: LoopStep, carrier: Value) -> None:
                 return
 
 
+def _made(items: Sequence[Item]) -> Iterator[Value]:
+    """The values that items compute."""
+    for item in items:
+        if isinstance(item, Step):
+            yield from item.outputs
+        elif isinstance(item, LoopStep):
+            yield from () if item.carrier is None else (item.carrier,)
+            for _, body in item.iterations:
+                yield from _made(body)
+        elif isinstance(item, WhenStep):
+            yield from _made(item.items)
+            yield from (after for _, _, after in item.rebinds)
+        else:
+            yield from _made(item.items)
+            yield from (*item.scan.bound, *item.outputs)
+
+
 def _whens(items: Sequence[Item]) -> Iterator[WhenStep]:
     for item in items:
         if isinstance(item, WhenStep):
             yield item
+            yield from _whens(item.items)
+        elif isinstance(item, ScanStep):
             yield from _whens(item.items)
         elif isinstance(item, LoopStep):
             for _, body in item.iterations:

@@ -17,6 +17,7 @@ from specc.ir.graph import (
     Module,
     Node,
     PartList,
+    Scan,
     Submodule,
     When,
     walk_members,
@@ -53,7 +54,7 @@ def _folds(nodes: Sequence[Node]) -> Iterator[Loop]:
                 yield node
             for iteration in node.iterations:
                 yield from _folds(iteration.nodes)
-        elif isinstance(node, When):
+        elif isinstance(node, (When, Scan)):
             yield from _folds(node.nodes)
 
 
