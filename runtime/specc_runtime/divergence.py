@@ -88,6 +88,16 @@ def _placed(mismatch: Mismatch, model: Model, place: Place) -> Diagnostic:
     return replace(found, label=f"{where} is the first value that differs", others=others, notes=tuple(notes))
 
 
+def stepped(mismatch: Mismatch, of: str, span: Any) -> Diagnostic:
+    """B630 for a cached entry: what steps give is not what the whole gives."""
+    found = _diagnostic(mismatch, span, "", "")
+    if mismatch.crash is not None and not mismatch.output:
+        return found
+    problem = f"{mismatch.output}: {mismatch.figures.problem}" if mismatch.output else mismatch.figures.problem
+    notes = tuple(("whole" if name == "torch" else "steps" if name == "onnx" else name, t) for name, t in found.notes)
+    return replace(found, message=f"{mismatch.entry} differs from {of} of the whole text: {problem}", notes=notes)
+
+
 def unlocated(mismatch: Mismatch, command: str) -> Diagnostic:
     """B630 without the spec: which command names the first value that differs."""
     help = f"{command}    names the first value that differs, if it is the compiler's fault"

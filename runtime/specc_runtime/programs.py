@@ -124,10 +124,24 @@ def open_session(
     held = [ort.OrtValue.ortvalue_from_numpy(value) for value in (weights or {}).values()]
     if names:
         options.add_external_initializers(names, held)
-    with _crashing(program):
+    with crashing(program):
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     session.held = held, weights  # onnxruntime reads them where they are
     return session
+
+
+def session_on(program: str, path: Path, module: torch.nn.Module | None) -> onnxruntime.InferenceSession:
+    """A session on a finished graph with its own weights, or with those of a module. Raises `Crash`."""
+    if module is None:
+        return open_session(program, path)
+    import onnx
+
+    proto = onnx.load(path, load_external_data=False)
+    known = state(module)
+    values = {t.name: known[t.name] for t in proto.graph.initializer if t.name in known}
+    if is_external(proto):
+        return open_session(program, path, values)
+    return open_session(program, embedded(proto, values))
 
 
 def run_session(
@@ -136,13 +150,14 @@ def run_session(
     """Outputs by name; raises `Crash`."""
     chosen = list(names) if names is not None else [o.name for o in session.get_outputs()]
     taken = {i.name for i in session.get_inputs()}
-    with _crashing(program):
+    with crashing(program):
         results = session.run(chosen, {name: value for name, value in feeds.items() if name in taken})
     return dict(zip(chosen, results, strict=True))
 
 
 @contextmanager
-def _crashing(program: str) -> Iterator[None]:
+def crashing(program: str) -> Iterator[None]:
+    """What onnxruntime raises becomes a `Crash`."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = [e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception)]

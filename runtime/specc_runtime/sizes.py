@@ -42,19 +42,19 @@ def plan(of: Interface, budget: int = MEMORY_BUDGET) -> list[Case]:
         key = tuple(sizes.values())
         if key not in seen:
             seen.add(key)
-            cases.append(Case(sizes, purpose, _too_large(of, sizes, budget)))
+            cases.append(Case(sizes, purpose, too_large(of, sizes, budget)))
     return cases
 
 
 def _wishes(of: Interface) -> Iterator[tuple[dict[str, int], str]]:
     dims = of.dims
     count = len(dims)
-    small = {name: _prime(i) for i, name in enumerate(dims)}
+    small = {name: prime(i) for i, name in enumerate(dims)}
     yield dict.fromkeys(dims, 1), "every size 1"
     if not dims:
         return
     yield small, "distinct primes"
-    yield {name: _prime(2 * count - i) for i, name in enumerate(dims)}, "other primes"
+    yield {name: prime(2 * count - i) for i, name in enumerate(dims)}, "other primes"
     if count > 1:
         for name in dims:
             yield {**small, name: 1}, f"{name} = 1"
@@ -64,7 +64,8 @@ def _wishes(of: Interface) -> Iterator[tuple[dict[str, int], str]]:
             yield {**dict.fromkeys(dims, 1), name: high}, f"{name} {_AT_BOUND}"
 
 
-def _prime(i: int) -> int:
+def prime(i: int) -> int:
+    """2, 3, 5, .. for 0, 1, 2, ..; starts over after 53."""
     return _PRIMES[i % len(_PRIMES)]
 
 
@@ -86,7 +87,8 @@ def admissible(of: Interface, wanted: Mapping[str, int]) -> dict[str, int] | Non
     return None if best is None else {name: best[name] for name in wanted}
 
 
-def _too_large(of: Interface, sizes: Mapping[str, int], budget: int) -> str:
+def too_large(of: Interface, sizes: Mapping[str, int], budget: int) -> str:
+    """Why a run at these sizes takes too much memory; empty if it does not."""
     try:
         bytes_ = _SLACK * max((formula.evaluate(sizes) for formula in of.memory), default=0)
     except DimError as error:

@@ -76,6 +76,7 @@ class Incremental:
     states: tuple[tuple[State, ...], ...]
     steps: Mapping[Graph, Step]
     warnings: tuple[Diagnostic, ...]
+    outside_sdpa: tuple[Diagnostic, ...] = ()  # D406: what a static cache is refused for
     length: int | None = None  # of a static cache
 
     @property
@@ -132,6 +133,16 @@ def _reached(nodes: Sequence[Node], seen: set[int] | None = None) -> Iterator[No
             yield from _reached(node.graph.nodes, seen)
 
 
+def innermost(model: Model, entry: str) -> str:
+    """The entry that contains the calls: `decode` of an encoder-decoder, whose `forward` only calls it."""
+    own = {graph for found in model.entries.values() for graph in found.graphs.values()}
+    for graph in model.entries[entry].graphs.values():
+        for node in _reached(graph.nodes):
+            if isinstance(node, Call) and not node.path and node.graph in own and _stateful(node.graph.nodes):
+                return innermost(model, node.graph.method)
+    return entry
+
+
 def without_cache(model: Model, entry: str) -> Diagnostic:
     """What to say of an entry that has nothing to keep (B620)."""
     having = [f"`{name}`" for name in model.entries if keeps_state(model, name)]
@@ -154,13 +165,14 @@ def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> I
         return [_no_step(graph)]
     names = dict.fromkeys((*graph.dims, *(s for a in graph.inputs for d in a.type.shape for s in d.symbols)))
     sizes = StepSizes(step, past(step), {name: Dim.symbol(name) for name in names if not is_past(name)})
-    walk = _Walk(sizes)
+    has_once = any(isinstance(node, Apply) and node.op.name == "once" for node in _reached(graph.nodes))
+    walk = _Walk(sizes, has_once)
     walk.graph(graph, sizes, "", [_Known(_varies(walk.step, sizes.type(a.type))) for a in graph.inputs])
     errors = [d for d in walk.collector.found if d.severity == "error"]
     if errors:
         return errors
     warnings = tuple(d for d in walk.collector.found if d.severity != "error")
-    return Incremental(entry, graph, sizes, tuple(walk.states), walk.steps, warnings)
+    return Incremental(entry, graph, sizes, tuple(walk.states), walk.steps, warnings, tuple(walk.outside.found))
 
 
 def step_facts(model: Model, incremental: Incremental) -> Facts:
@@ -221,7 +233,7 @@ def _no_step(graph: Graph) -> Diagnostic:
     )
 
 
-# ---- one walk over the entry: what is kept, what is illegal ------------------------------------------------------------
+# ---- one walk over the entry: what is kept, what is illegal ----------------------------------------------------------
 
 
 class _NothingPast(dict[str, Dim]):
@@ -239,17 +251,20 @@ _NOTHING_PAST = _NothingPast()
 
 @dataclass(frozen=True)
 class _Known:
-    """Whether a value depends on the step at all."""
+    """Whether a value depends on the step at all, and whether it is what a `cached` gave."""
 
     varies: bool = False
+    cached: bool = False
 
 
 @dataclass
 class _Walk:
     sizes: StepSizes
+    has_once: bool
     states: list[tuple[State, ...]] = field(default_factory=list)
     steps: dict[Graph, Step] = field(default_factory=dict)
     collector: Collector = field(default_factory=Collector)
+    outside: Collector = field(default_factory=Collector)
     told: set[tuple[str, Span]] = field(default_factory=set)
 
     @property
@@ -312,9 +327,15 @@ class _Walk:
         own_form = type(op).torch_step is not Op.torch_step and any(_varies(step, t) for t in tensors)
         if own_form or node.op.substitute(_NOTHING_PAST) != node.op:
             self.steps.setdefault(graph, sizes.own(graph))
-        if isinstance(op, Cached) and op.along == sizes.step:
+        others = [i for position, i in enumerate(node.inputs) if op.name != "sdpa" or position not in (1, 2)]
+        if any(isinstance(i, Value) and values.get(i, _Known()).cached for i in others):
+            message = f"`{op.name}` reads a cached value: a static cache has rows that hold nothing yet"
+            where = f"in {path}" if path else ""
+            self.outside.add(Diagnostic("D406", message, node.span, path=where, help="--cache concat"))
+        is_kept = isinstance(op, Cached) and op.along == sizes.step
+        if isinstance(op, Cached) and is_kept:
             self._keep(node, op, types)
-        created = _Known(known.varies or any(_varies(step, r) for r in results))
+        created = _Known(known.varies or any(_varies(step, r) for r in results), is_kept)
         values.update(dict.fromkeys(node.outputs, created))
 
     def _keep(self, node: Apply, op: Cached, types: Sequence[Operand]) -> None:
@@ -322,7 +343,7 @@ class _Walk:
         number = len(self.states)
         labels = [output.name or str(i) for i, output in enumerate(node.outputs)]
         if len(labels) == 2:
-            labels = ["key", "value"]
+            labels = [f"decoder.{kind}" if self.has_once else kind for kind in ("key", "value")]
         group = []
         for label, type_ in zip(labels, types, strict=True):
             assert isinstance(type_, TensorType)

@@ -1,0 +1,212 @@
+"""What a cached entry keeps between its calls: the description that a manifest holds and that decoding goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from specc.diagnostics import Diagnostic, Rejected
+from specc.dims import Dim
+from specc.ir.graph import Model
+from specc.passes.incremental import Incremental, derive, static, step_facts
+from specc.passes.plain import is_past
+from specc.types import DType, TensorType
+from specc_runtime.inputs import Input, Interface, Output, dtype_name, interface
+
+PAST_LENGTH = "past_length"
+"""The input of a static cache that says how many of its rows are valid."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `--cache` asked for: a growing cache, or (`length`) one of fixed length."""
+
+    length: int | None = None
+
+    @property
+    def text(self) -> str:
+        return "concat" if self.length is None else f"static={self.length}"
+
+
+def parse(text: str) -> Request | None:
+    """`concat` or `static=N`; None for anything else."""
+    if text == "concat":
+        return Request()
+    kind, _, number = text.partition("=")
+    return Request(int(number)) if kind == "static" and number.isdecimal() and 0 < int(number) < 2**31 else None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One tensor that is kept: how it comes in and goes out, and the axis that is of positions."""
+
+    input: str
+    output: str
+    dtype: str
+    before: tuple[Dim, ...]
+    after: tuple[Dim, ...]
+    axis: int
+
+
+@dataclass(frozen=True)
+class Cache:
+    """`of`: the entry that this one continues. `step` and `past` are the names of the sizes of a step: its own
+    positions and those before it. `wide`: inputs that are of all positions so far -> the axis. `states`: a group for
+    each `cached` call in the order of execution. `context`: the most positions there can be, None if nothing limits
+    them."""
+
+    of: str
+    length: int | None
+    step: str
+    past: str
+    wide: Mapping[str, int]
+    states: tuple[tuple[Kept, ...], ...]
+    context: int | None
+
+    @property
+    def flat(self) -> tuple[Kept, ...]:
+        return tuple(kept for group in self.states for kept in group)
+
+    @property
+    def room(self) -> int | None:
+        """How many positions fit: the context, or the length of a static cache if that is less."""
+        return min((n for n in (self.context, self.length) if n is not None), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """For manifest.json."""
+        return {
+            "of": self.of,
+            "kind": "concat" if self.length is None else "static",
+            "length": self.length,
+            "step": self.step,
+            "past": self.past,
+            "wide": dict(self.wide),
+            "context": self.context,
+            "states": [
+                [
+                    {
+                        "input": kept.input,
+                        "output": kept.output,
+                        "dtype": kept.dtype,
+                        "before": [dim.to_json() for dim in kept.before],
+                        "after": [dim.to_json() for dim in kept.after],
+                        "axis": kept.axis,
+                    }
+                    for kept in group
+                ]
+                for group in self.states
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cache:
+        """Reads what `to_json` wrote."""
+        states = tuple(
+            tuple(
+                Kept(
+                    k["input"],
+                    k["output"],
+                    k["dtype"],
+                    tuple(map(Dim.from_json, k["before"])),
+                    tuple(map(Dim.from_json, k["after"])),
+                    k["axis"],
+                )
+                for k in group
+            )
+            for group in data["states"]
+        )
+        return cls(data["of"], data["length"], data["step"], data["past"], data["wide"], states, data["context"])
+
+
+@dataclass(frozen=True)
+class CachedEntry:
+    """A cached entry of a build: its graph, the interfaces of the entry that it continues and of its own."""
+
+    file: str
+    plain: Interface
+    of: Interface
+    cache: Cache
+
+    @property
+    def name(self) -> str:
+        return self.of.method
+
+
+def cached_entry(model: Model, found: Incremental, file: str, without: frozenset[str]) -> CachedEntry:
+    plain = interface(model, found.entry, without)
+    return CachedEntry(file, plain, cached_interface(model, found, without), describe(model, found))
+
+
+def every_choice(model: Model, entry: str) -> list[Incremental]:
+    """The incremental entry for every choice of optional inputs: the emitted method takes them all."""
+    full = model.entries[entry].full.present
+    return [incremental(model, entry, full - present, Request()) for present in model.entries[entry].graphs]
+
+
+def incremental(model: Model, entry: str, without: frozenset[str], asked: Request) -> Incremental:
+    """The incremental entry as asked for; raises `Rejected` (B620, D401 to D408)."""
+    found = derive(model, entry, without)
+    if isinstance(found, list):
+        raise Rejected(found)
+    if asked.length is None:
+        return found
+    room = _context(model, found)
+    if room is not None and asked.length > room:
+        message = f"a cache of {asked.length} positions is longer than the context of {model.module.name}: {room}"
+        raise Rejected([Diagnostic("S223", message, found.graph.span.head(), help=f"--cache static={room}")])
+    if found.outside_sdpa:
+        raise Rejected(found.outside_sdpa)
+    return static(found, asked.length)
+
+
+def describe(model: Model, found: Incremental) -> Cache:
+    """What the manifest says of an incremental entry."""
+    growing = found.step.past.symbols
+    wide = {
+        argument.name: axis
+        for argument in found.graph.inputs
+        if argument.value is not None
+        for axis, size in enumerate(argument.type.shape)
+        if any(is_past(symbol) for symbol in size.symbols)
+    }
+    states = tuple(
+        tuple(Kept(s.input, s.output, dtype_name(s.before), s.before.shape, s.after.shape, s.axis) for s in group)
+        for group in found.states
+    )
+    past = growing[0] if found.length is None else f"past({found.step.size})"
+    return Cache(found.entry, found.length, str(found.step.size), past, wide, states, _context(model, found))
+
+
+def cached_interface(model: Model, found: Incremental, without: frozenset[str]) -> Interface:
+    """The inputs and outputs of an incremental entry: the plain ones in the sizes of a step, then what is kept."""
+    plain = interface(model, found.entry, without)
+    types = {a.name: found.sizes.type(a.type) for a in found.graph.inputs}
+    inputs = [Input(i.name, i.argument, i.dtype, types[i.name].shape, i.low, i.high) for i in plain.inputs]
+    if found.length is not None:
+        inputs.append(Input(PAST_LENGTH, PAST_LENGTH, DType.I64.value, ()))
+    inputs += [Input(s.input, s.input, dtype_name(s.before), s.before.shape) for s in found.flat]
+    results = [found.sizes.type(value.type) for _, value in found.graph.results]
+    outputs = [_output(o.name, type_) for o, type_ in zip(plain.outputs, results, strict=True)]
+    outputs += [_output(s.output, s.after) for s in found.flat]
+    return Interface(
+        method=found.name,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        facts=step_facts(model, found),
+        depth=plain.depth,
+        visible_every=plain.visible_every,
+        memory=plain.memory,
+    )
+
+
+def _output(name: str, type_: TensorType) -> Output:
+    return Output(name, dtype_name(type_), type_.shape)
+
+
+def _context(model: Model, found: Incremental) -> int | None:
+    """The largest number of positions that the model's promises admit."""
+    whole = Dim.symbol(str(found.step.size)) + Dim.symbol(f"past({found.step.size})")
+    stated = found.graph.facts.union(model.facts).statements()
+    limits = [fact.n for fact in stated if fact.kind == "le" and fact.dim in (whole, found.step.size)]
+    return min(limits, default=None)

@@ -1,0 +1,237 @@
+"""The proof that a cached entry continues: steps give what the plain entry gives of the whole text at once.
+
+The reference is the plain method of the emitted module in eager mode; held against it are the module's own cached
+method and the cached graph in onnxruntime, with all optimisations and with none. A text goes in as a first part of 1,
+2, 7 or 64 positions and then one by one and in chunks, alone and in batches that are padded on the left, up to the last
+position of the context; one more has to be refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specc.diagnostics import Rejected
+from specc.dims import Dim
+from specc_runtime import programs
+from specc_runtime.cache import CachedEntry
+from specc_runtime.certificate import Run, Skipped
+from specc_runtime.compare import Figures, compare, tolerance
+from specc_runtime.divergence import Mismatch
+from specc_runtime.inputs import Input, draw
+from specc_runtime.programs import PROGRAMS, Outputs
+from specc_runtime.sizes import MEMORY_BUDGET, admissible, too_large
+from specc_runtime.steps import OnnxSteps, Steps, TorchSteps
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Array = np.ndarray[Any, Any]
+
+TORCH = "torch, cached"
+_FIRST = (1, 2, 7, 64)
+_THEN = (1, 1, 1, 3, 2)
+_PADDING = (0, 2, 5)
+_LONGEST = 2048
+"""The longest text that the proof runs: a whole forward of it in three programs takes seconds, not minutes."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a text goes in: the parts one after the other; `padding`: for each row of the batch, positions that are no
+    text."""
+
+    parts: tuple[int, ...]
+    padding: tuple[int, ...]
+    purpose: str
+
+    @property
+    def length(self) -> int:
+        return sum(self.parts)
+
+
+@dataclass
+class CachedProof:
+    """Holds one cached entry of a build folder against the plain one."""
+
+    folder: Path
+    entry: CachedEntry
+    seed: int
+    progress: Callable[[str], None]
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.file, self.plain, self.of, self.cache = (
+            self.entry.file,
+            self.entry.plain,
+            self.entry.of,
+            self.entry.cache,
+        )
+
+    def run(self, module: torch.nn.Module, weights: str) -> Iterator[Run]:
+        """Every text with the build's weights, one with others; raises `Mismatch` at the first difference."""
+        texts = self._texts()
+        if weights != "build":
+            self.skipped.clear()
+            texts = texts[-1:]
+        path = self.folder / self.file
+        steps: dict[str, Steps] = {TORCH: TorchSteps(module, self.cache, self.of)}
+        for program in PROGRAMS:
+            try:
+                session = programs.session_on(program, path, None if weights == "build" else module)
+            except programs.Crash as crash:
+                known = Mismatch(self.of.method, self.of, {}, {}, weights, module, self.file)
+                known.crash = crash
+                raise known from crash
+            steps[program] = OnnxSteps(session, self.cache, self.of, program)
+        for text in texts:
+            yield self._one(module, steps, text, weights)
+
+    def _texts(self) -> list[Text]:
+        room = self.cache.room or _LONGEST
+        found = []
+        for first in _FIRST:
+            parts = _within((first, *_THEN), room)
+            found.append(Text(parts, (0,), f"a text in parts of {_shown(parts)}"))
+            if self._pads and sum(parts) > max(_PADDING):
+                found.append(Text(parts, _PADDING, f"texts padded on the left, in parts of {_shown(parts)}"))
+        last = min(room, _LONGEST)
+        if last > 2:
+            at_end = "the last that there is room for" if last == room else "where the proof ends"
+            found.insert(0, Text((last - 2, 1, 1), (0,), f"up to position {last}, {at_end}"))
+        found = list({(text.parts, text.padding): text for text in found}.values())
+        return [text for text in found if not self._too_large(text)]
+
+    @property
+    def _pads(self) -> bool:
+        return any(i.dtype == "bool" and len(i.shape) == 2 and i.name in self.cache.wide for i in self.of.inputs)
+
+    def _sizes(self, text: Text) -> dict[str, int] | None:
+        """The sizes of the whole text in the plain entry."""
+        wanted = dict.fromkeys(self.plain.dims, 2) | {self.cache.step: text.length}
+        batch = self._batch
+        if batch is not None:
+            wanted[batch] = len(text.padding)
+        sizes = admissible(self.plain, wanted)
+        return sizes if sizes is not None and sizes[self.cache.step] == text.length else None
+
+    @property
+    def _batch(self) -> str | None:
+        dims = [state.before[0] for state in self.cache.flat]
+        return dims[0].symbols[0] if dims[0].is_symbol() else None
+
+    def _too_large(self, text: Text) -> bool:
+        sizes = self._sizes(text)
+        reason = "no sizes like these satisfy the model's facts" if sizes is None else ""
+        if sizes is not None:
+            reason = too_large(self.plain, sizes, MEMORY_BUDGET)
+        if reason:
+            self.skipped.append(Skipped(sizes or {self.cache.step: text.length}, text.purpose, reason))
+        return bool(reason)
+
+    # ---- one text ------------------------------------------------------------------------------------------------
+
+    def _one(self, module: torch.nn.Module, steps: Mapping[str, Steps], text: Text, weights: str) -> Run:
+        sizes = self._sizes(text)
+        assert sizes is not None
+        self.progress(f"comparing {self.of.method}: {text.purpose}")
+        feeds = self._feeds(text, sizes)
+        known = Mismatch(self.of.method, self.of, sizes, feeds, weights, module, self.file)
+        try:
+            reference = programs.run_torch(module, self.plain, feeds)
+            figures = {}
+            for program, runner in steps.items():
+                found = self._stepped(runner, text, feeds, sizes)
+                figures[program] = self._compare(reference, found, text, known, program)
+            if text.length == self.cache.room:
+                for program, runner in steps.items():
+                    self._refuses(runner, feeds, known, program)
+        except programs.Crash as crash:
+            known.crash = crash
+            raise known from crash
+        return Run(sizes, text.purpose, "all true" if not any(text.padding) else "padded", weights, figures)
+
+    def _feeds(self, text: Text, sizes: Mapping[str, int]) -> dict[str, Array]:
+        feeds = draw(self.plain, sizes, seed=self.seed, masks="all true")
+        for item in self.of.inputs:
+            if item.dtype == "bool" and item.name in self.cache.wide and len(item.shape) == 2:
+                for row, count in enumerate(text.padding):
+                    feeds[item.name][row, :count] = False
+        return feeds
+
+    def _stepped(
+        self, runner: Steps, text: Text, feeds: Mapping[str, Array], sizes: Mapping[str, int]
+    ) -> dict[str, list[Array]]:
+        """Each output of every part."""
+        runner.reset()
+        found: dict[str, list[Array]] = {output.name: [] for output in self.plain.outputs}
+        for part in text.parts:
+            outputs = runner.step({i.name: self._part(i, feeds[i.name], runner.position, part) for i in self._given})
+            for name, values in found.items():
+                values.append(outputs[name])
+        return found
+
+    @property
+    def _given(self) -> list[Input]:
+        names = {i.name for i in self.plain.inputs}
+        return [i for i in self.of.inputs if i.name in names]
+
+    def _part(self, item: Input, whole: Array, start: int, count: int) -> Array:
+        """What a step is given of an input: new positions, or all so far."""
+        import numpy as np
+
+        wide = self.cache.wide.get(item.name)
+        for axis, dim in enumerate(item.shape):
+            if axis == wide:
+                whole = whole[(slice(None),) * axis + (slice(0, start + count),)]
+            elif dim == Dim.symbol(self.cache.step):
+                whole = whole[(slice(None),) * axis + (slice(start, start + count),)]
+        return np.ascontiguousarray(whole)
+
+    def _compare(
+        self, reference: Outputs, found: Mapping[str, list[Array]], text: Text, known: Mismatch, program: str
+    ) -> dict[str, Figures]:
+        import numpy as np
+
+        figures = {}
+        for output in self.plain.outputs:
+            axes = [axis for axis, dim in enumerate(output.shape) if self.cache.step in dim.symbols]
+            parts, expected = found[output.name], reference[output.name]
+            value = np.concatenate(parts, axes[0]) if axes else parts[-1]
+            if axes == [1] and self._batch is not None and value.shape == expected.shape:
+                for row, count in enumerate(text.padding):  # what padding gives is of no text, and unspecified
+                    value[row, :count] = expected[row, :count]
+            result = compare(expected, value, tolerance(self.plain.depth))
+            if result.problem:
+                known.output, known.figures, known.program = output.name, result, program
+                raise known
+            figures[output.name] = result
+        return figures
+
+    def _refuses(self, runner: Steps, feeds: Mapping[str, Array], known: Mismatch, program: str) -> None:
+        """One position beyond the last is an error, not an answer."""
+        more = {i.name: self._part(i, feeds[i.name], runner.position - 1, 1) for i in self._given}
+        try:
+            runner.step(more)
+        except Rejected:
+            return
+        known.output, known.program = "", program
+        known.figures = Figures(problem=f"position {runner.position} is beyond the context and was answered")
+        raise known
+
+
+def _within(parts: Sequence[int], room: int) -> tuple[int, ...]:
+    """The parts that fit, the last of them cut."""
+    kept: list[int] = []
+    for part in parts:
+        part = min(part, room - sum(kept))
+        if part > 0:
+            kept.append(part)
+    return tuple(kept)
+
+
+def _shown(parts: Sequence[int]) -> str:
+    return ", ".join(map(str, parts))

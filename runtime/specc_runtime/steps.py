@@ -1,0 +1,159 @@
+"""Calling a cached entry again and again: what a call keeps is what the next one continues from.
+
+`OnnxSteps` and `TorchSteps` do the same thing with the two programs of a build. Inputs of the new positions (`T`) are
+given for these alone, inputs of all positions (`S`, an attention mask) for all so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime import programs
+from specc_runtime.cache import PAST_LENGTH, Cache
+from specc_runtime.inputs import NUMPY, Interface
+from specc_runtime.programs import Outputs
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    Array = np.ndarray[Any, Any]
+
+
+class Steps:
+    """`position`: how many positions have been given so far."""
+
+    def __init__(self, cache: Cache, of: Interface) -> None:
+        """`of`: the interface of the cached entry."""
+        self.cache, self.of = cache, of
+        self.position = 0
+
+    def reset(self) -> None:
+        """Begin a new sequence."""
+        self.position = 0
+
+    def step(self, feeds: Mapping[str, Array]) -> Outputs:
+        """The outputs of the entry for the positions that follow; raises `Rejected` (S223) if they do not fit."""
+        count = self._count(feeds)
+        room = self.cache.room
+        if room is not None and self.position + count > room:
+            limit = "the cache" if self.cache.length == room else "the context"
+            message = f"{self.position + count} positions are more than {limit} has room for: {room}"
+            help = "build with a longer --cache static=N" if self.cache.length == room else "a shorter prompt or text"
+            raise Rejected([Diagnostic("S223", message, help=help)])
+        outputs = self._run(feeds, count)
+        self.position += count
+        return outputs
+
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Continue with these rows of the batch (beam search)."""
+        raise NotImplementedError
+
+    def _run(self, feeds: Mapping[str, Array], count: int) -> Outputs:
+        raise NotImplementedError
+
+    def _count(self, feeds: Mapping[str, Array]) -> int:
+        """How many new positions the inputs are of."""
+        for item in self.of.inputs:
+            for axis, dim in enumerate(item.shape):
+                if dim.is_symbol() and dim.symbols[0] == self.cache.step and item.name in feeds:
+                    return int(feeds[item.name].shape[axis])
+        raise AssertionError(f"no input has an axis {self.cache.step}")
+
+
+class TorchSteps(Steps):
+    """The emitted module's `<entry>_cached`."""
+
+    def __init__(self, module: torch.nn.Module, cache: Cache, of: Interface) -> None:
+        super().__init__(cache, of)
+        self.module = module
+        self.past: list[tuple[torch.Tensor, ...]] | None = None
+
+    def reset(self) -> None:
+        super().reset()
+        self.past = None
+
+    def reorder(self, rows: Sequence[int]) -> None:
+        self.past = [tuple(x[list(rows)] for x in group) for group in self.past or ()]
+
+    def _run(self, feeds: Mapping[str, Array], count: int) -> Outputs:
+        import torch
+
+        given = {i.argument: torch.from_numpy(feeds[i.name]) for i in self.of.inputs if i.name in feeds}
+        try:
+            with torch.inference_mode():
+                *results, self.past = getattr(self.module, f"{self.cache.of}_cached")(**given, past=self.past)
+        except programs.TORCH_ERRORS as error:
+            raise programs.Crash("torch", error) from error
+        kept = {state.output for state in self.cache.flat}
+        names = [o.name for o in self.of.outputs if o.name not in kept]
+        return {name: value.numpy() for name, value in zip(names, results, strict=True)}
+
+
+class OnnxSteps(Steps):
+    """The cached graph in onnxruntime. What is kept stays in its memory: a step copies nothing of it to numpy."""
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, cache: Cache, of: Interface, program: str = programs.OPTIMISED
+    ) -> None:
+        super().__init__(cache, of)
+        self.session, self.program = session, program
+        self.names = [o.name for o in session.get_outputs()]
+        self.kept: dict[str, onnxruntime.OrtValue] = {}
+
+    def reset(self) -> None:
+        super().reset()
+        self.kept = {}
+
+    def reorder(self, rows: Sequence[int]) -> None:
+        import onnxruntime as ort
+
+        self.kept = {
+            name: ort.OrtValue.ortvalue_from_numpy(value.numpy()[list(rows)]) for name, value in self.kept.items()
+        }
+
+    def _run(self, feeds: Mapping[str, Array], count: int) -> Outputs:
+        import numpy as np
+        import onnxruntime as ort
+
+        given = {name: self._filled(name, np.ascontiguousarray(value)) for name, value in feeds.items()}
+        if self.cache.length is not None:
+            given[PAST_LENGTH] = np.array(self.position, dtype=np.int64)
+        taken = {i.name for i in self.session.get_inputs()}
+        values = {name: ort.OrtValue.ortvalue_from_numpy(v) for name, v in given.items() if name in taken}
+        if not self.kept:
+            self.kept = self._empty(feeds)
+        with programs.crashing(self.program):
+            found = dict(zip(self.names, self.session.run_with_ort_values(self.names, values | self.kept), strict=True))
+        self.kept = {state.input: found.pop(state.output) for state in self.cache.flat}
+        return {name: value.numpy() for name, value in found.items()}
+
+    def _filled(self, name: str, value: Array) -> Array:
+        """An input of all positions as long as a static cache: what is not there yet is 0."""
+        import numpy as np
+
+        axis = self.cache.wide.get(name)
+        if axis is None or self.cache.length is None:
+            return value
+        missing = [(0, 0)] * value.ndim
+        missing[axis] = (0, self.cache.length - value.shape[axis])
+        return np.pad(value, missing)
+
+    def _empty(self, feeds: Mapping[str, Array]) -> dict[str, onnxruntime.OrtValue]:
+        import numpy as np
+        import onnxruntime as ort
+
+        sizes = {self.cache.past: 0}
+        for item in self.of.inputs:
+            for axis, dim in enumerate(item.shape):
+                if dim.is_symbol() and item.name in feeds:
+                    sizes.setdefault(dim.symbols[0], feeds[item.name].shape[axis])
+        return {
+            state.input: ort.OrtValue.ortvalue_from_numpy(
+                np.zeros([dim.evaluate(sizes) for dim in state.before], dtype=NUMPY[state.dtype])
+            )
+            for state in self.cache.flat
+        }
