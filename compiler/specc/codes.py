@@ -157,6 +157,8 @@ CODES: dict[str, str] = {
     "X901": "an extern file is not trusted",
     "X902": "an extern file changed since it was trusted",
     "X903": "an extern disagrees with its signature",
+    "X904": "the Python of an extern fails",
+    "X905": "the lock file is damaged",
     # N: names and style
     "N201": "a hyper-parameter and a dimension share a name",
     "N202": "a name that Python or torch reserves",

@@ -168,6 +168,9 @@ class TorchText(Protocol):
     def helper(self, name: str, source: str) -> str:
         """Put a module-level function (its complete source) into the emitted file once; returns its name."""
 
+    def extern(self, file: str) -> str:
+        """Import the Python file of an extern function; returns the name of the module."""
+
 
 class Handle(Protocol):
     """A value of the ONNX graph under construction."""
@@ -222,6 +225,9 @@ class Emitter(Protocol):
 
     def cast(self, x: Handle, dtype: DType) -> Handle:
         """Cast, or nothing if it is that dtype already."""
+
+    def extern(self, op: Op, *operands: Handle | None) -> Handle | tuple[Handle, ...]:
+        """What the `onnx` function of an extern operation's file builds."""
 
     def unsqueeze(self, x: Handle, axes: Sequence[int]) -> Handle: ...
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from specc.diagnostics import Collector, Diagnostic, Rejected
 from specc.elaborate.files import FileScope
 from specc.elaborate.values import Fail
-from specc.source import Source
+from specc.source import Source, Span
 from specc.syntax import ast
 from specc.syntax.parser import parse
 
@@ -118,6 +118,37 @@ class Loader:
     def __call__(self, importer: FileScope, item: ast.Import) -> tuple[str, ast.File | None, Source]:
         return self._path(importer, item) if item.is_path else self._std(item)
 
+    def extern(self, importer: FileScope, item: ast.ExternFn) -> str:
+        """The file of an `extern fn`, relative to the root with its links resolved; raises `Fail` (E003, E006).
+
+        It must exist. It is neither opened nor imported: a check executes nothing.
+        """
+        shown, span = item.file.value, item.file.span
+        example = f'from "ops/{item.name.id}.py"'
+        if importer.is_std:
+            raise Fail(Diagnostic("E003", "the standard library has no extern functions", span))
+        if Path(shown).is_absolute():
+            message = f"`{shown}` is an absolute path; the file of an extern function is relative to the spec"
+            raise Fail(Diagnostic("E003", message, span, help=example))
+        try:
+            path, root = (Path(importer.key).parent / shown).resolve(), self.root.resolve()
+            if not path.is_relative_to(root):
+                raise Fail(self._outside(shown, span))
+            if path.suffix != ".py":
+                message = f"`{shown}` is no Python file: an extern function is defined in one"
+                raise Fail(Diagnostic("E003", message, span, help=example))
+            if not path.is_file():
+                what = "is not a regular file" if path.exists() else "does not exist"
+                note = f"the path is relative to the folder of {importer.source.display}"
+                raise Fail(Diagnostic("E006", f"`{shown}` {what}", span, note=note))
+        except (OSError, RuntimeError, ValueError):  # too long a name, a loop of links, a NUL
+            raise Fail(Diagnostic("E006", f"cannot read `{shown}`", span)) from None
+        return path.relative_to(root).as_posix()
+
+    def _outside(self, shown: str, span: Span) -> Diagnostic:
+        why = f"the root is the folder of {self.display}, or of specc.toml"
+        return Diagnostic("E003", f"`{shown}` is outside the project", span, notes=(("why", why),))
+
     def _std(self, item: ast.Import) -> tuple[str, ast.File | None, Source]:
         head, _, name = item.origin.partition(".")
         path = PACKAGE / "std" / f"{name}.spec"
@@ -147,14 +178,7 @@ class Loader:
         except (OSError, RuntimeError):
             raise Fail(Diagnostic("E006", f"cannot read `{item.origin}`", span)) from None
         if not path.is_relative_to(self.root.resolve()):
-            raise Fail(
-                Diagnostic(
-                    "E003",
-                    f"`{item.origin}` is outside the project",
-                    span,
-                    notes=(("why", f"the root is the folder of {self.display}, or of specc.toml"),),
-                )
-            )
+            raise Fail(self._outside(item.origin, span))
         if not item.origin.endswith(".spec"):
             raise Fail(Diagnostic("E003", f"`{item.origin}` is no spec", span, help='from "./other.spec" import Name'))
         try:

@@ -16,8 +16,10 @@ from specc.elaborate.models import Options
 from specc.elaborate.names import available, closest
 from specc.ir import graph as ir
 from specc.ir.json import to_json
+from specc.reading import project_root
 from specc_runtime import manifest
 from specc_runtime.destination import destination
+from specc_runtime.externs import Loaded, load_trusted, write_copies
 from specc_runtime.module import WEIGHTS, python_name
 from specc_runtime.publish import publishing
 from specc_runtime.record import Graph, record
@@ -49,6 +51,7 @@ class Request:
     self_contained: bool = False
     no_weights: bool = False
     seed: int = 0
+    trust: tuple[str, ...] = ()  # files of extern functions that may run this time, whatever the lock says
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,12 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
             checked = project.check(
                 Options(request.model, request.preset, driver.parse_sets(request.sets), source.config if source else {})
             )
+            externs = load_trusted(checked, project_root(project.path), request.trust)
         graphs = _graphs(checked.model, request)
         target = destination(request.out, checked.model.name)
         try:
             with publishing(target) as work:
-                made = _fill(work, checked, source, graphs, request, clock)
+                made = _fill(work, checked, source, externs, graphs, request, clock)
         except OSError as error:
             raise Rejected([_disk_error(error, target)]) from None
     return Result(
@@ -108,7 +112,13 @@ class _Made:
 
 
 def _fill(
-    work: Path, checked: driver.Checked, source: Source | None, graphs: list[Graph], request: Request, clock: _Clock
+    work: Path,
+    checked: driver.Checked,
+    source: Source | None,
+    externs: Loaded,
+    graphs: list[Graph],
+    request: Request,
+    clock: _Clock,
 ) -> _Made:
     """Everything of a build, in its temporary folder."""
     model = checked.model
@@ -117,7 +127,7 @@ def _fill(
         with clock("writing weights"):
             written = write_weights(work / WEIGHTS, model, checked, source, request.seed)
     try:
-        _emit(work, model, written, graphs, request, clock)
+        _emit(work, model, written, externs, graphs, request, clock)
         if written is not None:  # threads were writing it meanwhile
             with clock("writing weights"):
                 written.writing.finish()
@@ -131,7 +141,13 @@ def _fill(
 
             entries = [(g.entry, g.file, g.without) for g in graphs]
             certificate = prove(
-                model, work, entries=entries, opset=request.opset, seed=request.seed, progress=clock.say
+                model,
+                work,
+                entries=entries,
+                opset=request.opset,
+                seed=request.seed,
+                progress=clock.say,
+                externs=externs,
             )
     pictures: list[str] = []
     reason = ""
@@ -139,14 +155,20 @@ def _fill(
         with clock("drawing"):
             from specc_runtime.pictures import draw
 
-            pictures, reason = draw(work, model, request.without, request.opset)
+            pictures, reason = draw(work, model, request.without, request.opset, externs)
     content = record(work, checked, source, written, graphs, request, certificate, clock.seconds)
     manifest.write(work, "manifest.json", content)
     return _Made(content, written.warnings if written is not None else (), certificate, pictures, reason)
 
 
 def _emit(
-    work: Path, model: ir.Model, written: Written | None, graphs: list[Graph], request: Request, clock: _Clock
+    work: Path,
+    model: ir.Model,
+    written: Written | None,
+    externs: Loaded,
+    graphs: list[Graph],
+    request: Request,
+    clock: _Clock,
 ) -> None:
     """The two programs and the IR."""
     if "torch" in request.emit:
@@ -154,19 +176,28 @@ def _emit(
             from specc.backends.torch.export import emit
 
             (work / f"{python_name(model.name)}.py").write_text(emit(model, version=_version()), encoding="utf-8")
+            write_copies(work, model, externs)
     if "onnx" in request.emit:
         with clock("building the graph"):
             for graph in graphs:
-                _write_graph(work, model, graph, written, request)
+                _write_graph(work, model, graph, written, externs, request)
     manifest.write(work, "ir.json", to_json(model))
 
 
-def _write_graph(work: Path, model: ir.Model, graph: Graph, written: Written | None, request: Request) -> None:
+def _write_graph(
+    work: Path, model: ir.Model, graph: Graph, written: Written | None, externs: Loaded, request: Request
+) -> None:
     from specc.backends.onnx.export import build as build_onnx
 
     weights = written.reference(work, embed=request.self_contained) if written is not None else None
     proto = build_onnx(
-        model, graph.entry, opset=request.opset, without=graph.without, weights=weights, version=_version()
+        model,
+        graph.entry,
+        opset=request.opset,
+        without=graph.without,
+        weights=weights,
+        version=_version(),
+        externs=externs,
     )
     (work / graph.file).write_bytes(proto.SerializeToString(deterministic=True))
 

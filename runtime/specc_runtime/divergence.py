@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from specc_runtime.externs import Loaded
     from specc_runtime.locate import Place
     from specc_runtime.programs import Crash
 
@@ -43,6 +44,7 @@ class Mismatch(Exception):
         self.program = ""
         self.figures = Figures()
         self.crash: Crash | None = None
+        self.externs: Loaded | None = None  # the files of extern functions, if the model has any
 
 
 def located(mismatch: Mismatch, model: Model, without: frozenset[str], opset: int, folder: Path) -> Diagnostic:

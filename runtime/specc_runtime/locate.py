@@ -113,7 +113,7 @@ def _torch_values(graph: Graph, mismatch: Mismatch) -> dict[str, Array] | None:
 
     inputs = {name: torch.from_numpy(value) for name, value in mismatch.feeds.items()}
     try:
-        _, found = taps.run(graph, mismatch.module, inputs)
+        _, found = taps.run(graph, mismatch.module, inputs, mismatch.externs)
     except programs.TORCH_ERRORS:
         return None
     return {key: value.detach().numpy() for key, value in found.items()}
@@ -127,7 +127,9 @@ def _debug_values(
 
     from specc.backends.onnx.export import build_debug
 
-    proto, outputs = build_debug(model, mismatch.entry, opset=opset, without=without)
+    proto, outputs = build_debug(
+        model, mismatch.entry, opset=opset, without=without, externs=mismatch.externs
+    )
     finished = onnx.load(folder / mismatch.file, load_external_data=False)
     state = programs.state(mismatch.module)
     wanted = {t.name: None for t in proto.graph.initializer if t.name in state}

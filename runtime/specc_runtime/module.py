@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from keyword import iskeyword
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc_runtime import manifest
+from specc_runtime.python_file import UserFile, load_source
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -23,38 +20,20 @@ WEIGHTS = "model.safetensors"
 _AGAIN = "build it again:  specc build FILE"
 
 
-def load_source(path: Path) -> ModuleType:
-    """Import an emitted file under a private name; nothing is written beside it.
-
-    Loading the same text from the same place again gives the same Python module, and so the same classes.
-    """
-    place = path.resolve()
-    text = place.read_bytes()
-    name = f"_specc_build_{path.stem}_{sha256(bytes(place) + text).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = spec_from_loader(name, SourceFileLoader(name, str(place)))
-    assert spec is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module  # torch.compile and pickle look a class's module up by name
-    try:
-        exec(compile(text, place, "exec"), module.__dict__)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def load_module(source: Path, weights: Path | None, class_name: str) -> torch.nn.Module:
+def load_module(
+    source: Path, weights: Path | None, class_name: str, externs: Sequence[UserFile] = ()
+) -> torch.nn.Module:
     """The emitted model in eval mode with its weights; parameters share the file's pages until they are written to.
 
-    Without weights its parameters are those that the class draws. Raises `Rejected` (B660) if the source or the weights
-    are not of this model.
+    Without weights its parameters are those that the class draws. `externs` are the files that the source imports from
+    beside it. Raises `Rejected` (B660) if the source or the weights are not of this model, X904 if an extern
+    file fails.
     """
     import torch
 
     try:
-        model_class = getattr(load_source(source), class_name)
+        beside = {file.path.stem: file.load() for file in externs}
+        model_class = getattr(load_source(source, beside=beside), class_name)
     except (OSError, SyntaxError, ImportError, AttributeError) as error:
         raise Rejected([Diagnostic("B660", f"cannot load {class_name} from {source}: {error}", help=_AGAIN)]) from None
     if weights is None:
@@ -135,7 +114,7 @@ class Build:
         if not self.source.is_file():
             message = f"`{self.folder}` has no torch source"
             raise Rejected([Diagnostic("B660", message, help="build it with  --emit torch,onnx")])
-        return load_module(self.source, self.weights, self.manifest["model"])
+        return load_module(self.source, self.weights, self.manifest["model"], list(extern_copies(self).values()))
 
     def session(
         self, entry: str = "forward", options: onnxruntime.SessionOptions | None = None
@@ -155,6 +134,24 @@ class Build:
         if missing is not None:
             raise Rejected([Diagnostic("B660", f"{missing} is missing", help=_AGAIN)])
         return onnxruntime.InferenceSession(self.folder / file, options, providers=["CPUExecutionProvider"])
+
+
+def extern_copies(build: Build) -> dict[str, UserFile]:
+    """The Python files of extern functions that the emitted source imports, by their names in the spec.
+
+    Raises `Rejected` (B660) where one is missing or was changed after the build: what is loaded is what was trusted.
+    """
+    found: dict[str, UserFile] = {}
+    for name, origin in build.manifest.get("externs", {}).items():
+        path = build.folder / name
+        try:
+            file = UserFile(origin, path, path.read_bytes())
+        except OSError as error:
+            raise Rejected([Diagnostic("B660", f"cannot read {path}: {error.strerror}", help=_AGAIN)]) from None
+        if file.sha256 != build.manifest["files"].get(name, {}).get("sha256"):
+            raise Rejected([Diagnostic("B660", f"`{path}` was changed after the build", help=_AGAIN)])
+        found[origin] = file
+    return found
 
 
 def open_build(folder: str | Path) -> Build:

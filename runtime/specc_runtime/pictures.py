@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from specc.ir.graph import Model
 from specc_runtime.render import Renderer, RenderFailed, RenderUnavailable
 
+if TYPE_CHECKING:
+    from specc.backends.onnx.externs import Externs
+
 VIEW = "model.view.onnx"
 
 
-def draw(work: Path, model: Model, without: frozenset[str], opset: int) -> tuple[list[str], str]:
+def draw(
+    work: Path, model: Model, without: frozenset[str], opset: int, externs: Externs | None = None
+) -> tuple[list[str], str]:
     """Write `model.view.onnx`, `model.svg`, `model.png` and `blocks/<Block>.svg`; (pictures, why there are none)."""
     from specc.backends.onnx.functions import view
 
     entry = model.entries["forward"]
-    whole, blocks = view(model, "forward", opset=opset, without=without & entry.full.present)
+    whole, blocks = view(model, "forward", opset=opset, without=without & entry.full.present, externs=externs)
     (work / VIEW).write_bytes(whole.SerializeToString(deterministic=True))
     folder = work / "blocks"
     try:

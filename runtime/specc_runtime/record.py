@@ -13,6 +13,7 @@ from specc import driver
 from specc.ir import graph as ir
 from specc.ir.json import plain
 from specc_runtime import manifest
+from specc_runtime.externs import copies
 from specc_runtime.inputs import describe
 from specc_runtime.module import WEIGHTS
 
@@ -63,6 +64,7 @@ def record(
         },
         "weights": written.to_json(source, request.seed) if written is not None else None,
         "files": _files(work, certificate),
+        "externs": copies(model) if "torch" in request.emit else {},
         "certificate": certificate.to_json() if certificate is not None else None,
         "versions": manifest.versions(),
         "timings": {stage: round(seconds, 3) for stage, seconds in timings.items()},

@@ -18,9 +18,11 @@ from specc.dims import DimError
 from specc.elaborate.models import Given, Options
 from specc.elaborate.values import Fail
 from specc.ir.graph import parameter_count
+from specc.reading import project_root
 from specc.syntax import ast
 from specc_runtime import expectations
 from specc_runtime.expectations import Skip
+from specc_runtime.externs import load_trusted
 from specc_runtime.inputs import NUMPY, Interface, draw, interface
 
 if TYPE_CHECKING:
@@ -58,8 +60,11 @@ class Report:
         return bool(self.broken) or any(o.status == "failed" for o in self.outcomes)
 
 
-def run_tests(target: str, pattern: str = "") -> Iterator[Report]:
-    """Run the sections whose name contains `pattern`; raises `Rejected` if the file itself is wrong."""
+def run_tests(target: str, pattern: str = "", trust: tuple[str, ...] = ()) -> Iterator[Report]:
+    """Run the sections whose name contains `pattern`; raises `Rejected` if the file itself is wrong.
+
+    `trust`: files of extern functions that may run this time.
+    """
     project = driver.open_project(target)
     tests = [item for item in project.file.tree.items if isinstance(item, ast.Test)]
     if not tests:  # "no tests" is said of a spec that is right
@@ -72,14 +77,14 @@ def run_tests(target: str, pattern: str = "") -> Iterator[Report]:
             raise Rejected(wrong)
     for item in tests:
         if pattern in f"{item.model.id} {item.name.value}":
-            yield _run(project, target, item)
+            yield _run(project, target, item, trust)
 
 
-def _run(project: driver.Project, target: str, test: ast.Test) -> Report:
+def _run(project: driver.Project, target: str, test: ast.Test, trust: tuple[str, ...]) -> Report:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="specc-test-") as folder:
         try:
-            subject = Subject(project, target, test, Path(folder))
+            subject = Subject(project, target, test, Path(folder), trust)
             outcomes = tuple(_expect(subject, e) for e in test.items if isinstance(e, ast.Expect))
         except Fail as fail:
             return Report(test.name.value, (), time.perf_counter() - start, (fail.diagnostic,))
@@ -112,6 +117,7 @@ class Subject:
     target: str
     test: ast.Test
     folder: Path
+    trust: tuple[str, ...] = ()
     settings: Mapping[str, ast.Expr] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -158,6 +164,7 @@ class Subject:
             render=False,
             out=self.folder / "build",
             seed=self.seed,
+            trust=self.trust,
         )
 
     @cached_property
@@ -239,7 +246,14 @@ class Subject:
         from specc_runtime.build import build
         from specc_runtime.module import open_build
 
-        return open_build(build(self.request).folder)
+        made = open_build(build(self.request).folder)
+        externs = load_trusted(self.checked, project_root(self.project.path), self.trust)
+        if externs.files:
+            from specc_runtime.verify import check_externs
+
+            entries = [(name, frozenset[str]()) for name in made.manifest["entries"]]
+            check_externs(self.checked.model, made.module(), entries, externs, self.seed)
+        return made
 
     @cached_property
     def feeds(self) -> dict[str, Array]:

@@ -15,24 +15,28 @@ from specc.backends.torch.printer import literal, protected
 from specc.dims import Dim
 from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Scan, Value, When
 from specc.ir.taps import TapKeys, call_scope, executed, numbered
+from specc.ops.extern import Extern
 from specc.types import DType, Operand, Scalar, TensorType
 
 if TYPE_CHECKING:
     import torch
 
+    from specc_runtime.externs import Loaded
+
 
 def run(
-    graph: Graph, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]
+    graph: Graph, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor], externs: Loaded | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """(results by name, taps by key) of one evaluation of an entry outside training.
 
     `graph` is the entry's graph for exactly the optional inputs that `inputs` holds, `module` the live emitted module,
     whose parameters are read; it is not called. A result without a name is called `output`, of several
-    `output0`, `output1`.
+    `output0`, `output1`. `externs` are the files of its extern functions, whose results are held against their
+    signatures: raises `Rejected` (X903, X904).
     """
     import torch
 
-    machine = _Machine(module)
+    machine = _Machine(module, externs)
     given = [inputs.get(a.name) if a.value is not None else None for a in graph.inputs]
     with torch.no_grad():
         results = machine.call(graph, given, "", ())
@@ -55,11 +59,11 @@ class _Frame:
 
 
 class _Machine:
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module, externs: Loaded | None) -> None:
         import torch
         import torch.nn.functional as F
 
-        self.module = module
+        self.module, self.externs = module, externs
         self.keys = TapKeys()
         self.taps: dict[str, torch.Tensor] = {}
         self.tapping = True
@@ -132,6 +136,8 @@ class _Machine:
         self, node: Apply, inputs: Sequence[Input], values: Mapping[Value, torch.Tensor], sizes: Mapping[str, int]
     ) -> list[torch.Tensor]:
         """The operator's own torch text, evaluated."""
+        if isinstance(node.op, Extern):
+            return self.extern(node.op, [self.tensor(i, values) for i in inputs], sizes)
         namespace = dict(self.namespace)
         text = _Text(node, self, namespace, sizes)
         operands: list[str | None] = []
@@ -145,6 +151,12 @@ class _Machine:
                 operands.append(f"x{i}")
         result = eval(node.op.torch(text, *operands), namespace)  # our own operators' text, never the spec's
         return [result] if len(node.outputs) == 1 else list(result)
+
+    def extern(
+        self, op: Extern, operands: Sequence[torch.Tensor | None], sizes: Mapping[str, int]
+    ) -> list[torch.Tensor]:
+        assert self.externs is not None  # whoever runs a model loads what it needs
+        return self.externs.check(op, operands, self.externs.call_torch(op, operands), sizes, self.dtype)
 
 
 def _unchanged(nodes: Sequence[Node]) -> Iterator[tuple[Input, Value]]:
@@ -237,3 +249,6 @@ class _Text:
             exec(source, self.machine.namespace)
         self.namespace[name] = self.machine.namespace[name]
         return name
+
+    def extern(self, file: str) -> str:
+        raise AssertionError(f"{file}: extern functions are called, not written")

@@ -17,13 +17,15 @@ from specc.backends.onnx.export import DEFAULT_OPSET
 from specc.diagnostics import Rejected
 from specc.elaborate.models import Options
 from specc.ir.graph import Model
-from specc_runtime import divergence, manifest, programs
+from specc_runtime import divergence, manifest, programs, taps
 from specc_runtime.certificate import Certificate, Entry, Run, Skipped
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.divergence import Mismatch
-from specc_runtime.inputs import Interface, Masks, describe, draw, interface
-from specc_runtime.module import WEIGHTS, load_module, python_name
+from specc_runtime.externs import Loaded, copies, load_copies
+from specc_runtime.inputs import Interface, Masks, chosen_graph, describe, draw, interface
+from specc_runtime.module import WEIGHTS, Build, extern_copies, load_module, python_name
 from specc_runtime.programs import PROGRAMS, Crash, Outputs
+from specc_runtime.python_file import UserFile
 from specc_runtime.sizes import Case, plan
 
 if TYPE_CHECKING:
@@ -42,13 +44,15 @@ class Subject:
     weights: Path | None
     class_name: str
     entries: tuple[tuple[str, str, Interface], ...]
+    externs: tuple[UserFile, ...] = ()  # the files of extern functions that the source imports, in this folder
 
     def module(self) -> torch.nn.Module:
-        return load_module(self.source, self.weights, self.class_name)
+        return load_module(self.source, self.weights, self.class_name, self.externs)
 
     def hashes(self) -> dict[str, str]:
         """File -> SHA-256 of everything that takes part."""
         files = [self.source, *([self.weights] if self.weights else []), *(self.folder / e[1] for e in self.entries)]
+        files += [file.path for file in self.externs]
         return {path.name: manifest.sha256(path) for path in files}
 
 
@@ -60,21 +64,49 @@ def prove(
     opset: int = DEFAULT_OPSET,
     seed: int = 0,
     progress: Say = lambda _: None,
+    externs: Loaded | None = None,
 ) -> Certificate:
     """Compare the finished files of a build folder; `entries` are (name, ONNX file, optional inputs left out).
 
-    Raises `Rejected` with B630, placed at the line of the first value that differs.
+    Raises `Rejected` with B630, placed at the line of the first value that differs; before that X903 X904 where an
+    extern function does not do what its signature says.
     """
     interfaces = tuple((name, file, interface(model, name, without)) for name, file, without in entries)
     weights = folder / WEIGHTS
     source = folder / f"{python_name(model.name)}.py"
-    subject = Subject(folder, source, weights if weights.exists() else None, model.module.name, interfaces)
+    beside = tuple(UserFile(name, folder / file, (folder / file).read_bytes()) for file, name in copies(model).items())
+    stored = weights if weights.exists() else None
+    subject = Subject(folder, source, stored, model.module.name, interfaces, beside)
+    if externs is not None and externs.files:
+        check_externs(model, subject.module(), [(name, without) for name, _, without in entries], externs, seed)
     try:
         return compare_programs(subject, seed=seed, progress=progress)
     except Mismatch as mismatch:
         progress("looking for the first value that differs")
+        mismatch.externs = externs
         without = next(w for name, _, w in entries if name == mismatch.entry)
         raise Rejected([divergence.located(mismatch, model, without, opset, folder)]) from None
+
+
+def check_externs(
+    model: Model,
+    module: torch.nn.Module,
+    entries: Sequence[tuple[str, frozenset[str]]],
+    externs: Loaded,
+    seed: int = 0,
+) -> None:
+    """Run each extern function once on what it is given in the model, and hold its results against its signature.
+
+    `entries` are (name, optional inputs left out). Raises `Rejected` (X903, X904).
+    """
+    import torch
+
+    for name, without in entries:
+        of = interface(model, name, without)
+        cases = [case for case in plan(of) if not case.skipped]
+        for case in cases[1:2] or cases[:1]:
+            feeds = {key: torch.from_numpy(value) for key, value in draw(of, case.sizes, seed=seed).items()}
+            taps.run(chosen_graph(model, name, without), module, feeds, externs)
 
 
 def compare_programs(subject: Subject, *, seed: int = 0, progress: Say = lambda _: None) -> Certificate:
@@ -208,7 +240,8 @@ def repeat(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise Rejected([divergence.no_weights(folder)])
-    subject = Subject(folder, source, weights, record["model"], entries)
+    beside = extern_copies(Build(folder, record))
+    subject = Subject(folder, source, weights, record["model"], entries, tuple(beside.values()))
     seed = (record["certificate"] or {}).get("seed", 0)
     try:
         return compare_programs(subject, seed=seed, progress=progress)
@@ -219,6 +252,7 @@ def repeat(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
         if model is None or describe(model, mismatch.entry, without) != entry["interface"]:
             raise Rejected([divergence.unlocated(mismatch, rebuild_command(record))]) from None
         progress("looking for the first value that differs")
+        mismatch.externs = load_copies(model, beside)
         raise Rejected([divergence.located(mismatch, model, without, entry["opset"], folder)]) from None
 
 

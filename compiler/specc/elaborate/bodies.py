@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from specc.elaborate.body import BodyChecker, Static
 from specc.elaborate.calls import CallChecker
 from specc.elaborate.evaluate import Evaluator
-from specc.elaborate.files import FileScope
+from specc.elaborate.externs import ExternChecker
 from specc.elaborate.instances import Instance
 from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import uses_ellipsis
-from specc.elaborate.values import Fail, FnDecl, FnValue, Poisoned
+from specc.elaborate.values import ExternDecl, Fail, FnDecl, FnValue, Poisoned
 from specc.ir.graph import Graph
 from specc.op import Op
 from specc.source import Span
@@ -45,7 +45,7 @@ class Bodies:
         if known is not None:
             return known
         busy = (id(instance), *key)
-        graph = self._checked(busy, instance.decl.file, instance, method, present, axes, instance.scope, ())
+        graph = self._checked(busy, None, instance, method, present, axes, instance.scope, ())
         instance.module.graphs[key] = graph
         return graph
 
@@ -56,14 +56,14 @@ class Bodies:
         key = (id(decl), present, axes, static)
         graph = self.fn_graphs.get(key)
         if graph is None:
-            graph = self._checked(key, decl.file, None, decl.node, present, axes, scope, static)
+            graph = self._checked(key, decl, None, decl.node, present, axes, scope, static)
             self.fn_graphs[key] = graph
         return graph
 
     def _checked(
         self,
         key: tuple[Any, ...],
-        file: FileScope,
+        decl: FnDecl | None,
         instance: Instance | None,
         method: ast.Method,
         present: frozenset[str],
@@ -74,6 +74,8 @@ class Bodies:
         if key in self.broken:
             raise Poisoned
         checker = BodyChecker(self.elab, instance, method, scope.child())
+        if isinstance(decl, ExternDecl):
+            checker = ExternChecker(self.elab, decl, scope.child())
         who = key[:2] if instance is not None else key[:1]  # other arguments make it no less a recursion
         if any(one[: len(who)] == who for one in self.active):
             raise checker.fail(

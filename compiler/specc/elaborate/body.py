@@ -94,7 +94,7 @@ class BodyChecker(Scans):
         for _, type_, span in declared:
             for dim in type_.shape:
                 self.check_bound(dim, span)
-        self.run_block(method.body)
+        self.fill(inputs, [type_ for _, type_, _ in declared])
         if self.returned is None:
             raise self.fail("S150", f"`{method.name.id}` returns nothing", method.name.span, help="return x")
         results = self._results(declared)
@@ -135,6 +135,10 @@ class BodyChecker(Scans):
             self.check_type(value.type, type_, span, type_span, what="the result")
             results.append((name, value))
         return results
+
+    def fill(self, inputs: list[Argument], declared: list[TensorType]) -> None:
+        """Append the nodes of the body, and say what it returns."""
+        self.run_block(self.method.body)
 
     # ---- statements ----------------------------------------------------------------------------------------------
 

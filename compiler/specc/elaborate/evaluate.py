@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from specc.diagnostics import Label
 from specc.dims import Dim, DimError
 from specc.elaborate.builtins import COMPILE_TIME, MAX_LIST, BadArgument
 from specc.elaborate.files import Decl, FileScope
@@ -120,10 +119,7 @@ class Evaluator(Suggestions):
             return self.elab.file_let(file, decl)
         if isinstance(decl, BlockDecl):
             return BlockValue(decl)
-        if isinstance(decl, FnDecl):
-            return FnValue(decl.name, None, decl)
-        others = (Label(decl.node.span.head(), "declared here"),)
-        raise self.fail("B650", f"`{decl.name}` is extern: extern operations cannot be built yet", at, others=others)
+        return FnValue(decl.name, None, decl)
 
     def _ListExpr(self, expr: ast.ListExpr) -> Any:
         values = []

@@ -4,8 +4,8 @@ read here).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from specc.diagnostics import Collector, Diagnostic, Edit
 from specc.elaborate.names import available, closest, replaced
@@ -17,12 +17,18 @@ from specc.types import TYPE_NAMES
 MAX_FILES = 64
 MAX_DEPTH = 16
 
-Loader = Callable[["FileScope", ast.Import], "tuple[str, ast.File | None, Source]"]
-"""(importing file, import) -> (canonical key, syntax tree or None if it has syntax errors, source); raises `Fail` if
-there is none.
-"""
 
-Decl = BlockDecl | FnDecl | ExternDecl | ast.Let
+class Loader(Protocol):
+    """Finds what a file names outside itself; raises `Fail` if there is none."""
+
+    def __call__(self, importer: FileScope, item: ast.Import, /) -> tuple[str, ast.File | None, Source]:
+        """(canonical key, syntax tree or None if it has syntax errors, source) of an import."""
+
+    def extern(self, importer: FileScope, item: ast.ExternFn, /) -> str:
+        """The Python file of an `extern fn`, relative to the project's root. It is not read."""
+
+
+Decl = BlockDecl | FnDecl | ast.Let
 
 
 @dataclass(eq=False)
@@ -95,7 +101,10 @@ class Files:
         elif isinstance(item, ast.Method):
             decl = FnDecl(scope, item)
         elif isinstance(item, ast.ExternFn):
-            decl = ExternDecl(scope, item)
+            extern = self._extern(scope, item)
+            if extern is None:
+                return
+            decl = extern
         elif isinstance(item, ast.Let):
             decl = item
         elif isinstance(item, ast.Dims):
@@ -112,6 +121,18 @@ class Files:
             self._report("N202", f"`{name}` is the name of a type", span)
         else:
             scope.names[name] = decl
+
+    def _extern(self, scope: FileScope, item: ast.ExternFn) -> ExternDecl | None:
+        """An extern function as a `fn` without a text of its own; None if its file is not where it may be."""
+        try:
+            path = self.loader.extern(scope, item)
+        except Fail as fail:
+            self.collector.add(fail.diagnostic)
+            scope.broken.add(item.name.id)
+            return None
+        body = ast.Body(item.file.span, (), False)
+        method = ast.Method(item.span, item.name, item.params, item.results, body, item.doc)
+        return ExternDecl(scope, method, path, item.file.span)
 
     def _import(self, scope: FileScope, item: ast.Import) -> None:
         try:

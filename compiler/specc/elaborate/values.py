@@ -63,15 +63,13 @@ class FnDecl:
 
 
 @dataclass(frozen=True, eq=False)
-class ExternDecl:
-    """An `extern fn`."""
+class ExternDecl(FnDecl):
+    """An `extern fn`: a `fn` whose body is Python. `path`: its file, relative to the project's root; `at`: the string
+    that names it.
+    """
 
-    file: FileScope
-    node: ast.ExternFn
-
-    @property
-    def name(self) -> str:
-        return self.node.name.id
+    path: str
+    at: Span
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Binding:
 
 @dataclass(frozen=True)
 class FnValue:
-    """A tensor function of one tensor: a built-in operator or a user `fn`, with some arguments bound."""
+    """A tensor function of one tensor: a built-in operator or a user (or extern) `fn`, with some arguments bound."""
 
     name: str
     op: type[Op] | None

@@ -27,6 +27,7 @@ COMMANDS = {
     "view": "Open a build (or a spec, or an .onnx file) in Netron.",
     "verify": "Repeat the proof that a build's torch and ONNX programs are equal.",
     "test": "Run the `test` sections of a spec.",
+    "trust": "Let builds run a Python file of extern functions.",
     "fmt": "Give specs one layout; comments and meaning are kept.",
     "explain": "Explain a diagnostic code, or print a block of the standard library.",
     "new": "Start a spec from a template.",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from specc_runtime.cli.common import configuration, print_diagnostics, reporting, stop, use_color
+from specc_runtime.cli.common import configuration, print_diagnostics, reporting, trusting, use_color
 
 if TYPE_CHECKING:
     from specc_runtime.build import Result
@@ -51,6 +51,7 @@ _MAKING = (
     click.option("--entry", "entries", multiple=True, metavar="NAME", help="The entries to build.  [default: forward]"),
     click.option("--all-entries", is_flag=True, help="Build every entry."),
     click.option("--self-contained", is_flag=True, help="Put the weights inside the .onnx file."),
+    trusting,
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random weights."),
 )
 

@@ -49,6 +49,15 @@ def choices(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+trusting = click.option(
+    "--trust",
+    multiple=True,
+    metavar="FILE.py",
+    help="Run this Python file of extern functions, this time only (repeatable).",
+)
+"""The option of commands that run the files of extern functions."""
+
+
 def use_color(stream: Any) -> bool:
     return bool(stream.isatty()) and "NO_COLOR" not in os.environ
 

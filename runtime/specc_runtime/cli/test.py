@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from specc_runtime.cli.common import print_diagnostics, reporting, stop
+from specc_runtime.cli.common import print_diagnostics, reporting, stop, trusting
 
 if TYPE_CHECKING:
     from specc_runtime.spectest import Report
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 @click.command("test")
 @click.argument("file", metavar="FILE")
 @click.option("--filter", "pattern", default="", metavar="TEXT", help="Only the tests whose name contains TEXT.")
-def command(file: str, pattern: str) -> None:
+@trusting
+def command(file: str, pattern: str, trust: tuple[str, ...]) -> None:
     """Run the `test` sections of a spec. Exits with 1 if an expectation does not hold."""
     from specc_runtime.spectest import run_tests
 
     start = time.perf_counter()
     reports: list[Report] = []
     with reporting():
-        for report in run_tests(file, pattern):
+        for report in run_tests(file, pattern, trust):
             show(report)
             reports.append(report)
     counts = {s: sum(o.status == s for r in reports for o in r.outcomes) for s in ("passed", "failed", "skipped")}

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from specc.backends.onnx.externs import Externs, lower
 from specc.backends.onnx.sizes import Sizes, may_be_zero
 from specc.backends.onnx.values import ELEMENT, Record, Ref, guess_type, stored
 from specc.dims import Dim
+from specc.ops.extern import Extern
 from specc.types import DType, Scalar, TensorType
 
 _NEVER_SHARED = frozenset(
@@ -30,8 +32,10 @@ class GraphEmitter:
     >>> emit.output("y", emit("Relu", x))
     """
 
-    def __init__(self, opset: int = 23, compute: DType = DType.F32) -> None:
+    def __init__(self, opset: int = 23, compute: DType = DType.F32, externs: Externs | None = None) -> None:
+        """`externs`: what lowers extern operations; None draws each as a node of its own name."""
         self.opset = opset
+        self.externs = externs
         self.compute = compute
         self.inputs: list[Ref] = []
         self.measured: list[Ref] = []  # intermediate values with sizes that no input has
@@ -174,6 +178,11 @@ class GraphEmitter:
 
     def shape(self, dims: Sequence[Dim]) -> Ref:
         return self._sizes.shape(dims)
+
+    # ---- extern operations -------------------------------------------------------------------------------------------
+
+    def extern(self, op: Extern, *operands: Ref | None) -> Ref | tuple[Ref, ...]:
+        return lower(self, op, operands)
 
     # ---- changes of form that may turn out to be none ----------------------------------------------------------------
 

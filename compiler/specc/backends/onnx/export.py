@@ -10,6 +10,7 @@ from onnx import ModelProto
 
 from specc.backends.onnx.attention import merge_heads
 from specc.backends.onnx.emitter import GraphEmitter
+from specc.backends.onnx.externs import Externs, NotLoaded
 from specc.backends.onnx.flatten import Flattener
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import IR_VERSION, WeightsRef, model_proto
@@ -41,14 +42,15 @@ def build(
     weights: WeightsRef | None = None,
     compute: DType = DType.F32,
     version: str = "",
+    externs: Externs | None = None,
 ) -> ModelProto:
     """The flat graph of an entry, with every optional input but those in `without`.
 
     Inputs and outputs are named as in the signature (`output` where it gives no name); dims are `dim_param`s;
     initializers are state_dict names, tied ones once. `weights` says where their bytes are; None declares them as
-    external data without a file.
+    external data without a file. `externs` lowers extern operations; without it a model that has any is refused (X901).
     """
-    emit, _ = _flat(model, entry, opset, without, compute, debug=False)
+    emit, _ = _flat(model, entry, opset, without, compute, externs, debug=False)
     return _finish(model, entry, emit, without, weights, version)
 
 
@@ -61,12 +63,13 @@ def build_debug(
     weights: WeightsRef | None = None,
     compute: DType = DType.F32,
     version: str = "",
+    externs: Externs | None = None,
 ) -> tuple[ModelProto, list[TapOutput]]:
     """The same graph where every value of the IR is an extra output, in the order of execution.
 
     Two keys may share an output: a call's result is the value that its body returns.
     """
-    emit, flattener = _flat(model, entry, opset, without, compute, debug=True)
+    emit, flattener = _flat(model, entry, opset, without, compute, externs, debug=True)
     names: dict[int, str] = {id(ref): name for name, ref in emit.outputs}
     taps: list[TapOutput] = []
     for tap in flattener.taps:
@@ -87,12 +90,19 @@ def select(model: Model, entry: str, without: frozenset[str]) -> Graph:
 
 
 def _flat(
-    model: Model, entry: str, opset: int, without: frozenset[str], compute: DType, *, debug: bool
+    model: Model,
+    entry: str,
+    opset: int,
+    without: frozenset[str],
+    compute: DType,
+    externs: Externs | None,
+    *,
+    debug: bool,
 ) -> tuple[GraphEmitter, Flattener]:
     if opset not in IR_VERSION:
         found = f"opset {opset} is not one of {min(IR_VERSION)} to {max(IR_VERSION)}"
         raise Rejected([Diagnostic("B601", found, help=f"the default is {DEFAULT_OPSET}")])
-    emit = GraphEmitter(opset, compute)
+    emit = GraphEmitter(opset, compute, externs or NotLoaded())
     flattener = Flattener(emit, aliases(model.module))
     graph = select(model, entry, without)
     flattener.entry(graph, entry_sizes(graph))

@@ -15,6 +15,7 @@ from onnx import FunctionProto, ModelProto
 from specc.backends.onnx.attention import merge_heads
 from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.export import DEFAULT_OPSET, metadata, select
+from specc.backends.onnx.externs import Externs
 from specc.backends.onnx.flatten import Argument, Flattener, Frame, is_leaf
 from specc.backends.onnx.proto import function_proto, listing, model_proto
 from specc.backends.onnx.repeats import Run, runs
@@ -27,12 +28,20 @@ from specc.types import Operand, Scalar, TensorType
 
 
 def view(
-    model: Model, entry: str = "forward", *, opset: int = DEFAULT_OPSET, without: frozenset[str] = frozenset()
+    model: Model,
+    entry: str = "forward",
+    *,
+    opset: int = DEFAULT_OPSET,
+    without: frozenset[str] = frozenset(),
+    externs: Externs | None = None,
 ) -> tuple[ModelProto, dict[str, ModelProto]]:
-    """The picture of an entry, and by name one model for each block it uses."""
+    """The picture of an entry, and by name one model for each block it uses.
+
+    What extern operations are made of is shown if `externs` lowers them; else each is a node of its own name.
+    """
     graph = select(model, entry, without)
-    library = _Library(opset, PurePath(model.file).stem)
-    drawing = _Drawing(GraphEmitter(opset), aliases(model.module), library)
+    library = _Library(opset, PurePath(model.file).stem, externs)
+    drawing = _Drawing(library.emitter(), aliases(model.module), library)
     drawing.entry(graph, entry_sizes(graph))
     merge_heads(drawing.emit)
     whole = model_proto(
@@ -70,17 +79,20 @@ class _Drawn:
 class _Library:
     """The functions of one picture: each graph, and each body of a repeated loop, is drawn once."""
 
-    def __init__(self, opset: int, domain: str) -> None:
+    def __init__(self, opset: int, domain: str, externs: Externs | None) -> None:
         self.domain = domain
         self.called: dict[tuple[str, str], _Drawn] = {}  # by the name of the node, which may begin with a count
-        self._opset = opset
+        self._opset, self._externs = opset, externs
         self._blocks: dict[Graph, _Drawn] = {}
         self._bodies: dict[Iteration, _Drawn] = {}
         self._overloads: dict[str, int] = {}
 
+    def emitter(self) -> GraphEmitter:
+        return GraphEmitter(self._opset, externs=self._externs)
+
     def block(self, graph: Graph, operands: Sequence[Operand]) -> _Drawn:
         if graph not in self._blocks:
-            drawing = _Drawing(GraphEmitter(self._opset), {}, self)
+            drawing = _Drawing(self.emitter(), {}, self)
             drawing.block(graph, call_sizes(graph.inputs, operands))
             doc = graph.doc or (graph.module.doc if graph.module else "")
             self._blocks[graph] = self._drawn(drawing, _block_name(graph), doc)
@@ -89,7 +101,7 @@ class _Library:
     def body(self, frame: Frame, loop: Loop, run: Run) -> _Drawn:
         first = run.iterations[0]
         if first not in self._bodies:
-            drawing = _Drawing(GraphEmitter(self._opset), {}, self, first.binds)
+            drawing = _Drawing(self.emitter(), {}, self, first.binds)
             drawing.body(frame, run)
             self._bodies[first] = self._drawn(drawing, "_".join(loop.names), "")
         return self._bodies[first]

@@ -38,7 +38,7 @@ class FunctionDraft:
     def lines(self, names: Mapping[str, str], indent: int) -> list[str]:
         pad = " " * (indent + 4)
         params = [*(["self"] if self.is_method else []), *map(str, self.params)]
-        body = rename_in(self.body, names)
+        body = rename_in(self.body, {old: new for old, new in names.items() if old != self.name})
         fixed = self.fixed | _loop_variables(body)
         arguments = frozenset(p.name for p in self.params)
         body = fit(body, indent + 4, taken=frozenset(names.values()), fixed=fixed, arguments=arguments)

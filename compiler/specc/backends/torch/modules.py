@@ -52,6 +52,8 @@ class File(Protocol):
 
     def helper(self, name: str, source: str) -> str: ...
 
+    def extern(self, file: str) -> str: ...
+
     def method_of(self, graph: Graph) -> str: ...
 
     def function_names(self) -> frozenset[str]: ...
@@ -85,6 +87,9 @@ class Function:
 
     def helper(self, name: str, source: str) -> str:
         return self.file.helper(name, source)
+
+    def extern(self, file: str) -> str:
+        return self.file.extern(file)
 
     def floating_source(self) -> str | None:
         """A parameter in the compute dtype."""

@@ -92,6 +92,9 @@ class OpText:
     def helper(self, name: str, source: str) -> str:
         return self.method.around.helper(name, source)
 
+    def extern(self, file: str) -> str:
+        return self.method.around.extern(file)
+
 
 class InitText:
     """`TorchText` for an operator in `__init__`: constant tables, and functions in an `nn.Sequential`."""
@@ -132,6 +135,9 @@ class InitText:
     def helper(self, name: str, source: str) -> str:
         return self._helper(name, source)
 
+    def extern(self, file: str) -> str:
+        raise AssertionError(f"{file}: an extern function takes a tensor, which __init__ has not")
+
 
 class _Probe(InitText):
     """Asks an operator for its text with made-up operands, to see whether it does anything."""
@@ -144,6 +150,9 @@ class _Probe(InitText):
 
     def attr(self, name: str) -> str:
         return "0"
+
+    def extern(self, file: str) -> str:
+        return "extern"
 
 
 def is_identity(node: Apply) -> bool:

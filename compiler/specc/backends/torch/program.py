@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from specc.ir.graph import Absent, Apply, Call, Emitted, Graph, Input, Loop, Node, Path, Read, Scan, Value, When
 from specc.ir.route import Route
+from specc.ops.extern import Extern
 
 END = 1 << 60
 
@@ -167,7 +168,8 @@ class _Builder:
             kept = [i for i in node.inputs if not isinstance(i, Absent)]
             self.alias.update(zip(node.outputs, (self.resolve(i) for i in kept), strict=False))
         elif not all(self.constant(v) for v in node.outputs):
-            yield self.step(node, tuple(self.resolve(i) for i in node.inputs), node.outputs, region)
+            inner = extern_operation(node.graph) if isinstance(node, Call) else None
+            yield self.step(inner or node, tuple(self.resolve(i) for i in node.inputs), node.outputs, region)
 
     def _value(self, value: Value) -> Value:
         resolved = self.resolve(value)
@@ -330,6 +332,12 @@ class _Builder:
 
         for value in list(self.uses):
             program.last_use[value] = end(value)
+
+
+def extern_operation(graph: Graph) -> Apply | None:
+    """What a call of an extern function comes to: the operation itself, for its graph holds nothing else."""
+    first = graph.nodes[0] if graph.nodes and graph.module is None else None
+    return first if isinstance(first, Apply) and isinstance(first.op, Extern) else None
 
 
 def _carry(loop: LoopStep, carrier: Value) -> None:
