@@ -78,7 +78,7 @@ class Parity:
         return f"{self.made.manifest['name']} (torch.nn)"
 
     def _feeds(self, given: Arrays) -> dict[str, np.ndarray]:
-        shape = given["input_ids"].shape if "input_ids" in given else ()
+        shape = next((given[name].shape for name in ("input_ids", "input_values") if name in given), ())
         nothing = {"tensor(bool)": np.ones(shape, bool), "tensor(int64)": np.zeros(shape, np.int64)}
         return {i.name: given[i.name] if i.name in given else nothing[i.type] for i in self.session.get_inputs()}
 

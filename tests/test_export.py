@@ -23,6 +23,8 @@ import test_zoo_decoders as decoders  # noqa: E402 - they need the two above
 import test_zoo_encoders as encoders  # noqa: E402
 import test_zoo_more as more  # noqa: E402
 import test_zoo_others as further  # noqa: E402
+import test_zoo_swin as windows  # noqa: E402
+import test_zoo_wav2vec2 as sounds  # noqa: E402
 
 RESNET = {"embedding_size": 8, "hidden_sizes": [16, 24, 32, 40], "depths": [2, 1, 2, 1], "num_labels": 5}
 VIT = {
@@ -57,8 +59,10 @@ MODELS = {
     "qwen3": lambda: small(decoders.QWEN3),
     "resnet": lambda: transformers.ResNetForImageClassification(transformers.ResNetConfig(**RESNET)),
     "roberta": lambda: small(more.ROBERTA),
+    "swin": lambda: windows.swin(image_size=32, mlp_ratio=2.5),
     "t5": lambda: small(decoders.T5),
     "vit": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**VIT)),
+    "wav2vec2": lambda: sounds.wav2vec2(mask_feature_prob=0.1),
     "whisper": lambda: small(decoders.WHISPER),
 }
 
@@ -74,6 +78,8 @@ def inputs(model: Any) -> dict[str, Any]:
     if config.model_type == "whisper":
         sound = torch.linspace(-1, 1, 2 * 5 * 22).reshape(2, 5, 22)
         return {"input_features": sound, "decoder_input_ids": ids}
+    if config.model_type == "wav2vec2":
+        return {"input_values": torch.linspace(-1, 1, 2 * 50).reshape(2, 50)}
     side = getattr(config, "vision_config", config)
     image = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     if hasattr(side, "image_size"):

@@ -358,5 +358,5 @@ Dim.UNIT = _ONE.as_unit()
 
 
 def ceil_div(a: Any, b: Any) -> Any:
-    """a / b rounded up, of numbers or sizes. Of sizes it is (a + b - 1)//b, one quotient; -(-a // b) has a as a term of its own."""
+    """a / b rounded up. Of sizes it is (a + b - 1)//b, one quotient, where -(-a // b) also has a by itself."""
     return (a + b - 1) // b if isinstance(a, Dim) or isinstance(b, Dim) else -(-a // b)

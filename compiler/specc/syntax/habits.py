@@ -16,6 +16,7 @@ STD = {
     "mlp": "MLP GatedMLP",
     "attn": "SelfAttention CrossAttention MultiheadAttention",
     "rnn": "LSTM GRU",
+    "augment": "Spans",
 }
 """Blocks of the standard library by module, for imports that a fix adds."""
 
