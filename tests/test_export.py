@@ -21,6 +21,7 @@ transformers = pytest.importorskip("transformers")
 
 import test_zoo_decoders as decoders  # noqa: E402 - they need the two above
 import test_zoo_encoders as encoders  # noqa: E402
+import test_zoo_moe as moe  # noqa: E402
 import test_zoo_more as more  # noqa: E402
 import test_zoo_others as further  # noqa: E402
 import test_zoo_swin as windows  # noqa: E402
@@ -54,9 +55,11 @@ MODELS = {
     "gpt_neox": lambda: small(more.NEOX),
     "llama": lambda: small(decoders.LLAMA, **decoders.LLAMA3),
     "mistral": lambda: small(decoders.MISTRAL, sliding_window=4, tie_word_embeddings=True),
+    "mixtral": lambda: small(moe.MIXTRAL, sliding_window=4),
     "phi3": lambda: small(more.PHI3),
     "qwen2": lambda: small(decoders.QWEN2, **decoders.SLIDING),
     "qwen3": lambda: small(decoders.QWEN3),
+    "qwen3_moe": lambda: small(moe.QWEN3_MOE, norm_topk_prob=True, mlp_only_layers=[0]),
     "resnet": lambda: transformers.ResNetForImageClassification(transformers.ResNetConfig(**RESNET)),
     "roberta": lambda: small(more.ROBERTA),
     "swin": lambda: windows.swin(image_size=32, mlp_ratio=2.5),
