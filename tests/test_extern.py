@@ -1,4 +1,4 @@
-"""Extern functions (LANGUAGE 19): never run by a check, run by a build only if trusted, held against their signatures."""
+"""Extern functions (LANGUAGE 19): never run by a check, by a build only if trusted, held against their signatures."""
 
 from __future__ import annotations
 
@@ -85,7 +85,14 @@ extern fn f(x: Tensor[B, T]) -> y: Tensor[B] from "f.py"
 model M() { forward(x: Tensor[B, T]) -> y: Tensor[B] = f(x) }
 """
 
-SUM = 'def torch(x):\n    return x.sum(-1)\n\n\ndef onnx(g, x):\n    return g.op("ReduceSum", x, g.constant([-1]), keepdims=0)\n'
+SUM = """\
+def torch(x):
+    return x.sum(-1)
+
+
+def onnx(g, x):
+    return g.op("ReduceSum", x, g.constant([-1]), keepdims=0)
+"""
 
 
 @pytest.fixture
@@ -167,8 +174,8 @@ def test_trust_is_of_the_project_that_is_built(project: Path) -> None:
     (project / "ops").rename(inner / "ops")
     (project / "m.spec").rename(inner / "m.spec")
     write_lock(inner, {"ops/swish2.py": sha256(SWISH2.encode()).hexdigest()})
-    outer = 'from "./inner/m.spec" import MLP\ndim B\nmodel M() { a: MLP(4); forward(x: Tensor[B, 4]) -> Tensor[B, 4] = a(x) }\n'
-    (project / "outer.spec").write_text(outer)
+    model = "model M() { a: MLP(4); forward(x: Tensor[B, 4]) -> Tensor[B, 4] = a(x) }\n"
+    (project / "outer.spec").write_text(f'from "./inner/m.spec" import MLP\ndim B\n{model}')
     with pytest.raises(Rejected) as caught:
         make(project, "outer.spec")
     (found,) = caught.value.diagnostics

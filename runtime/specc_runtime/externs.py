@@ -148,8 +148,8 @@ def _dtype_name(dtype: torch.dtype, compute: torch.dtype) -> str:
     """The spec's name; the compute dtype is called f32, which is what builds are verified in."""
     if dtype == compute:
         return DType.F32.value
-    shown = f"{dtype}"
-    known = {torch_dtype(d): d.value for d in DType if d is not DType.COMPUTE}
+    shown = str(dtype)
+    known: dict[str, str] = {torch_dtype(d): d.value for d in DType if d is not DType.COMPUTE}
     return known.get(shown, shown)
 
 

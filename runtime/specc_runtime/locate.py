@@ -127,9 +127,7 @@ def _debug_values(
 
     from specc.backends.onnx.export import build_debug
 
-    proto, outputs = build_debug(
-        model, mismatch.entry, opset=opset, without=without, externs=mismatch.externs
-    )
+    proto, outputs = build_debug(model, mismatch.entry, opset=opset, without=without, externs=mismatch.externs)
     finished = onnx.load(folder / mismatch.file, load_external_data=False)
     state = programs.state(mismatch.module)
     wanted = {t.name: None for t in proto.graph.initializer if t.name in state}

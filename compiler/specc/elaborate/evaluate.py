@@ -16,7 +16,6 @@ from specc.elaborate.values import (
     BlockDecl,
     BlockValue,
     Fail,
-    FnDecl,
     FnValue,
     Poisoned,
     describe,
