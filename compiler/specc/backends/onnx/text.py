@@ -10,6 +10,7 @@ import numpy as np
 from onnx import (
     AttributeProto,
     FunctionProto,
+    GraphProto,
     ModelProto,
     NodeProto,
     TensorProto,
@@ -34,7 +35,7 @@ def onnx_text(model: ModelProto) -> str:
     lines += [f"  input {value.name}: {types[value.name]}" for value in graph.input]
     lines += [f"  output {value.name}: {types[value.name]}" for value in graph.output]
     lines += [f"  {_initializer(tensor)}" for tensor in graph.initializer]
-    lines += [f"  {_node(node, types)}" for node in graph.node]
+    lines += [line for node in graph.node for line in _node(node, types, "  ")]
     for function in model.functions:
         lines += ["", *_function(function)]
     return "\n".join(lines) + "\n"
@@ -47,7 +48,7 @@ def _function(function: FunctionProto) -> Iterator[str]:
         for name in names:
             yield f"  {kind} {name}: {types.get(name, '?')}"
     for node in function.node:
-        yield f"  {_node(node, types)}"
+        yield from _node(node, types, "  ")
 
 
 def _types(values: Sequence[ValueInfoProto]) -> dict[str, str]:
@@ -62,14 +63,29 @@ def _type(type_: TypeProto) -> str:
     return f"{name}[{', '.join(dim.dim_param or str(dim.dim_value) for dim in tensor.shape.dim)}]"
 
 
-def _node(node: NodeProto, types: dict[str, str]) -> str:
+def _node(node: NodeProto, types: dict[str, str], indent: str) -> Iterator[str]:
+    """The node's line, then the graphs inside it."""
     outputs = ", ".join(f"{name}: {types[name]}" if name in types else name for name in node.output)
-    attributes = ", ".join(f"{a.name} = {_attribute(a)}" for a in node.attribute)
+    attributes = ", ".join(f"{a.name} = {_attribute(a)}" for a in node.attribute if a.type != AttributeProto.GRAPH)
     domain = f"{node.domain}." if node.domain else ""
     arguments = ", ".join(name or "-" for name in node.input)
     label = "" if node.name in node.output else f"{node.name}: "
     place = f"  @{node.doc_string}" if node.doc_string else ""
-    return f"{label}{outputs} = {domain}{node.op_type}{f'<{attributes}>' if attributes else ''}({arguments}){place}"
+    kind = f"{domain}{node.op_type}{f'<{attributes}>' if attributes else ''}"
+    yield f"{indent}{label}{outputs} = {kind}({arguments}){place}"
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield from _inner(attribute.g, indent + "  ")
+
+
+def _inner(graph: GraphProto, indent: str) -> Iterator[str]:
+    types = _types([*graph.input, *graph.value_info])
+    yield f"{indent}graph {graph.name}"
+    for value in graph.input:
+        yield f"{indent}  input {value.name}: {types[value.name]}"
+    for node in graph.node:
+        yield from _node(node, types, f"{indent}  ")
+    yield f"{indent}  output {', '.join(value.name for value in graph.output)}"
 
 
 def _attribute(attribute: AttributeProto) -> str:
@@ -85,10 +101,7 @@ def _attribute(attribute: AttributeProto) -> str:
         return f"[{', '.join(map(_float, attribute.floats))}]"
     if attribute.type == AttributeProto.STRINGS:
         return str([s.decode() for s in attribute.strings])
-    if attribute.type == AttributeProto.TENSOR:
-        return _content(attribute.t)
-    nodes = (_node(node, {}) for node in attribute.g.node)
-    return f"{{{'; '.join(nodes)}}}"
+    return _content(attribute.t)
 
 
 def _float(value: float) -> str:

@@ -39,7 +39,7 @@ def _states(method: Method, step: ScanStep) -> list[str]:
     """A local for every state, which holds what the first step begins with."""
     names: list[str] = []
     for state, start in zip(step.scan.states, step.starts, strict=True):
-        name = _own(method, start, step.start)
+        name = _own(method, start, step.start, state.before.name)
         if name is None or name in names:
             text = method.text(start)
             name = method.names.fresh([python_name(state.before.name or "h")], numbered=True)
@@ -49,9 +49,12 @@ def _states(method: Method, step: ScanStep) -> list[str]:
     return names
 
 
-def _own(method: Method, value: Input, position: int) -> str | None:
-    """The local that holds a value which nothing reads after that position: it may be bound anew."""
-    if not isinstance(value, Value) or not method.names.over(value, position):
+def _own(method: Method, value: Input, position: int, wanted: str | None) -> str | None:
+    """The local that holds a value which nothing reads after that position: it may be bound anew.
+
+    None if it has a name of its own that is not the wanted one.
+    """
+    if not isinstance(value, Value) or not method.names.over(value, position) or value.name not in (None, wanted):
         return None
     name = method.names.of.get(value)
     return None if name in method.names.reserved else name
