@@ -6,9 +6,11 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from specc import style
 from specc.diagnostics import Collector, Diagnostic, Rejected
 from specc.elaborate.elaborator import Elaborator
 from specc.elaborate.files import FileScope
@@ -18,6 +20,7 @@ from specc.elaborate.values import Fail
 from specc.ir import graph as ir
 from specc.reading import Loader, locate, project_root, read_text, shown_path, std_home
 from specc.source import Source, Span
+from specc.strict import coincidences
 from specc.syntax import ast
 from specc.syntax.parser import parse
 from specc.weights.check import check_weights
@@ -97,11 +100,14 @@ def check(
     sets: Mapping[str, str] | None = None,
     model: str | None = None,
     preset: str | None = None,
+    strict: bool = False,
+    notes: bool = False,
 ) -> list[Diagnostic]:
     """Everything there is to say about a spec, in the order of its text; nothing raises.
 
     Checked are every model (or the one named) with its defaults (or the preset named) and, with `all_presets`, each
-    preset; the arguments of presets and the train and test sections always.
+    preset; the arguments of presets and the train and test sections always. `strict`: sizes that agree by the values
+    of a configuration alone are findings too (S290); `notes`: style and unused names (N203 to N205).
     """
     try:
         project = open_project(target, strict=False)
@@ -109,10 +115,12 @@ def check(
     except Rejected as rejected:
         return in_order(rejected.diagnostics)
     with deep_recursion():
-        return in_order(findings(project, Options(model=model, preset=preset, sets=given), all_presets=all_presets))
+        options = Options(model=model, preset=preset, sets=given)
+        found = findings(project, options, all_presets=all_presets, strict=strict)
+        return in_order([*found, *(style.notes(project.file.tree) if notes else ())])
 
 
-def findings(project: Project, options: Options, *, all_presets: bool) -> list[Diagnostic]:
+def findings(project: Project, options: Options, *, all_presets: bool, strict: bool = False) -> list[Diagnostic]:
     """The findings of every stage, each cause once."""
     collector = project.collector
     known: dict[tuple[object, ...], Checked | None] = {}
@@ -134,7 +142,10 @@ def findings(project: Project, options: Options, *, all_presets: bool) -> list[D
         return (result.model, result.elaborator) if result is not None else None
 
     for configuration in configurations(project.elaborator, project.file, options, all_presets=all_presets):
-        checked(configuration)
+        result = checked(configuration)
+        if strict and result is not None:
+            for finding in coincidences(result[0], partial(errors_with, project, configuration)):
+                collector.add(finding)
     check_sections(project.file, project.elaborator, checked)
     check_weights(project.file, collector, checked)
     return collector.found
@@ -147,6 +158,12 @@ def attempt(project: Project, wanted: Options) -> tuple[Checked | None, tuple[Di
     except Rejected as rejected:
         return None, rejected.diagnostics
     return found, found.warnings
+
+
+def errors_with(project: Project, wanted: Options, sets: Mapping[str, str]) -> tuple[Diagnostic, ...]:
+    """The errors of a configuration with further hyper-parameters set."""
+    result, found = attempt(project, replace(wanted, sets={**wanted.sets, **parse_sets(sets)}))
+    return () if result is not None else tuple(d for d in found if d.severity == "error")
 
 
 def in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:

@@ -21,6 +21,8 @@ MAX_ROUNDS = 20  # of fixes that uncover other fixes
 @click.option("--all-presets", is_flag=True, help="Check every preset of the files.")
 @click.option("--format", type=click.Choice(FORMATS), default="full", show_default=True)
 @click.option("--deny", type=click.Choice(["warnings"]), help="Exit with 1 on warnings too.")
+@click.option("--strict", is_flag=True, help="Sizes may not agree by the values of one configuration alone.")
+@click.option("--notes", is_flag=True, help="Tell style and unused names too.")
 @click.option("--fix", is_flag=True, help="Apply the fixes that are safe to apply mechanically.")
 def command(
     paths: tuple[str, ...],
@@ -31,6 +33,8 @@ def command(
     format: str,
     deny: str | None,
     fix: bool,
+    strict: bool,
+    notes: bool,
 ) -> None:
     """Check specs without building them. A folder stands for every .spec file below it."""
     with reporting(format):
@@ -40,7 +44,17 @@ def command(
 
     def check() -> dict[str, list[Diagnostic]]:
         return {
-            file: _told(driver.check(file, all_presets=all_presets, sets=sets, model=model, preset=preset))
+            file: _told(
+                driver.check(
+                    file,
+                    all_presets=all_presets,
+                    sets=sets,
+                    model=model,
+                    preset=preset,
+                    strict=strict,
+                    notes=notes,
+                )
+            )
             for file in files
         }
 
