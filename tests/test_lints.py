@@ -27,6 +27,6 @@ def test_message(option: str, golden: Callable[[Path, str], None]) -> None:
 
 @pytest.mark.parametrize("path", sorted(SPECS.glob("*.spec")), ids=lambda path: path.stem)
 def test_the_zoo_holds_to_both(path: Path) -> None:
-    """No size of a model of the zoo agrees by chance, and no name is idle. Parts are called as checkpoints call them."""
+    """No size of the zoo agrees by chance, no name is idle. Parts are called as checkpoints call them."""
     found = driver.check(path, strict=True, notes=True)
     assert [d for d in found if d.code != "N203"] == [], report.full(found)
