@@ -383,7 +383,7 @@ def test_summary_and_exit_code(tmp_path: Path) -> None:
         (["linear", "--model", "x"], 1, "E010"),
         (["gpt2", "--model", "GPT2", "--preset", "x", "--weights", "."], 1, "E008"),
         (["linear", "--weights", "nowhere"], 1, "E006"),
-        (["linear", "--cache", "concat"], 1, "B650"),
+        (["linear", "--cache", "concat"], 1, "B620"),
         (["linear", "--emit", "tensorrt"], 2, "tensorrt"),
         (["linear", "--opset", "16"], 2, "opset"),
         (["linear", "--set", "x"], 2, "K=V"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,11 @@ from specc.elaborate.models import Options
 from specc.elaborate.names import available, closest
 from specc.ir import graph as ir
 from specc.ir.json import to_json
+from specc.passes.incremental import innermost, keeps_state, without_cache
 from specc.reading import project_root
 from specc_runtime import manifest
+from specc_runtime.cache import Request as CacheRequest
+from specc_runtime.cache import cached_entry, every_choice, incremental
 from specc_runtime.destination import destination
 from specc_runtime.externs import Loaded, load_trusted, write_copies
 from specc_runtime.module import WEIGHTS, python_name
@@ -51,6 +54,7 @@ class Request:
     self_contained: bool = False
     no_weights: bool = False
     seed: int = 0
+    cache: CacheRequest | None = None  # also build the entries that continue their earlier calls
     trust: tuple[str, ...] = ()  # files of extern functions that may run this time, whatever the lock says
 
 
@@ -139,11 +143,12 @@ def _fill(
         with clock("verifying"):
             from specc_runtime.verify import prove
 
-            entries = [(g.entry, g.file, g.without) for g in graphs]
+            entries = [(g.entry, g.file, g.without) for g in graphs if g.incremental is None]
             certificate = prove(
                 model,
                 work,
                 entries=entries,
+                cached=[cached_entry(model, g.incremental, g.file, g.without) for g in graphs if g.incremental],
                 opset=request.opset,
                 seed=request.seed,
                 progress=clock.say,
@@ -175,7 +180,9 @@ def _emit(
         with clock("emitting torch"):
             from specc.backends.torch.export import emit
 
-            (work / f"{python_name(model.name)}.py").write_text(emit(model, version=_version()), encoding="utf-8")
+            steps = [one for g in graphs if g.incremental for one in every_choice(model, g.entry)]
+            text = emit(model, version=_version(), incremental=steps)
+            (work / f"{python_name(model.name)}.py").write_text(text, encoding="utf-8")
             write_copies(work, model, externs)
     if "onnx" in request.emit:
         with clock("building the graph"):
@@ -190,6 +197,14 @@ def _write_graph(
     from specc.backends.onnx.export import build as build_onnx
 
     weights = written.reference(work, embed=request.self_contained) if written is not None else None
+    if graph.incremental is not None:
+        from specc.backends.onnx.cached import build_cached
+
+        proto = build_cached(
+            model, graph.incremental, opset=request.opset, weights=weights, version=_version(), externs=externs
+        )
+        (work / graph.file).write_bytes(proto.SerializeToString(deterministic=True))
+        return
     proto = build_onnx(
         model,
         graph.entry,
@@ -205,7 +220,9 @@ def _write_graph(
 def _graphs(model: ir.Model, request: Request) -> list[Graph]:
     """The entries to build, each with the optional inputs to leave out."""
     graphs = []
-    for name in dict.fromkeys(model.entries if request.entries is None else request.entries):
+    asked = dict.fromkeys(model.entries if request.entries is None else request.entries)
+    continued = _continued(model, asked) if request.cache is not None else []
+    for name in dict.fromkeys([*asked, *continued]):
         if name not in model.entries:
             raise _unknown(f"{model.module.name} has no entry `{name}`", name, list(model.entries))
         file = "model.onnx" if name == "forward" else f"model.{name}.onnx"
@@ -213,7 +230,23 @@ def _graphs(model: ir.Model, request: Request) -> list[Graph]:
     optional = sorted({name for g in graphs for name in model.entries[g.entry].full.present})
     for name in sorted(request.without - {*optional}):
         raise _unknown(f"--without {name}: there is no such optional input", name, optional)
-    return graphs
+    if request.cache is None:
+        return graphs
+    cached = []
+    for graph in graphs:
+        if graph.entry in continued:
+            found = incremental(model, graph.entry, graph.without, request.cache)
+            cached.append(Graph(graph.entry, f"model.{found.name}.onnx", graph.without, found))
+    return [*graphs, *cached]
+
+
+def _continued(model: ir.Model, asked: Iterable[str]) -> list[str]:
+    """The entries that `--cache` is about: of those asked for, the innermost that keep something; B620 if none does."""
+    names = [name for name in asked if name in model.entries]
+    kept = [name for name in names if keeps_state(model, name)]
+    if names and not kept:
+        raise Rejected([without_cache(model, names[0])])
+    return list(dict.fromkeys(innermost(model, name) for name in kept))
 
 
 def _unknown(message: str, name: str, known: list[str]) -> Rejected:

@@ -12,7 +12,9 @@ import specc
 from specc import driver
 from specc.ir import graph as ir
 from specc.ir.json import plain
-from specc_runtime import manifest
+from specc.passes.incremental import Incremental
+from specc_runtime import cache, manifest
+from specc_runtime.cache import cached_interface
 from specc_runtime.externs import copies
 from specc_runtime.inputs import describe
 from specc_runtime.module import WEIGHTS
@@ -25,11 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file of a build. `without`: the optional inputs that it leaves out."""
+    """An ONNX file of a build. `without`: the optional inputs that it leaves out; `incremental`: what it is of, if it
+    continues the entry's earlier calls."""
 
     entry: str
     file: str
     without: frozenset[str]
+    incremental: Incremental | None = None
+
+    @property
+    def name(self) -> str:
+        return self.entry if self.incremental is None else self.incremental.name
 
 
 def record(
@@ -54,11 +62,11 @@ def record(
         "hyperparameters": {h.name: plain(h.value) for h in model.module.hypers if not h.is_let},
         "parameters": ir.parameter_count(model.module),
         "entries": {
-            g.entry: {
+            g.name: {
                 "onnx": g.file if "onnx" in request.emit else None,
                 "opset": request.opset,
                 "without": sorted(g.without),
-                "interface": describe(model, g.entry, g.without),
+                **_interface(model, g),
             }
             for g in graphs
         },
@@ -69,6 +77,13 @@ def record(
         "versions": manifest.versions(),
         "timings": {stage: round(seconds, 3) for stage, seconds in timings.items()},
     }
+
+
+def _interface(model: ir.Model, graph: Graph) -> dict[str, Any]:
+    if graph.incremental is None:
+        return {"interface": describe(model, graph.entry, graph.without)}
+    of = cached_interface(model, graph.incremental, graph.without)
+    return {"interface": of.to_json(), "cache": cache.describe(model, graph.incremental).to_json()}
 
 
 def _sources(checked: driver.Checked) -> dict[str, str]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import onnxruntime
     import torch
 
+    from specc_runtime.module import Build
+
     Array = np.ndarray[Any, Any]
 
 
@@ -157,3 +159,20 @@ class OnnxSteps(Steps):
             )
             for state in self.cache.flat
         }
+
+
+def open_steps(build: Build, engine: str = "onnxruntime", entry: str | None = None) -> Steps:
+    """A cached entry of a build, ready for its first step, on "onnxruntime" or on "torch".
+
+    Without an entry it is the only cached one. Raises `Rejected`: B620 if the build has none, B660 for damaged files.
+    """
+    cached = {name: found for name, found in build.manifest["entries"].items() if "cache" in found}
+    name = entry if entry is not None else next(iter(cached), "")
+    if name not in cached:
+        known = (("available", ", ".join(cached)),) if cached else ()
+        message = f"`{build.folder}` has no cached entry" + (f" `{name}`" if name else "")
+        raise Rejected([Diagnostic("B620", message, help="build it again with  --cache concat", notes=known)])
+    cache, of = Cache.from_json(cached[name]["cache"]), Interface.from_json(cached[name]["interface"])
+    if engine == "torch":
+        return TorchSteps(build.module(), cache, of)
+    return OnnxSteps(build.session(name), cache, of)

@@ -18,6 +18,8 @@ from specc.diagnostics import Rejected
 from specc.elaborate.models import Options
 from specc.ir.graph import Model
 from specc_runtime import divergence, manifest, programs, taps
+from specc_runtime.cache import Cache, CachedEntry
+from specc_runtime.cached_proof import CachedProof
 from specc_runtime.certificate import Certificate, Entry, Run, Skipped
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.divergence import Mismatch
@@ -44,6 +46,7 @@ class Subject:
     weights: Path | None
     class_name: str
     entries: tuple[tuple[str, str, Interface], ...]
+    cached: tuple[CachedEntry, ...] = ()
     externs: tuple[UserFile, ...] = ()  # the files of extern functions that the source imports, in this folder
 
     def module(self) -> torch.nn.Module:
@@ -52,7 +55,7 @@ class Subject:
     def hashes(self) -> dict[str, str]:
         """File -> SHA-256 of everything that takes part."""
         files = [self.source, *([self.weights] if self.weights else []), *(self.folder / e[1] for e in self.entries)]
-        files += [file.path for file in self.externs]
+        files += [*(self.folder / entry.file for entry in self.cached), *(file.path for file in self.externs)]
         return {path.name: manifest.sha256(path) for path in files}
 
 
@@ -61,12 +64,14 @@ def prove(
     folder: Path,
     *,
     entries: Sequence[tuple[str, str, frozenset[str]]],
+    cached: Sequence[CachedEntry] = (),
     opset: int = DEFAULT_OPSET,
     seed: int = 0,
     progress: Say = lambda _: None,
     externs: Loaded | None = None,
 ) -> Certificate:
-    """Compare the finished files of a build folder; `entries` are (name, ONNX file, optional inputs left out).
+    """Compare the finished files of a build folder; `entries` are (name, ONNX file, optional inputs left out), `cached`
+    those that continue one of them.
 
     Raises `Rejected` with B630, placed at the line of the first value that differs; before that X903 X904 where an
     extern function does not do what its signature says.
@@ -76,7 +81,7 @@ def prove(
     source = folder / f"{python_name(model.name)}.py"
     beside = tuple(UserFile(name, folder / file, (folder / file).read_bytes()) for file, name in copies(model).items())
     stored = weights if weights.exists() else None
-    subject = Subject(folder, source, stored, model.module.name, interfaces, beside)
+    subject = Subject(folder, source, stored, model.module.name, interfaces, tuple(cached), beside)
     if externs is not None and externs.files:
         check_externs(model, subject.module(), [(name, without) for name, _, without in entries], externs, seed)
     try:
@@ -84,6 +89,10 @@ def prove(
     except Mismatch as mismatch:
         progress("looking for the first value that differs")
         mismatch.externs = externs
+        steps = next((entry for entry in cached if entry.name == mismatch.entry), None)
+        if steps is not None:
+            graph = model.entries[steps.cache.of].full
+            raise Rejected([divergence.stepped(mismatch, steps.cache.of, graph.span.head())]) from None
         without = next(w for name, _, w in entries if name == mismatch.entry)
         raise Rejected([divergence.located(mismatch, model, without, opset, folder)]) from None
 
@@ -116,7 +125,14 @@ def compare_programs(subject: Subject, *, seed: int = 0, progress: Say = lambda 
     for name, file, of in subject.entries:
         with_build = _Comparison(subject, module, name, file, of, seed, "build", progress)
         _record(records[name], with_build)
+    proofs = [CachedProof(subject.folder, entry, seed, progress) for entry in subject.cached]
+    for proof in proofs:
+        depth = proof.plain.depth
+        runs = list(proof.run(module, "build"))
+        records[proof.entry.name] = Entry(depth, tolerance(depth), runs, list(proof.skipped))
     programs.perturb(module, seed)
+    for proof in proofs:
+        records[proof.entry.name].runs.extend(proof.run(module, "perturbed"))
     for name, file, of in subject.entries:
         perturbed = _Comparison(subject, module, name, file, of, seed, "perturbed", progress)
         _record(records[name], perturbed)
@@ -190,19 +206,8 @@ class _Comparison:
 
     def _session(self, program: str) -> onnxruntime.InferenceSession:
         if program not in self.sessions:
-            path = self.subject.folder / self.file
-            if self.weights == "build":
-                self.sessions[program] = programs.open_session(program, path)
-            else:
-                import onnx
-
-                proto = onnx.load(path, load_external_data=False)
-                state = programs.state(self.module)
-                values = {t.name: state[t.name] for t in proto.graph.initializer if t.name in state}
-                if programs.is_external(proto):
-                    self.sessions[program] = programs.open_session(program, path, values)
-                else:
-                    self.sessions[program] = programs.open_session(program, programs.embedded(proto, values))
+            module = None if self.weights == "build" else self.module
+            self.sessions[program] = programs.session_on(program, self.subject.folder / self.file, module)
         return self.sessions[program]
 
     def _compare(self, reference: Outputs, found: Outputs, known: Mismatch, program: str) -> dict[str, Figures]:
@@ -232,7 +237,7 @@ def repeat(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
     entries = tuple(
         (name, entry["onnx"], Interface.from_json(entry["interface"]))
         for name, entry in record["entries"].items()
-        if entry["onnx"]
+        if entry["onnx"] and "cache" not in entry
     )
     source = folder / f"{python_name(record['name'])}.py"
     if not entries or not source.is_file():
@@ -241,19 +246,29 @@ def repeat(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
     if not weights.is_file():
         raise Rejected([divergence.no_weights(folder)])
     beside = extern_copies(Build(folder, record))
-    subject = Subject(folder, source, weights, record["model"], entries, tuple(beside.values()))
+    cached = tuple(_cached_entry(name, record["entries"]) for name, e in record["entries"].items() if "cache" in e)
+    subject = Subject(folder, source, weights, record["model"], entries, cached, tuple(beside.values()))
     seed = (record["certificate"] or {}).get("seed", 0)
     try:
         return compare_programs(subject, seed=seed, progress=progress)
     except Mismatch as mismatch:
         entry = record["entries"][mismatch.entry]
         without = frozenset(entry["without"])
+        if "cache" in entry:
+            raise Rejected([divergence.stepped(mismatch, entry["cache"]["of"], None)]) from None
         model = spec_at_hand(record)
         if model is None or describe(model, mismatch.entry, without) != entry["interface"]:
             raise Rejected([divergence.unlocated(mismatch, rebuild_command(record))]) from None
         progress("looking for the first value that differs")
         mismatch.externs = load_copies(model, beside)
         raise Rejected([divergence.located(mismatch, model, without, entry["opset"], folder)]) from None
+
+
+def _cached_entry(name: str, entries: Mapping[str, Any]) -> CachedEntry:
+    entry = entries[name]
+    cache = Cache.from_json(entry["cache"])
+    plain = Interface.from_json(entries[cache.of]["interface"])
+    return CachedEntry(entry["onnx"], plain, Interface.from_json(entry["interface"]), cache)
 
 
 def spec_at_hand(record: Mapping[str, Any]) -> Model | None:

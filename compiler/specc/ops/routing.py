@@ -44,6 +44,7 @@ class Dispatch(Op):
 
     name = "= dispatch"
     syntax = True
+    elementwise = True  # row by row
     x: ClassVar[Tensor]
     idx: ClassVar[Tensor]
     rows: Dims  # for each expert the size of its first axis
@@ -88,6 +89,7 @@ class Combine(Op):
 
     name = "= combine"
     syntax = True
+    elementwise = True  # row by row
     weights: ClassVar[Tensor]
     order: ClassVar[Tensor]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from specc.codes import severity
 from specc.diagnostics import Collector, Diagnostic
 from specc.dims import Dim, Facts
-from specc.ir.graph import Absent, Apply, Call, Entry, Graph, Input, Loop, Model, Node, Value, When, dotted
+from specc.ir.graph import Absent, Apply, Call, Entry, Graph, Input, Loop, Model, Node, Scan, Value, When, dotted
 from specc.op import Op, OpError, Step
 from specc.ops.state import Cached, past
 from specc.passes.plain import Sizes, call_sizes, is_past
@@ -23,6 +23,7 @@ from specc.types import Operand, Scalar, TensorType
 
 STATEFUL = frozenset({"cached"})
 """Operators that keep something between steps."""
+_NOT_YET = frozenset({"carried", "causal_conv1d", "lstm", "gru"})
 
 
 class StepSizes(Sizes):
@@ -126,7 +127,7 @@ def _reached(nodes: Sequence[Node], seen: set[int] | None = None) -> Iterator[No
         if isinstance(node, Loop):
             for iteration in node.iterations:
                 yield from _reached(iteration.nodes, seen)
-        elif isinstance(node, When):
+        elif isinstance(node, (When, Scan)):
             yield from _reached(node.nodes, seen)
         elif isinstance(node, Call) and id(node.graph) not in seen:
             seen.add(id(node.graph))
@@ -160,6 +161,10 @@ def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> I
     graph = found.graphs[found.full.present - without]
     if not _stateful(graph.nodes):
         return [without_cache(model, entry)]
+    carried = next((n for n in _reached(graph.nodes) if isinstance(n, Apply) and n.op.name in _NOT_YET), None)
+    if carried is not None:
+        message = f"a cache for `{carried.op.name}` is not supported yet"
+        return [Diagnostic("B650", message, carried.span, help="build without --cache")]
     step = _step_of(graph)
     if step is None:
         return [_no_step(graph)]
@@ -290,11 +295,23 @@ class _Walk:
             elif isinstance(node, Loop):
                 for iteration in node.iterations:
                     self._nodes(graph, iteration.nodes, sizes, path, values)
+            elif isinstance(node, Scan):
+                self._scan(graph, node, sizes, path, values)
             elif isinstance(node, When):
                 if node.mode == "infer":
                     self._nodes(graph, node.nodes, sizes, path, values)
                 for before, end, after in node.rebinds:
                     values[after] = values.get(end if node.mode == "infer" else before, _Known())
+
+    def _scan(self, graph: Graph, node: Scan, sizes: StepSizes, path: str, values: dict[Value, _Known]) -> None:
+        """A loop along another axis is like any other nodes; one along the step begins anew in every step."""
+        if self.step.varies(node.along.substitute(sizes)):
+            shown = node.along.label or str(node.along)
+            self._say(OpError("D402", f"`scan` along {shown} mixes positions of different steps"), node.span, path)
+        known = _depends(node.inputs, values)
+        values.update(dict.fromkeys(node.bound, known))
+        self._nodes(graph, node.nodes, sizes, path, values)
+        values.update(dict.fromkeys(node.outputs, _Known(known.varies or _depends(node.kept, values).varies)))
 
     def _call(self, graph: Graph, node: Call, sizes: StepSizes, path: str, values: dict[Value, _Known]) -> None:
         types = [_type(i, sizes) for i in node.inputs]

@@ -16,6 +16,7 @@ from specc_runtime.cli.common import configuration, print_diagnostics, reporting
 
 if TYPE_CHECKING:
     from specc_runtime.build import Result
+    from specc_runtime.cache import Request
 
 
 def parse_emit(ctx: click.Context, param: click.Parameter, value: str) -> frozenset[str]:
@@ -24,6 +25,17 @@ def parse_emit(ctx: click.Context, param: click.Parameter, value: str) -> frozen
     if unknown or not kinds:
         raise click.BadParameter(f"`{', '.join(unknown) or value}`: choose from torch, onnx", ctx, param)
     return kinds
+
+
+def parse_cache(ctx: click.Context, param: click.Parameter, value: str | None) -> Request | None:
+    if value is None:
+        return None
+    from specc_runtime.cache import parse
+
+    found = parse(value)
+    if found is None:
+        raise click.BadParameter(f"`{value}`: expected concat, or static=N with a number of positions", ctx, param)
+    return found
 
 
 def making(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,11 +76,14 @@ _MAKING = (
 )
 @click.option("--no-weights", is_flag=True, help="Structure only: no weights file.")
 @making
-@click.option("--cache", metavar="concat|static=N", help="Incremental decoding (not in this version).")
-def command(file: str, cache: str | None, **given: Any) -> None:
+@click.option(
+    "--cache",
+    metavar="concat|static=N",
+    callback=parse_cache,
+    help="Also build entries that continue: keys and values go in and come out, growing or in a buffer of N positions.",
+)
+def command(file: str, **given: Any) -> None:
     """Compile a spec to torch and ONNX, prove the two equal in onnxruntime, draw the graph with Netron."""
-    if cache is not None:
-        refuse_cache(cache)
     with reporting(), terminable():
         make(file, **given)
 
@@ -104,14 +119,6 @@ def terminable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def refuse_cache(cache: str) -> None:
-    from specc.diagnostics import Diagnostic
-
-    help = "build without --cache: cached, positions and once are the identity in forward"
-    print_diagnostics([Diagnostic("B650", f"incremental decoding is not supported yet (--cache {cache})", help=help)])
-    stop(1)
 
 
 @contextmanager

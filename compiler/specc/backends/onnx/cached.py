@@ -15,6 +15,7 @@ from onnx import ModelProto
 from specc.backends.onnx.attention import merge_heads, take_past
 from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.export import DEFAULT_OPSET, metadata
+from specc.backends.onnx.externs import Externs, NotLoaded
 from specc.backends.onnx.flatten import Argument, Flattener, Frame
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import WeightsRef, model_proto
@@ -38,9 +39,10 @@ def build_cached(
     weights: WeightsRef | None = None,
     compute: DType = DType.F32,
     version: str = "",
+    externs: Externs | None = None,
 ) -> ModelProto:
-    """The flat graph of an incremental entry; `weights` and `version` as in `export.build`."""
-    emit = GraphEmitter(opset, compute)
+    """The flat graph of an incremental entry; `weights`, `version` and `externs` as in `export.build`."""
+    emit = GraphEmitter(opset, compute, externs or NotLoaded())
     CachedFlattener(emit, model, incremental).run_entry()
     take_past(emit)
     merge_heads(emit)
