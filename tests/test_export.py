@@ -21,6 +21,7 @@ transformers = pytest.importorskip("transformers")
 
 import test_zoo_decoders as decoders  # noqa: E402 - they need the two above
 import test_zoo_encoders as encoders  # noqa: E402
+import test_zoo_mamba as states  # noqa: E402
 import test_zoo_moe as moe  # noqa: E402
 import test_zoo_more as more  # noqa: E402
 import test_zoo_others as further  # noqa: E402
@@ -54,6 +55,7 @@ MODELS = {
     ),
     "gpt_neox": lambda: small(more.NEOX),
     "llama": lambda: small(decoders.LLAMA, **decoders.LLAMA3),
+    "mamba": lambda: states.mamba(use_bias=True, time_step_rank=3),
     "mistral": lambda: small(decoders.MISTRAL, sliding_window=4, tie_word_embeddings=True),
     "mixtral": lambda: small(moe.MIXTRAL, sliding_window=4),
     "phi3": lambda: small(more.PHI3),
