@@ -18,7 +18,7 @@ from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import is_tensor, opaque_axes
 from specc.elaborate.values import POISON, Binding, BlockDecl, Fail, FnValue, Poisoned, coerced, fits, show, type_text
 from specc.ir.graph import Entry, Graph, Model, parameters
-from specc.ir.initial import missing_initializers, unused_rules
+from specc.ir.initial import missing_initializers, unused_patterns
 from specc.op import operators
 from specc.source import Span
 from specc.syntax import ast
@@ -364,9 +364,8 @@ def _check_initializers(elab: Elaborator, instance: Instance) -> None:
                 note="a rule in an `init` section gives one too",
             )
         )
-    for rule in unused_rules(instance.module):
-        if rule.pattern is None:
-            continue  # `Linear.bias` is right although this configuration has no bias; see `_block_rule`
+    # A rule for `Linear.bias` is right although this configuration has no bias; see `_block_rule`.
+    for rule in unused_patterns(instance.module):
         known = available(fold(parameters(instance.module)))
         elab.collector.add(
             Diagnostic(

@@ -434,6 +434,27 @@ def walk_members(module: Module, prefix: Path = ()) -> Iterator[tuple[Path, Memb
         yield from visit((*prefix, name), member, module)
 
 
+def distinct_modules(module: Module) -> list[Module]:
+    """A module and every module below it, each once, without going through instances one by one."""
+    found: dict[int, Module] = {id(module): module}
+    stack: list[Member] = list(module.members.values())
+    seen: set[int] = set()
+    while stack:
+        member = stack.pop()
+        if id(member) in seen:
+            continue
+        seen.add(id(member))
+        if isinstance(member, Submodule):
+            if id(member.module) not in found:
+                found[id(member.module)] = member.module
+                stack += member.module.members.values()
+        elif isinstance(member, PartList):
+            stack += member.items
+        elif isinstance(member, PartGroup):
+            stack += member.members.values()
+    return list(found.values())
+
+
 def parameters(module: Module) -> dict[str, Parameter]:
     """State_dict name -> parameter or buffer, ties included, in torch's order of registration."""
     return {dotted(path): member for path, member, _ in walk_members(module) if isinstance(member, Parameter)}
@@ -442,6 +463,8 @@ def parameters(module: Module) -> dict[str, Parameter]:
 def aliases(module: Module) -> dict[str, str]:
     """Tied name -> the name it stands for (fully resolved), over the whole tree."""
     direct: dict[str, str] = {}
+    if not any(owner.ties for owner in distinct_modules(module)):
+        return direct
     stack: list[tuple[Path, Module]] = [((), module)]
     stack += [(path, member.module) for path, member, _ in walk_members(module) if isinstance(member, Submodule)]
     for prefix, owner in stack:

@@ -8,7 +8,21 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from specc.ir.graph import Initializer, InitRule, Module, Parameter, Path, Submodule, aliases, dotted, walk_members
+from specc.ir.graph import (
+    Initializer,
+    InitRule,
+    Member,
+    Module,
+    Parameter,
+    PartGroup,
+    PartList,
+    Path,
+    Submodule,
+    aliases,
+    distinct_modules,
+    dotted,
+    walk_members,
+)
 
 
 def initializers(module: Module) -> dict[str, Initializer | None]:
@@ -20,6 +34,8 @@ def initializers(module: Module) -> dict[str, Initializer | None]:
 
 def missing_initializers(module: Module) -> Iterator[tuple[str, Parameter]]:
     """Parameters that nothing initialises, one finding per declaration."""
+    if all(one.init is not None for owner in distinct_modules(module) for one in _own_parameters(owner)):
+        return  # the usual case, told without walking over every instance
     tied = aliases(module)
     seen: set[int] = set()
     for name, (parameter, init, _) in _resolved(module).items():
@@ -28,22 +44,26 @@ def missing_initializers(module: Module) -> Iterator[tuple[str, Parameter]]:
             yield name, parameter
 
 
-def unused_rules(module: Module) -> list[InitRule]:
-    """Rules of `init` sections that match no parameter."""
+def unused_patterns(module: Module) -> list[InitRule]:
+    """Rules of `init` sections whose path pattern matches no parameter."""
+    stated = {id(rule): rule for owner in distinct_modules(module) for rule in owner.inits if rule.pattern is not None}
+    if not stated:
+        return []
     used = {id(rule) for _, _, rules in _resolved(module).values() for rule in rules}
-    found: dict[int, InitRule] = {}
-    for owner in _modules(module):
-        found.update((id(rule), rule) for rule in owner.inits if id(rule) not in used)
-    return list(found.values())
+    return [rule for key, rule in stated.items() if key not in used]
 
 
-def _modules(module: Module) -> list[Module]:
-    """Every distinct module, each once, the root first."""
-    distinct: dict[int, Module] = {id(module): module}
-    for _, member, _ in walk_members(module):
-        if isinstance(member, Submodule):
-            distinct.setdefault(id(member.module), member.module)
-    return list(distinct.values())
+def _own_parameters(module: Module) -> Iterator[Parameter]:
+    """The parameters that a module itself declares, in groups too."""
+    stack: list[Member] = list(module.members.values())
+    while stack:
+        member = stack.pop()
+        if isinstance(member, Parameter):
+            yield member
+        elif isinstance(member, PartGroup):
+            stack += member.members.values()
+        elif isinstance(member, PartList):
+            stack += member.items
 
 
 Resolved = dict[str, tuple[Parameter, Initializer | None, list[InitRule]]]

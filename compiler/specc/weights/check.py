@@ -17,6 +17,7 @@ from specc.weights.config import file_functions, read_config
 from specc.weights.findings import Findings, Mismatch
 from specc.weights.layout import Expr, LayoutError, Read
 from specc.weights.mapping import bindings
+from specc.weights.moved import check_moves
 from specc.weights.operations import OneWay
 from specc.weights.rules import read_section, section_path
 from specc.weights.sections import model_tensors
@@ -26,8 +27,12 @@ Checked = Callable[[Options], tuple[Model, Elaborator] | None]
 
 
 def check_weights(file: FileScope, collector: Collector, checked: Checked) -> None:
-    """Add the findings about the file's `weights` sections; rules are tried on the models' defaults."""
+    """Add the findings about `weights` sections and `moved` lines; both are tried on the models' defaults."""
     models = {decl.name: decl for decl in file.models()}
+    for name in models if _has_moved(file) else ():
+        result = checked(Options(model=name))
+        if result is not None:
+            check_moves(*result, collector)
     for node in file.tree.items:
         if not isinstance(node, ast.Weights):
             continue
@@ -52,13 +57,18 @@ def check_weights(file: FileScope, collector: Collector, checked: Checked) -> No
             _check_rules(node, *result, collector)
 
 
+def _has_moved(file: FileScope) -> bool:
+    """Whether a block of the file, or of one that it imports, states a `moved` line."""
+    own = any(isinstance(m, ast.Moved) for block in file.blocks() for m in block.node.members)
+    return own or any(_has_moved(other) for other in {id(f): f for f, _ in file.imported.values()}.values())
+
+
 def _check_names(node: ast.Weights, model: Model, elaborator: Elaborator, collector: Collector) -> None:
     """A rule for what no block declares can never match (W313).
 
     What this configuration leaves out may still be in another: only names that are nowhere are findings.
     """
     names = member_names(elaborator.files.by_key.values())
-    tensors = model_tensors(model.module)
     section = read_section(node, Evaluator(elaborator, elaborator.instance_of(model.module).scope).value, Collector())
     written = [(p, text) for rule in section.rules for p, text in zip(rule.left, rule.node.left, strict=True)]
     written += [
@@ -71,7 +81,7 @@ def _check_names(node: ast.Weights, model: Model, elaborator: Elaborator, collec
     ]
     for pattern, text in written:
         unheard = pattern.unheard(names)
-        if unheard is None or any(pattern.match(name) is not None for name in tensors):
+        if unheard is None or any(map(pattern.match, model_tensors(model.module))):
             continue
         guess = closest(unheard, sorted(names))
         fix = text.value.replace(unheard, guess) if guess else ""
