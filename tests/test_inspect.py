@@ -157,6 +157,19 @@ model Loops(dim: int = 8, layers: int = 4) {
 """
 
 
+def test_a_call_inside_a_function_of_two_meanings_runs_once(tmp_path: Path) -> None:
+    """`sum` and `max` are compile-time functions too: their arguments are looked at to tell which is meant."""
+    text = """from std.nn import Linear
+dim B
+model M {
+  fc: Linear(4, 3)
+  forward(x: Tensor[B, 4]) -> Tensor[B] = sum(fc(x), axis = 1)
+}
+"""
+    found = report(model("m", text, tmp_path))
+    assert rows(found.root) == [(0, "", "M", 1), (1, "fc", "Linear", 1)]
+
+
 def test_loops_are_shown_once(tmp_path: Path) -> None:
     m = model("loops", LOOPS, tmp_path)
     found = report(m)

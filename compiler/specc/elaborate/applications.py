@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Edit
 from specc.dims import Dim
-from specc.elaborate.access import Results
+from specc.elaborate.access import Evaluated, Results
 from specc.elaborate.attributes import OpCall
 from specc.elaborate.builtins import COMPILE_TIME
 from specc.elaborate.evaluate import Evaluator
@@ -253,6 +253,7 @@ class Applications(Mismatches):
             ]
             if op is None or not (self._tensorial(*values) or len(values) != len(expr.args)):
                 return self.computed(expr, name, function, values)
+            expr = _with_values(expr, values)  # a call among the arguments is one call
         assert op is not None
         call = self.op_call(op, expr)
         call.labels.update(labels or {})
@@ -272,6 +273,17 @@ class _Items(Evaluator):
             self.first = False
             return self.ready
         return self.outer.value(expr)
+
+
+def _with_values(expr: ast.Call, values: list[Any]) -> ast.Call:
+    """The call with the tensors among its positional arguments evaluated."""
+    left = iter(values)
+    args: list[ast.Arg | ast.StarArg] = []
+    for arg in expr.args:
+        if isinstance(arg, ast.Arg) and arg.name is None and isinstance(value := next(left), Value):
+            arg = ast.Arg(arg.span, None, Evaluated(arg.value.span, value, arg.value))
+        args.append(arg)
+    return ast.Call(expr.span, expr.func, tuple(args))
 
 
 def _parts(value: Any) -> tuple[PartRef, ...]:

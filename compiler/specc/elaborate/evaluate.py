@@ -360,6 +360,3 @@ def elements(value: Any) -> int:
         if isinstance(one, tuple):
             count += elements(one)
     return count
-
-
-LATER = "this version checks and builds everything else of the language; `route` comes with a later one"

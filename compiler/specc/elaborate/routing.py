@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from specc.diagnostics import Label
 from specc.elaborate.access import Evaluated
 from specc.elaborate.attributes import OpCall
 from specc.elaborate.builtins import ROUTE as NAME
+from specc.elaborate.mismatch import valued
 from specc.elaborate.names import available, closest, counted, replaced
 from specc.elaborate.references import ListRef, PartRef
+from specc.elaborate.values import Fail
 from specc.ir.graph import Iteration, Node, PartList, Submodule, Value, dotted
 from specc.ir.route import Route
 from specc.op import Op, OpError
@@ -55,7 +56,7 @@ class _Routing:
             results: list[Value] = []
             for part, rows in zip(experts, sent[1:], strict=True):
                 body.nodes = []
-                results.append(self._call(part, rows, results))
+                results.append(self._call(part, rows, weights, results))
                 iterations.append(Iteration(tuple(body.nodes), (("expert", part.path),)))
             nodes, made = self._apply(combine, (weights, sent[0], *results), (spans[1],))
             iterations.append(Iteration(nodes, ()))
@@ -103,6 +104,8 @@ class _Routing:
         """The parts: a list of blocks that has at least one."""
         body, at = self.body, self.args["experts"]
         value = body.value(at)
+        if isinstance(value, tuple) and all(isinstance(part, PartRef) for part in value):  # `reversed(experts)`
+            value = ListRef(value)
         listed = isinstance(value, ListRef) or (isinstance(value, PartRef) and isinstance(value.member, PartList))
         if not listed:
             help = "experts: [Expert(dim) for e in range(n)]"
@@ -128,7 +131,7 @@ class _Routing:
 
     # ---- the experts' calls --------------------------------------------------------------------------------------
 
-    def _call(self, part: PartRef, rows: Value, before: list[Value]) -> Value:
+    def _call(self, part: PartRef, rows: Value, weights: Value, before: list[Value]) -> Value:
         body, at = self.body, self.args["x"]
         member = part.member
         assert isinstance(member, Submodule)
@@ -139,25 +142,20 @@ class _Routing:
         if not isinstance(made, Value):
             raise body.fail("S150", f"{what} has several results; {NAME} sums one", func.span)
         if made.type.rank != 2 or not body.facts.equal(made.type.shape[0], rows.type.shape[0]):
-            expected = f"{made.type.dtype.spec_name}[{rows.type.shape[0]}, e]"
-            self._refuse("S202", f"{what} must give one row for each row it gets", made, expected)
-        first = before[0].type if before else made.type
-        if made.type.dtype is not first.dtype:
-            self._refuse("S301", f"{what} does not give what the experts before it give", made, str(first))
-        if not body.facts.equal(made.type.shape[1], first.shape[1]):
-            self._refuse("S201", f"{what} does not give what the experts before it give", made, str(first))
+            raise self._refusal("S202", f"{what} must give one row for each row that it gets", made, "one row each")
+        if made.type.dtype is not weights.type.dtype:
+            expected = weights.type.dtype.spec_name
+            message = f"{what} gives {made.type.dtype.spec_name}, `weights` is {expected}"
+            raise self._refusal("S301", message, made, expected)
+        size, first = made.type.shape[1], (before[0] if before else made).type.shape[1]
+        if not body.facts.equal(size, first):
+            message = f"{what} gives rows of {size.plain()}, the experts before it rows of {first.plain()}"
+            raise self._refusal("S201", message, made, str(first.plain()))
         return made
 
-    def _refuse(self, code: str, message: str, made: Value, expected: str) -> None:
-        member_at = self.args["experts"].span
-        rows = self.body.size_rows(made.type)
-        raise self.body.fail(
-            code, message, member_at, expected=expected, found=str(made.type), sizes=rows, others=_declared(made)
-        )
-
-
-def _declared(made: Value) -> tuple[Label, ...]:
-    return (Label(made.span, str(made.type)),) if made.name is not None else ()
+    def _refusal(self, code: str, message: str, made: Value, expected: str) -> Fail:
+        at, rows = self.args["experts"], self.body.size_rows(made.type)
+        return self.body.fail(code, message, at.span, expected=expected, found=valued(made.type), sizes=rows)
 
 
 def _routes(nodes: list[Node]) -> list[Route]:
