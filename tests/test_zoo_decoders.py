@@ -190,6 +190,11 @@ def rope(kind: str, **more: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 100.0, **more}}
 
 
+YARN = rope("yarn", factor=4.0, original_max_position_embeddings=16)
+EXACT_YARN = rope(
+    "yarn", factor=3.0, original_max_position_embeddings=8, beta_fast=4.0, beta_slow=0.5, truncate=False, mscale=0.7,
+    mscale_all_dim=1.3,
+)  # fmt: skip
 LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=0.5, high_freq_factor=3.0, original_max_position_embeddings=16)
 
 
@@ -201,11 +206,15 @@ LLAMA3 = rope("llama3", factor=8.0, low_freq_factor=0.5, high_freq_factor=3.0, o
         pytest.param(LLAMA, {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"}, id="llama-biases"),
         pytest.param(LLAMA, rope("linear", factor=4.0), id="llama-linear"),
         pytest.param(LLAMA, LLAMA3, id="llama3"),
+        pytest.param(LLAMA, {**YARN, "head_dim": 64}, id="llama-yarn"),
+        pytest.param(LLAMA, {**EXACT_YARN, "head_dim": 24}, id="llama-exact-yarn"),
         pytest.param(MISTRAL, {"sliding_window": 4}, id="mistral"),
         pytest.param(MISTRAL, {"sliding_window": None, "num_key_value_heads": 4}, id="mistral-full"),
         pytest.param(QWEN2, {"tie_word_embeddings": True}, id="qwen2"),
         pytest.param(QWEN2, SLIDING, id="qwen2-sliding"),
+        pytest.param(QWEN2, rope("yarn", factor=2.0, attention_factor=1.25, beta_fast=2, beta_slow=1), id="qwen2-yarn"),
         pytest.param(QWEN3, {}, id="qwen3"),
+        pytest.param(QWEN3, {**YARN, "tie_word_embeddings": True}, id="qwen3-yarn"),
         pytest.param(QWEN3, {**SLIDING, "attention_bias": True}, id="qwen3-sliding"),
     ],
 )
@@ -219,7 +228,6 @@ def test_llama(family: Family, config: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        (rope("yarn", factor=4.0), '"yarn"   (config.json rope_parameters.rope_type)'),
         (rope("dynamic", factor=4.0), '"dynamic"   (config.json rope_parameters.rope_type)'),
         (
             {"rope_parameters": None, "rope_scaling": {"type": "longrope"}},

@@ -225,7 +225,10 @@ def test_encoder_sizes(family: Family, preset: str, config: dict[str, Any]) -> N
 PHI3 = Family(
     "phi3", transformers.Phi3Config, transformers.Phi3ForCausalLM, {**DECODER, "hidden_size": 64, "pad_token_id": 2}
 )
-LONG = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+LONG = {
+    "short_factor": [1.0, 1.05, 1.1, 1.3, 1.4, 1.5, 1.75, 2.0],
+    "long_factor": [1.0, 1.5, 2.25, 4.0, 7.5, 16.0, 31.0, 64.0],
+}
 
 
 @pytest.mark.parametrize(
@@ -235,11 +238,17 @@ LONG = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
         pytest.param({"sliding_window": 4, "num_key_value_heads": 1, "pad_token_id": None}, id="sliding"),
         pytest.param({"num_key_value_heads": None, "tie_word_embeddings": True, "hidden_act": "gelu"}, id="tied"),
         pytest.param(rope("default", partial_rotary_factor=0.75), id="partial-rotary"),
+        pytest.param({**rope("longrope", **LONG), "original_max_position_embeddings": 8}, id="longrope"),
+        pytest.param(
+            {**rope("longrope", attention_factor=1.5, **LONG), "original_max_position_embeddings": 5},
+            id="scaled-longrope",
+        ),
     ],
 )
 def test_phi3(config: dict[str, Any], tmp_path: Path) -> None:
+    """LongRoPE changes its factors with the longest text of a batch: lengths about that bound, and padded ones."""
     made = pair(PHI3, tmp_path, verify=not config, **config)
-    assert_decoder(made, (1, 1), (3, 9), (1, 31))
+    assert_decoder(made, (1, 1), (3, 5), (2, 8), (3, 9), (1, 31))
     if not config:
         assert_clean(made, torch.ones(2, 7, dtype=torch.int64), torch.ones(2, 7, dtype=torch.bool))
 
@@ -256,16 +265,16 @@ def test_phi3_of_transformers_4(tmp_path: Path) -> None:
     path.write_text(json.dumps({**found, **scaling, "rope_scaling": None}))
     assert build(request).manifest["hyperparameters"] == first
     assert (first["rotary_dim"], first["theta"]) == (8, 100.0)
+    path.write_text(json.dumps({**found, "rope_theta": 100.0, "rope_scaling": {"type": "su", **LONG}}))
+    second = build(request).manifest["hyperparameters"]
+    assert (second["rope"], second["long"], second["theta"]) == ("longrope", LONG["long_factor"], 100.0)
 
 
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        (rope("longrope", **LONG), "nothing reads `rope_parameters.short_factor = ["),
-        (
-            {"rope_parameters": None, "rope_scaling": {"type": "su", **LONG}},
-            "nothing reads `rope_scaling.long_factor = [",
-        ),
+        (rope("linear", factor=2.0), '"linear"   (config.json rope_parameters.rope_type)'),
+        (rope("default", attention_factor=2.0), "only LongRoPE scales"),
         ({"hidden_act": "xielu"}, '"xielu"'),
     ],
 )

@@ -18,8 +18,8 @@ The class body is the signature. Annotations, in order, are the parameters of th
 Operands: `Tensor`, `Tensor | None`, `Tensor | Number` (a compile-time number or a size will do), `list[Tensor]`
 (variadic; then the only operand). Attributes: `int float bool str`, `int | None`, `float | None`, `Literal[...]`, `Dim`
 (a size), `Dims`, `Axis` (an int; a spec may also say `over = D`), `Axes` (one, several, or None for all), `Ints` (an
-int or a list), `DType`, `Pattern` (`[..] -> [..]`). An operator without attributes beyond these is a plain value: equal
-attributes make equal operators.
+int or a list), `Floats` (a list), `DType`, `Pattern` (`[..] -> [..]`). An operator without attributes beyond these is a
+plain value: equal attributes make equal operators.
 
 Importing the operators costs a check its start-up time, so there is no `@dataclass` here: `dataclass_transform` tells
 type checkers what `__init_subclass__` does at a tenth of the price.
@@ -49,6 +49,7 @@ class Number:
 Axis = int
 Axes = tuple[int, ...] | None
 Ints = tuple[int, ...]
+Floats = tuple[float, ...]
 Dims = tuple[Dim, ...]
 
 

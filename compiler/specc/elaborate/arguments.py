@@ -259,7 +259,7 @@ class Arguments:
         for param in callee.decl.node.params:
             passed = caller.scope.find(param.name.id)
             if passed is not None and param.name.id not in named:
-                named[param.name.id] = passed.value
+                named[param.name.id] = alive(passed.value)
                 sources[param.name.id] = Binding(
                     passed.value, span, passed.origin, label=caller.label(ast.Name(span, param.name.id))
                 )

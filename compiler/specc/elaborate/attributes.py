@@ -269,6 +269,8 @@ def coerce_attribute(evaluator: Evaluator, op: type[Op], param: ParamSpec, value
         items = value if isinstance(value, tuple) else (value,)
         if all(isinstance(v, int) and not isinstance(v, bool) for v in items):
             return items
+    if kind.startswith("Floats") and isinstance(value, tuple) and all(number(v) for v in value):
+        return tuple(float(v) for v in value)
     if "Dim" in kind and (whole or isinstance(value, Dim)):
         return (
             (Dim.of(value),) if "Dims" in kind and "int" not in kind else Dim.of(value) if "Dims" not in kind else value

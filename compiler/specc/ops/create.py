@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Dims, Emitter, Handle, Op, OpError, Step, Tensor, TorchText
+from specc.op import Cost, Dims, Emitter, Floats, Handle, Op, OpError, Step, Tensor, TorchText
 from specc.ops import expect
 from specc.ops.positions import counted
 from specc.types import DType, Operand, TensorType
@@ -141,6 +141,27 @@ class Arange(Creation):
                 operand="D",
                 help=f"positions({shown})",
             )
+
+
+class FromList(Creation):
+    """The numbers of a list, a constant f32[n].
+
+    example: tensor([0.5, 1.0, 2.0]) -> f32[3]
+    example: tensor([4, 1]) -> f32[2]
+    """
+
+    name = "tensor"
+    values: Floats
+
+    def infer(self, facts: Facts) -> TensorType:
+        expect.setting(len(self.values) >= 1, "values", "a tensor of no numbers has no size")
+        return TensorType(DType.F32, (Dim.const(len(self.values)),))
+
+    def torch(self, t: TorchText) -> str:
+        return f"torch.tensor({t.attr('values')}, dtype=torch.float32, device={t.device()})"
+
+    def onnx(self, emit: Emitter) -> Handle:
+        return emit.const(self.values, DType.F32)
 
 
 class Eye(Creation):

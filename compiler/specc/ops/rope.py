@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -37,28 +39,55 @@ def llama3_rope_freqs(
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return (freqs * (kept + (1 - kept) / factor)).float()
 '''
+_YARN_FREQS = '''
+def yarn_rope_freqs(
+    head_dim: int, theta: float, factor: float, low: float, high: float, context: int
+) -> torch.Tensor:
+    """YaRN's rotary frequencies: those that turn less than `low` times over the
+    original context are divided by `factor`, those that turn more than `high` times
+    are kept; between, the share of the two changes evenly from one to the next."""
+
+    def index(turns: float) -> float:
+        return head_dim * math.log(context / (2 * math.pi * turns)) / (2 * math.log(theta))
+
+    first, last = math.floor(index(high)), math.ceil(index(low))
+    first, last = max(first, 0), min(last, head_dim - 1)
+    freqs = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    steps = torch.arange(head_dim // 2, dtype=torch.float64) - first
+    divided = (steps / ((last - first) or 1e-3)).clamp(0, 1)
+    return (freqs * (1 - divided + divided / factor)).float()
+'''
+_EXACT_YARN_FREQS = _YARN_FREQS.replace("yarn_rope_freqs", "exact_yarn_rope_freqs").replace(
+    "math.floor(index(high)), math.ceil(index(low))", "index(high), index(low)"
+)
 
 
 class RopeFreqs(Op):
     """The frequencies of rotary embeddings, theta**(-2i/head_dim) for i < head_dim/2; a constant f32[head_dim/2].
 
     "linear" divides them by `factor`. "llama3" divides those that turn less than `low` times over `original_context`
-    positions, keeps those that turn more than `high` times, and blends in between. Computed in double precision.
-    Source: RoFormer (Su et al., 2021); scalings as in transformers' modeling_rope_utils.
+    positions, keeps those that turn more than `high` times, and blends in between by how often they turn. "yarn" blends
+    by the number of the frequency; `low` and `high` are its beta_slow and beta_fast, and `truncate` takes the bounds to
+    whole numbers. `high` is 4 for "llama3" and 32 for "yarn" unless given. Computed in double precision.
+    Source: RoFormer (Su et al., 2021), YaRN (Peng et al., 2023); scalings as in transformers' modeling_rope_utils.
 
     example: rope_freqs(8, 10_000.0) -> f32[4]
     example: rope_freqs(16, 10_000.0, scaling = "linear", factor = 4.0) -> f32[8]
     example: rope_freqs(64, 5e5, scaling = "llama3", factor = 8.0, original_context = 8192) -> f32[32]
+    example: rope_freqs(64, 1e6, scaling = "yarn", factor = 4.0, original_context = 8192) -> f32[32]
+    example: rope_freqs(16, 1e4, scaling = "yarn", factor = 2.0, low = 0.5, high = 3.0, original_context = 100,
+                        truncate = false) -> f32[8]
     """
 
     name = "rope_freqs"
     head_dim: int
     theta: float
-    scaling: Literal["default", "linear", "llama3"] = "default"
+    scaling: Literal["default", "linear", "llama3", "yarn"] = "default"
     factor: float = 1.0
     low: float = 1.0
-    high: float = 4.0
+    high: float | None = None
     original_context: int | None = None
+    truncate: bool = True
 
     def infer(self, facts: Facts) -> TensorType:
         expect.setting(
@@ -68,10 +97,15 @@ class RopeFreqs(Op):
         )
         expect.setting(self.theta > 0, "theta", f"theta must be positive, found {self.theta}")
         expect.setting(self.factor > 0, "factor", f"factor must be positive, found {self.factor}")
-        if self.scaling == "llama3":
-            expect.setting(self.low < self.high, "low", f"low must be less than high = {self.high}, found {self.low}")
+        if self.scaling in ("llama3", "yarn"):
+            high = self.most_turns
+            expect.setting(self.low < high, "low", f"low must be less than high = {high}, found {self.low}")
+            expect.setting(self.scaling != "yarn" or self.low > 0, "low", f"low must be positive, found {self.low}")
+            expect.setting(self.scaling != "yarn" or self.theta != 1, "theta", "theta must not be 1")
             if self.original_context is None:
-                raise OpError("E124", 'scaling = "llama3" needs `original_context`', operand="original_context")
+                raise OpError(
+                    "E124", f'scaling = "{self.scaling}" needs `original_context`', operand="original_context"
+                )
             expect.setting(self.original_context >= 1, "original_context", "original_context must be at least 1")
         return TensorType(DType.F32, (Dim.const(self.head_dim // 2),))
 
@@ -85,18 +119,43 @@ class RopeFreqs(Op):
         elif self.scaling == "llama3":
             assert self.original_context is not None
             turns = self.original_context * freqs / (2 * np.pi)
-            kept = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
+            kept = np.clip((turns - self.low) / (self.most_turns - self.low), 0, 1)
             freqs = freqs * (kept + (1 - kept) / self.factor)
+        elif self.scaling == "yarn":
+            first, last = self._divided()
+            divided = np.clip((np.arange(self.head_dim // 2) - first) / ((last - first) or 1e-3), 0, 1)
+            freqs = freqs * (1 - divided + divided / self.factor)
         return freqs.astype(np.float32)
 
+    @property
+    def most_turns(self) -> float:
+        """`high`, or what it is unless given."""
+        return self.high if self.high is not None else 32.0 if self.scaling == "yarn" else 4.0
+
+    def _divided(self) -> tuple[float, float]:
+        """Between which frequencies "yarn" goes over from keeping to dividing."""
+        assert self.original_context is not None
+        first, last = (
+            self.head_dim * math.log(self.original_context / (2 * math.pi * turns)) / (2 * math.log(self.theta))
+            for turns in (self.most_turns, self.low)
+        )
+        if self.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        return max(first, 0), min(last, self.head_dim - 1)
+
     def torch(self, t: TorchText) -> str:
-        names, function = ["head_dim", "theta"], ("rope_freqs", _FREQS)
+        given = [t.attr("head_dim"), t.attr("theta")]
+        if self.scaling == "default":
+            return f"{t.helper('rope_freqs', _FREQS)}({', '.join(given)})"
+        given.append(t.attr("factor"))
         if self.scaling == "linear":
-            names, function = [*names, "factor"], ("linear_rope_freqs", _LINEAR_FREQS)
-        elif self.scaling == "llama3":
-            names = [*names, "factor", "low", "high", "original_context"]
-            function = ("llama3_rope_freqs", _LLAMA3_FREQS)
-        return f"{t.helper(*function)}({', '.join(map(t.attr, names))})"
+            return f"{t.helper('linear_rope_freqs', _LINEAR_FREQS)}({', '.join(given)})"
+        high = t.attr("high") if self.high is not None else repr(self.most_turns)
+        given += [t.attr("low"), high, t.attr("original_context")]
+        if self.scaling == "llama3":
+            return f"{t.helper('llama3_rope_freqs', _LLAMA3_FREQS)}({', '.join(given)})"
+        function = ("yarn_rope_freqs", _YARN_FREQS) if self.truncate else ("exact_yarn_rope_freqs", _EXACT_YARN_FREQS)
+        return f"{t.helper(*function)}({', '.join(given)})"
 
     def onnx(self, emit: Emitter) -> Handle:
         return emit.const(self.evaluate(), DType.F32)
@@ -126,9 +185,18 @@ def rotary_interleaved(
 '''
 
 
+def _scaled(source: str) -> str:
+    """The form of a helper above that multiplies what it turns by `scale`."""
+    plain = "x: torch.Tensor, pos: torch.Tensor, freqs: torch.Tensor"
+    source = re.sub(rf"def (\w+)\(\s*{plain}\s*\)", rf"def scaled_\1(\n    {plain}, scale: float\n)", source)
+    source = source.replace("by pos*freqs, in", "by pos*freqs and scale them, in")
+    return source.replace("angles.cos(), angles.sin()", "scale * angles.cos(), scale * angles.sin()")
+
+
 class Rotary(Op):
     """Rotary position embedding: channel pairs (a, b) become (a cos - b sin, b cos + a sin) of the angle pos*freqs[i].
 
+    Both are multiplied by `scale`, the attention factor of YaRN and LongRoPE; channels that are not turned are not.
     x [B, H, T, d], pos Int [T] or [B, T], freqs f32[r/2] with r <= d -> x's shape. The pair of frequency i is
     (i, i + r/2) in style "half" and (2i, 2i + 1) in "interleaved"; channels from r on are left alone. Computed in f32.
     Source: RoFormer (Su et al., 2021), ONNX RotaryEmbedding (opset 23).
@@ -137,6 +205,10 @@ class Rotary(Op):
     example: rotary(x: Tensor[B, 2, T, 8], pos: Int[T], freqs: f32[4], style = "interleaved") -> Tensor[B, 2, T, 8]
     example: rotary(x: Tensor[B, 2, T, 8], pos: Int[T], freqs: f32[2], style = "half") -> Tensor[B, 2, T, 8]
     example: rotary(x: Tensor[B, 2, T, 8], pos: Int[B, T], freqs: f32[3], style = "interleaved") -> Tensor[B, 2, T, 8]
+    example: rotary(x: Tensor[B, 2, T, 8], pos: Int[T], freqs: f32[3], style = "half", scale = 1.5)
+             -> Tensor[B, 2, T, 8]
+    example: rotary(x: Tensor[B, 2, T, 8], pos: Int[B, T], freqs: f32[4], style = "interleaved", scale = 0.5)
+             -> Tensor[B, 2, T, 8]
     """
 
     name = "rotary"
@@ -144,6 +216,7 @@ class Rotary(Op):
     pos: ClassVar[Tensor]
     freqs: ClassVar[Tensor]
     style: Literal["half", "interleaved"]
+    scale: float = 1.0
 
     def infer(self, facts: Facts, x: TensorType, pos: TensorType, freqs: TensorType) -> TensorType:
         expect.rank(x, ("B", "H", "T", "d"), operand=0, what="x")
@@ -170,15 +243,16 @@ class Rotary(Op):
     def torch(self, t: TorchText, x: str, pos: str, freqs: str) -> str:
         x_type, freqs_type = t.operands[0], t.operands[2]
         assert isinstance(x_type, TensorType) and isinstance(freqs_type, TensorType)
-        rotate = (
-            t.helper("rotary", _ROTARY_HALF)
-            if self.style == "half"
-            else t.helper("rotary_interleaved", _ROTARY_INTERLEAVED)
-        )
+        half = self.style == "half"
+        name, source = ("rotary", _ROTARY_HALF) if half else ("rotary_interleaved", _ROTARY_INTERLEAVED)
+        how = f"{pos}, {freqs}"
+        if self.scale != 1:
+            name, source, how = f"scaled_{name}", _scaled(source), f"{how}, {t.attr('scale')}"
+        rotate = t.helper(name, source)
         if x_type.shape[3] == 2 * freqs_type.shape[0]:
-            return f"{rotate}({x}, {pos}, {freqs})"
+            return f"{rotate}({x}, {how})"
         turned = 2 * freqs_type.shape[0]
-        return f"torch.cat(({rotate}({x}[..., :{turned}], {pos}, {freqs}), {x}[..., {turned}:]), dim=-1)"
+        return f"torch.cat(({rotate}({x}[..., :{turned}], {how}), {x}[..., {turned}:]), dim=-1)"
 
     def onnx(self, emit: Emitter, x: Handle, pos: Handle, freqs: Handle) -> Handle:
         batch, _, length, channels = x.type.shape
@@ -186,6 +260,9 @@ class Rotary(Op):
         grid = TensorType(DType.F32, (*pos.type.shape, pairs))
         angles = emit("Mul", emit.unsqueeze(emit.cast(pos, DType.F32), [pos.type.rank]), freqs, type=grid)
         cos, sin = emit("Cos", angles, type=grid), emit("Sin", angles, type=grid)
+        if self.scale != 1:
+            scale = emit.const(self.scale, DType.F32)
+            cos, sin = emit("Mul", cos, scale, type=grid), emit("Mul", sin, scale, type=grid)
         x32, type32 = emit.cast(x, DType.F32), x.type.with_dtype(DType.F32)
         if emit.opset >= 23:
             if pos.type.rank == 1:  # the operator wants one row of angles per batch entry

@@ -80,14 +80,10 @@ def named_keys(items: Iterable[Item]) -> dict[str, None]:
     """The keys that a config section reads, requires something of, or ignores, in order."""
     found: dict[str, None] = {}
     for item in items:
-        part = (
-            item.keys
-            if isinstance(item, ast.ConfigKeys)
-            else item.cond
-            if isinstance(item, ast.Require)
-            else item.value
-        )
-        found |= dict.fromkeys(keys_in(part, presence=isinstance(item, ast.Require)))
+        if isinstance(item, ast.Require):
+            found |= dict.fromkeys(keys_in(item.cond, presence=_asks_presence(item.cond)))
+        else:
+            found |= dict.fromkeys(keys_in(item.value if isinstance(item, ast.Setting) else item.keys, presence=False))
     return found
 
 
@@ -135,7 +131,8 @@ def check_requirement(reader: ConfigEvaluator, item: ast.Require) -> Iterator[Di
     except Fail as fail:
         yield fail.diagnostic
         return
-    found = {key: reader.look_up(key.split(".")) for key in keys_in(item.cond)}
+    keys = list(keys_in(item.cond, presence=False)) or keys_in(item.cond)
+    found = {key: reader.look_up(key.split(".")) for key in keys}
     said = ", ".join(f"`{key} = {_shown(value)}`" for key, value in found.items() if value is not None)
     if said and not holds:
         yield Diagnostic(

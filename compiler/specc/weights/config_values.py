@@ -172,7 +172,10 @@ class ConfigEvaluator:
 
     def compare(self, expr: ast.Compare) -> Any:
         """Comparisons for order with none are none, as arithmetic is; `==` and `!=` compare with none."""
+        before = dict(self.used)
         left = self.value(expr.first)
+        if isinstance(expr.rest[0], ast.NoneLit):
+            self.used = before  # whether a key is there is not what it says
         result = True
         for op, right_expr in zip(expr.ops, expr.rest, strict=True):
             right = self.value(right_expr)
