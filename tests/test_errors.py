@@ -28,7 +28,7 @@ def check(path: Path, text: str) -> list[Diagnostic]:
     with TemporaryDirectory() as folder, chdir(folder):
         copytree(ERRORS / "lib", "lib")
         Path(path.name).write_bytes(text.encode("utf-8"))
-        return driver.check(path.name, all_presets=True)
+        return driver.check(path.name, all_presets=True, incremental=path.name.startswith("D4"))
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=[spec.stem for spec in SPECS])

@@ -18,6 +18,7 @@ from specc.elaborate.models import Given, Options, choose_model, configurations,
 from specc.elaborate.sections import check_sections
 from specc.elaborate.values import Fail
 from specc.ir import graph as ir
+from specc.passes.incremental import findings as steps
 from specc.reading import Loader, locate, project_root, read_text, shown_path, std_home
 from specc.source import Source, Span
 from specc.strict import coincidences
@@ -102,12 +103,14 @@ def check(
     preset: str | None = None,
     strict: bool = False,
     notes: bool = False,
+    incremental: bool = False,
 ) -> list[Diagnostic]:
     """Everything there is to say about a spec, in the order of its text; nothing raises.
 
     Checked are every model (or the one named) with its defaults (or the preset named) and, with `all_presets`, each
     preset; the arguments of presets and the train and test sections always. `strict`: sizes that agree by the values
-    of a configuration alone are findings too (S290); `notes`: style and unused names (N203 to N205).
+    of a configuration alone are findings too (S290); `notes`: style and unused names (N203 to N205); `incremental`:
+    what keeps entries from being built to continue their earlier calls (D401 to D408).
     """
     try:
         project = open_project(target, strict=False)
@@ -116,11 +119,13 @@ def check(
         return in_order(rejected.diagnostics)
     with deep_recursion():
         options = Options(model=model, preset=preset, sets=given)
-        found = findings(project, options, all_presets=all_presets, strict=strict)
+        found = findings(project, options, all_presets=all_presets, strict=strict, incremental=incremental)
         return in_order([*found, *(style.notes(project.file.tree) if notes else ())])
 
 
-def findings(project: Project, options: Options, *, all_presets: bool, strict: bool = False) -> list[Diagnostic]:
+def findings(
+    project: Project, options: Options, *, all_presets: bool, strict: bool = False, incremental: bool = False
+) -> list[Diagnostic]:
     """The findings of every stage, each cause once."""
     collector = project.collector
     known: dict[tuple[object, ...], Checked | None] = {}
@@ -146,6 +151,8 @@ def findings(project: Project, options: Options, *, all_presets: bool, strict: b
         if strict and result is not None:
             for finding in coincidences(result[0], partial(errors_with, project, configuration)):
                 collector.add(finding)
+        for finding in steps(result[0]) if incremental and result is not None else ():
+            collector.add(finding)
     check_sections(project.file, project.elaborator, checked)
     check_weights(project.file, collector, checked)
     return collector.found

@@ -344,11 +344,12 @@ class Op:
             mixed = [axis for axis in axes if isinstance(operand, TensorType) and step.varies(operand.shape[axis])]
             if mixed:
                 size = operand.shape[mixed[0]]
+                what = {"[]": "indexing", "= unpack": "unpacking"}.get(self.name, f"`{self.name}`")
                 raise OpError(
                     "D402",
-                    f"`{self.name}` mixes positions of different steps: axis {mixed[0]} is {size}",
+                    f"{what} over {size} mixes positions of different steps",
                     operand=i,
-                    found=str(operand),
+                    found=f"axis {mixed[0]} of {operand} is {size}",
                 )
 
     def torch_step(self, t: TorchText, step: Step, *operands: Any) -> str:

@@ -154,9 +154,9 @@ class ScaledDotProductAttention(Op):
         if not step.is_wide(keys):
             raise OpError(
                 "D402",
-                f"attention over {keys.label or keys} keys mixes positions of different steps: they are not cached",
+                "attention over keys that are not cached mixes positions of different steps",
                 operand=1,
-                found=str(k),
+                found=f"k: {k} has the keys of one step",
                 help=f"k, v = cached(k, v, along = {step.size})",
             )
         if self.causal:
@@ -166,10 +166,11 @@ class ScaledDotProductAttention(Op):
                 "D405",
                 "attention over cached keys is causal only if its mask is",
                 operand=3,
-                found=str(mask),
+                found=f"mask: {mask}",
                 help="causal = true, or `expect incremental ~= forward` in a test section",
             )
-        raise OpError("D404", "attention over cached keys is not causal", operand=1, found=str(k), help="causal = true")
+        message = "attention over cached keys is not causal"
+        raise OpError("D404", message, operand=1, found=f"k: {k} is cached", help="causal = true")
 
     # ---- torch -----------------------------------------------------------------------------------------------------
 

@@ -123,8 +123,8 @@ class Index(Op):
                     "D401",
                     f"a slice of a fixed axis by `{shown}` restarts in every decoding step",
                     operand=0,
-                    found=str(x),
-                    help="take(table, positions(T))",
+                    found=f"axis {axis} of {x} is the same in every step",
+                    help=f"take(table, positions({step.size}))",
                 )
         super().stepwise(step, x)
 

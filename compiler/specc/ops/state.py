@@ -70,7 +70,6 @@ class Cached(Kept):
                 "D407",
                 f"`cached` along {shown}: only the {step.size} new positions of a step can be appended",
                 operand="along",
-                found=shown,
                 help=f"along = {step.size}",
             )
 

@@ -8,11 +8,12 @@ backend has to know beside that is in `Incremental`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from specc.codes import severity
-from specc.diagnostics import Collector, Diagnostic
+from specc.diagnostics import Collector, Diagnostic, Edit
 from specc.dims import Dim, Facts
 from specc.ir.graph import Absent, Apply, Call, Entry, Graph, Input, Loop, Model, Node, Scan, Value, When, dotted
 from specc.op import Op, OpError, Step
@@ -157,8 +158,8 @@ def without_cache(model: Model, entry: str) -> Diagnostic:
 
 def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> Incremental | list[Diagnostic]:
     """The incremental entry of an entry without these optional inputs, or why there is none: B620, D401 to D408."""
-    found: Entry = model.entries[entry]
-    graph = found.graphs[found.full.present - without]
+    of: Entry = model.entries[entry]
+    graph = of.graphs[of.full.present - without]
     if not _stateful(graph.nodes):
         return [without_cache(model, entry)]
     carried = next((n for n in _reached(graph.nodes) if isinstance(n, Apply) and n.op.name in _NOT_YET), None)
@@ -167,17 +168,27 @@ def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> I
         return [Diagnostic("B650", message, carried.span, help="build without --cache")]
     step = _step_of(graph)
     if step is None:
-        return [_no_step(graph)]
+        message = "`cached` along a computed size: only the new positions of a step can be appended"
+        return [Diagnostic("D407", message, _first_cached(graph), help="along = T, a dim of the entry's signature")]
     names = dict.fromkeys((*graph.dims, *(s for a in graph.inputs for d in a.type.shape for s in d.symbols)))
     sizes = StepSizes(step, past(step), {name: Dim.symbol(name) for name in names if not is_past(name)})
     has_once = any(isinstance(node, Apply) and node.op.name == "once" for node in _reached(graph.nodes))
-    walk = _Walk(sizes, has_once)
+    walk = _Walk(model.module.name, entry, sizes, has_once, _first_cached(graph))
     walk.graph(graph, sizes, "", [_Known(_varies(walk.step, sizes.type(a.type))) for a in graph.inputs])
-    errors = [d for d in walk.collector.found if d.severity == "error"]
-    if errors:
-        return errors
-    warnings = tuple(d for d in walk.collector.found if d.severity != "error")
-    return Incremental(entry, graph, sizes, tuple(walk.states), walk.steps, warnings, tuple(walk.outside.found))
+    found = walk.collector.found
+    if any(d.severity == "error" for d in found):
+        return found
+    return Incremental(entry, graph, sizes, tuple(walk.states), walk.steps, tuple(found), tuple(walk.outside.found))
+
+
+def findings(model: Model) -> list[Diagnostic]:
+    """What there is to say of the incremental entries of a model, each where its calls are."""
+    entries = dict.fromkeys(innermost(model, name) for name in model.entries if keeps_state(model, name))
+    said: list[Diagnostic] = []
+    for entry in entries:
+        found = derive(model, entry)
+        said += found if isinstance(found, list) else found.warnings
+    return said
 
 
 def step_facts(model: Model, incremental: Incremental) -> Facts:
@@ -229,13 +240,8 @@ def _plain(dims: Mapping[str, Dim]) -> Sizes:
     return Sizes(dims)
 
 
-def _no_step(graph: Graph) -> Diagnostic:
-    return Diagnostic(
-        "D407",
-        "`cached` along a size that is no dim of the entry",
-        graph.span,
-        help="along = T, a dim of the signature",
-    )
+def _first_cached(graph: Graph) -> Span:
+    return next(n.span for n in _reached(graph.nodes) if isinstance(n, Apply) and n.op.name in STATEFUL)
 
 
 # ---- one walk over the entry: what is kept, what is illegal ----------------------------------------------------------
@@ -264,8 +270,11 @@ class _Known:
 
 @dataclass
 class _Walk:
+    model: str
+    entry: str
     sizes: StepSizes
     has_once: bool
+    first: Span  # of what makes the entry one that continues
     states: list[tuple[State, ...]] = field(default_factory=list)
     steps: dict[Graph, Step] = field(default_factory=dict)
     collector: Collector = field(default_factory=Collector)
@@ -336,7 +345,8 @@ class _Walk:
                     shown = operand.label or str(operand.value)
                     raise OpError("D403", f"`{shown}` as a number differs from step to step", operand=i, found=shown)
             if op.name == "once" and known.varies:
-                raise OpError("D408", "an argument of `once` depends on the step", operand=0)
+                shown = f"it depends on inputs along {sizes.step}"
+                raise OpError("D408", "an argument of `once` depends on the step", operand=0, found=shown)
             op.stepwise(step, *types)
         except OpError as error:
             self._say(error, node.span, path)
@@ -347,8 +357,7 @@ class _Walk:
         others = [i for position, i in enumerate(node.inputs) if op.name != "sdpa" or position not in (1, 2)]
         if any(isinstance(i, Value) and values.get(i, _Known()).cached for i in others):
             message = f"`{op.name}` reads a cached value: a static cache has rows that hold nothing yet"
-            where = f"in {path}" if path else ""
-            self.outside.add(Diagnostic("D406", message, node.span, path=where, help="--cache concat"))
+            self.outside.add(Diagnostic("D406", message, node.span, path=self._trail(path), help="--cache concat"))
         is_kept = isinstance(op, Cached) and op.along == sizes.step
         if isinstance(op, Cached) and is_kept:
             self._keep(node, op, types)
@@ -375,19 +384,39 @@ class _Walk:
         if (error.code, span) in self.told:
             return
         self.told.add((error.code, span))
-        notes = tuple((name, text) for name, text in (("expected", error.expected), ("found", error.found)) if text)
-        where = f"in {path}" if path else ""
+        step = self.sizes.step
+        notes = [("why", f"{self.model}.{self.entry} caches along {step} ({self.first.where})")]
+        if error.code == "D402":
+            notes.append((f"allowed along {step}", _ALLOWED))
         self.collector.add(
             Diagnostic(
                 error.code,
                 error.message,
                 span,
-                path=where,
-                notes=notes,
+                label=error.found,
+                path=self._trail(path),
+                notes=tuple(notes),
                 help=error.help,
+                edits=_fix(error.code, span),
                 severity=severity(error.code),
             )
         )
+
+    def _trail(self, path: str) -> str:
+        return f"in the incremental entry of {self.model}.{self.entry}" + (f" > {path}" if path else "")
+
+
+_ALLOWED = "cached, positions, causal attention over cached keys, and what works on each position alone"
+
+
+def _fix(code: str, span: Span) -> tuple[Edit, ...]:
+    """The change of the text that is safe to make: positions go on where a range restarts; attention becomes causal."""
+    text = span.text
+    if code == "D401" and re.fullmatch(r"arange\(\s*\w+\s*\)", text):
+        return (Edit(span, "positions" + text.removeprefix("arange")),)
+    if code == "D404" and text.startswith("sdpa(") and text.endswith(")") and "causal" not in text:
+        return (Edit(span, f"{text[:-1].rstrip()}, causal = true)"),)
+    return ()
 
 
 def _depends(inputs: Sequence[Input], values: Mapping[Value, _Known]) -> _Known:

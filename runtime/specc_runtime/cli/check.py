@@ -23,6 +23,7 @@ MAX_ROUNDS = 20  # of fixes that uncover other fixes
 @click.option("--deny", type=click.Choice(["warnings"]), help="Exit with 1 on warnings too.")
 @click.option("--strict", is_flag=True, help="Sizes may not agree by the values of one configuration alone.")
 @click.option("--notes", is_flag=True, help="Tell style and unused names too.")
+@click.option("--incremental", is_flag=True, help="Tell what keeps entries from being built with --cache.")
 @click.option("--fix", is_flag=True, help="Apply the fixes that are safe to apply mechanically.")
 def command(
     paths: tuple[str, ...],
@@ -35,6 +36,7 @@ def command(
     fix: bool,
     strict: bool,
     notes: bool,
+    incremental: bool,
 ) -> None:
     """Check specs without building them. A folder stands for every .spec file below it."""
     with reporting(format):
@@ -53,6 +55,7 @@ def command(
                     preset=preset,
                     strict=strict,
                     notes=notes,
+                    incremental=incremental,
                 )
             )
             for file in files
