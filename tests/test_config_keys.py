@@ -86,6 +86,10 @@ REFUSED: dict[str, list[Config]] = {
     ],
     "convnext": [{"num_stages": 3}, {"hidden_act": "xielu"}, {"use_grn": True}],
     "distilbert": [{"is_decoder": True}, {"activation": "xielu"}, {"position_embedding_type": "relative_key"}],
+    "gemma": [
+        {"rope_parameters.rope_type": "linear", "rope_parameters.factor": 2.0}, {"use_bidirectional_attention": True},
+        {"hidden_act": "xielu"}, {"hidden_activation": "relu"}, {"attn_logit_softcapping": 50.0},
+    ],
     "gemma2": [
         {"rope_parameters.rope_type": "linear", "rope_parameters.factor": 2.0}, {"use_bidirectional_attention": True},
         {"hidden_activation": "xielu"}, {"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}},

@@ -49,6 +49,7 @@ MODELS = {
         transformers.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], num_labels=5)
     ),
     "distilbert": lambda: small(more.DISTILBERT),
+    "gemma": lambda: small(decoders.GEMMA),
     "gemma2": lambda: small(decoders.GEMMA2, attn_logit_softcapping=None),
     "gpt2": lambda: transformers.GPT2LMHeadModel(
         transformers.GPT2Config(vocab_size=61, n_positions=16, n_embd=24, n_layer=2, n_head=3)

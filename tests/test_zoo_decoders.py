@@ -286,6 +286,56 @@ def test_llama_sizes(preset: str, family: Family, config: dict[str, Any]) -> Non
     assert_counts("llama", preset, family.model, family.config(**config))
 
 
+# ---- gemma -----------------------------------------------------------------------------------------------------------
+
+GEMMA = Family(
+    "gemma", transformers.GemmaConfig, transformers.GemmaForCausalLM, {**DECODER, "pad_token_id": 0, "head_dim": 10}
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param({}, id="gemma"),
+        pytest.param({"attention_bias": True, "tie_word_embeddings": False, **rope("default")}, id="untied"),
+        pytest.param({"num_key_value_heads": 1, "hidden_act": "relu", "hidden_size": 36}, id="one-key"),
+    ],
+)
+def test_gemma(config: dict[str, Any], tmp_path: Path) -> None:
+    made = pair(GEMMA, tmp_path, **config)
+    assert_decoder(made, (1, 1), (3, 9), (1, 31))
+    if not config:
+        assert_clean(made, torch.ones(2, 7, dtype=torch.int64), torch.ones(2, 7, dtype=torch.bool))
+
+
+def test_gemma_of_transformers_4(tmp_path: Path) -> None:
+    """The published files say that the activation is gelu, and mean its approximation by tanh."""
+    checkpoint(GEMMA, tmp_path / "checkpoint", **rope("default"))
+    path = tmp_path / "checkpoint" / "config.json"
+    request = Request("gemma", weights=str(path.parent), verify=False, render=False, out=tmp_path / "out")
+    first = build(request).manifest["hyperparameters"]
+    found = json.loads(path.read_text())
+    del found["rope_parameters"], found["tie_word_embeddings"], found["use_bidirectional_attention"]
+    old = {"rope_theta": 100.0, "rope_scaling": None, "hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}
+    path.write_text(json.dumps({**found, **old}))
+    assert build(request).manifest["hyperparameters"] == first
+    assert (first["act"], first["theta"], first["tied"]) == ("gelu_tanh", 100.0, True)
+
+
+@pytest.mark.parametrize(
+    ("preset", "config"),
+    [
+        ("gemma-2b", {
+            "hidden_size": 2048, "num_hidden_layers": 18, "num_attention_heads": 8, "num_key_value_heads": 1,
+            "intermediate_size": 16_384,
+        }),
+        ("gemma-7b", {}),
+    ],
+)  # fmt: skip
+def test_gemma_sizes(preset: str, config: dict[str, Any]) -> None:
+    assert_counts("gemma", preset, GEMMA.model, GEMMA.config(**config))
+
+
 # ---- gemma2 ----------------------------------------------------------------------------------------------------------
 
 GEMMA2 = Family(
