@@ -89,6 +89,22 @@ def test_swin_refuses(tmp_path: Path) -> None:
     assert "use_absolute_embeddings" in report.full(refused.value.diagnostics)
 
 
+def test_swin_exported_and_in_half_precision(tmp_path: Path) -> None:
+    """`torch.export` with any batch; it has no guards for what depends on whether a size is a multiple of another."""
+    sets = {"dim": "12", "depths": "[1, 2]", "heads": "[2, 3]", "window": "3", "patch": "2", "classes": "5"}
+    request = Request("swin", sets=sets, verify=False, render=False, emit=frozenset({"torch"}), out=tmp_path / "out")
+    module = open_build(build(request).folder).module()
+    image, other = torch.randn(2, 3, 26, 31), torch.randn(5, 3, 26, 31)
+    batch = {"pixel_values": {0: torch.export.Dim("B")}}
+    program = torch.export.export(module, (image,), dynamic_shapes=batch).module()
+    with torch.no_grad():
+        torch.testing.assert_close(program(other), module(other), rtol=0, atol=0)
+        expected = module(other)
+        half = module.to(torch.bfloat16)(other.bfloat16())
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1)  # 8 bits of mantissa
+
+
 def test_swin_needs_a_window_in_its_last_stage(tmp_path: Path) -> None:
     """As transformers does, which fails there at an addition."""
     model = swin()

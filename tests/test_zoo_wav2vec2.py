@@ -77,6 +77,19 @@ def test_wav2vec2_without_its_mask(tmp_path: Path) -> None:
     case.check(given, {"logits": logits(case.model, given)})
 
 
+def test_wav2vec2_exported_and_in_half_precision(tmp_path: Path) -> None:
+    module = trained(tmp_path, **STABLE).eval()
+    first, other = ({k: torch.from_numpy(v) for k, v in padded(sound(*size)).items()} for size in ((2, 70), (3, 101)))
+    sizes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}  # one frame is a case of its own in torch
+    program = torch.export.export(module, (), first, dynamic_shapes=dict.fromkeys(first, sizes)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(program(**other), module(**other), rtol=0, atol=0)
+        expected = module(**other)
+        half = module.to(torch.bfloat16)(other["input_values"].bfloat16(), other["attention_mask"])
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1 * float(expected.abs().max()))  # 8 bits
+
+
 @pytest.mark.parametrize("older", [False, True], ids=["pre-training", "weight_g"])
 def test_other_files(older: bool, tmp_path: Path) -> None:
     """As published: of pre-training, without a head for letters; with the names that weight norm had before torch 2."""
