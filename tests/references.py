@@ -24,11 +24,15 @@ def positions_of(mask: torch.Tensor) -> torch.Tensor:
 
 
 class GPT(nn.Module):
-    """nn.TransformerEncoder (post-norm, relu) under a causal mask, with sinusoidal positions and a linear generator."""
+    """nn.TransformerEncoder (post-norm, relu) under a causal mask, with sinusoidal positions and a linear generator.
+
+    Dropout also acts on the sums of embeddings and positions (Vaswani et al., section 5.4), here and below.
+    """
 
     def __init__(self, vocab: int, dim: int, layers: int, heads: int, hidden: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.dim = dim
+        self.dropout = nn.Dropout(dropout)
         self.embedding = nn.Embedding(vocab, dim)
         layer = nn.TransformerEncoderLayer(dim, heads, hidden, dropout, batch_first=True)
         self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
@@ -40,7 +44,7 @@ class GPT(nn.Module):
         visible = attention_mask if attention_mask is not None else torch.ones(batch, length, dtype=torch.bool)
         x = self.embedding(input_ids) * math.sqrt(self.dim) + sinusoids(positions_of(visible), self.dim)
         future = torch.ones(length, length, dtype=torch.bool).triu(1)
-        return self.generator(self.transformer(x, mask=future, src_key_padding_mask=~visible))
+        return self.generator(self.transformer(self.dropout(x), mask=future, src_key_padding_mask=~visible))
 
 
 class Transformer(nn.Module):
@@ -49,6 +53,7 @@ class Transformer(nn.Module):
     def __init__(self, vocab: int, dim: int, layers: int, heads: int, hidden: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.dim = dim
+        self.dropout = nn.Dropout(dropout)
         self.embed = nn.Embedding(vocab, dim)
         inner = nn.TransformerEncoderLayer(dim, heads, hidden, dropout, batch_first=True)
         outer = nn.TransformerDecoderLayer(dim, heads, hidden, dropout, batch_first=True)
@@ -58,7 +63,7 @@ class Transformer(nn.Module):
         self.generator.weight = self.embed.weight
 
     def embedded(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.embed(ids) * math.sqrt(self.dim) + sinusoids(torch.arange(ids.shape[1]), self.dim)
+        return self.dropout(self.embed(ids) * math.sqrt(self.dim) + sinusoids(torch.arange(ids.shape[1]), self.dim))
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, decoder_input_ids: torch.Tensor
@@ -88,3 +93,14 @@ class MLP(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.head(self.net(image))
+
+
+class LinearModel(nn.Module):
+    """A logistic unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.linear(x))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc_runtime import manifest
+from specc_runtime.exported import exported
+from specc_runtime.inputs import Interface
 from specc_runtime.python_file import UserFile, load_source
 
 if TYPE_CHECKING:
@@ -134,6 +136,22 @@ class Build:
         if missing is not None:
             raise Rejected([Diagnostic("B660", f"{missing} is missing", help=_AGAIN)])
         return onnxruntime.InferenceSession(self.folder / file, options, providers=["CPUExecutionProvider"])
+
+    def exported(self, entry: str = "forward") -> torch.export.ExportedProgram:
+        """The entry as a `torch.export` program, its runtime sizes dynamic within the model's facts.
+
+        Inputs are passed by name, all that the build's graph has. Raises `Rejected` (B660), and what torch raises.
+        """
+        return exported(self.module(), self.interface(entry))
+
+    def interface(self, entry: str = "forward") -> Interface:
+        """What an entry takes and returns, and the facts about its sizes. Raises `Rejected` (B660) for another name."""
+        found = self.manifest["entries"].get(entry)
+        if found is None:
+            notes = (("available", ", ".join(self.manifest["entries"])),)
+            help = "build it with  --all-entries"
+            raise Rejected([Diagnostic("B660", f"`{self.folder}` has no entry `{entry}`", help=help, notes=notes)])
+        return Interface.from_json(found["interface"])
 
 
 def extern_copies(build: Build) -> dict[str, UserFile]:

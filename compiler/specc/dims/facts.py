@@ -72,6 +72,10 @@ class Facts:
         """The range of one symbol, after propagating the bounds of expressions it occurs in."""
         return self._bounds.get(symbol) or (default_least(symbol), None)
 
+    def residue_of(self, symbol: str) -> tuple[int, int]:
+        """(r, n): the symbol is n*k + r for some integer k; (0, 1) where nothing is known."""
+        return self._residues.classes.get(symbol, (0, 1))
+
     def normal(self, d: Dim) -> Dim:
         """The normal form under the divisibility facts: with Y % 4 == 0, both (Y - 2)//2 + 1 and Y//2 give Y//2."""
         return self._residues.normal(d)

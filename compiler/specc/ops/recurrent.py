@@ -15,6 +15,19 @@ def lstm(
     x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, w_ih: torch.Tensor, w_hh: torch.Tensor, *biases: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One LSTM layer over x [B, T, n]: outputs [B, T, m], last h and c [B, m]."""
+    if torch.compiler.is_exporting():  # where torch.lstm would be unrolled for one T
+        from torch._higher_order_ops.scan import scan
+
+        b_ih, b_hh = biases or (None, None)
+
+        def step(states: tuple[torch.Tensor, ...], x: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+            i, f, g, o = (x + F.linear(states[0], w_hh, b_hh)).chunk(4, dim=-1)
+            c = f.sigmoid() * states[1] + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            return (h, c), h.clone()
+
+        (h, c), ys = scan(step, (h, c), F.linear(x, w_ih, b_ih).transpose(0, 1))
+        return ys.transpose(0, 1), h, c
     weights = (w_ih, w_hh, *biases)
     states = h[None], c[None]
     layers, dropout, train, both_ways, batch_first = 1, 0.0, False, False, True
@@ -27,6 +40,20 @@ def gru(
     x: torch.Tensor, h: torch.Tensor, w_ih: torch.Tensor, w_hh: torch.Tensor, *biases: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One GRU layer over x [B, T, n]: outputs [B, T, m], last h [B, m]."""
+    if torch.compiler.is_exporting():  # where torch.gru would be unrolled for one T
+        from torch._higher_order_ops.scan import scan
+
+        b_ih, b_hh = biases or (None, None)
+
+        def step(h: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            xr, xz, xn = x.chunk(3, dim=-1)
+            hr, hz, hn = F.linear(h, w_hh, b_hh).chunk(3, dim=-1)
+            z = (xz + hz).sigmoid()
+            h = (1 - z) * (xn + (xr + hr).sigmoid() * hn).tanh() + z * h
+            return h, h.clone()
+
+        h, ys = scan(step, h, F.linear(x, w_ih, b_ih).transpose(0, 1))
+        return ys.transpose(0, 1), h
     weights = (w_ih, w_hh, *biases)
     layers, dropout, train, both_ways, batch_first = 1, 0.0, False, False, True
     options = bool(biases), layers, dropout, train, both_ways, batch_first
