@@ -16,7 +16,7 @@ from typing import Any
 import references
 import transformers
 from test_gpt2_checkpoint import SMALL as GPT2
-from test_zoo_decoders import GATED, GEMMA2, LLAMA, LLAMA3, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family
+from test_zoo_decoders import GATED, GEMMA, GEMMA2, LLAMA, LLAMA3, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family
 from test_zoo_encoders import bert, clip
 from test_zoo_mamba import MAMBA
 from test_zoo_moe import MIXTRAL, QWEN3_MOE
@@ -100,6 +100,7 @@ CASES: dict[str, Case] = {
     "mistral": _family(MISTRAL, sliding_window=4, attention_dropout=0.125),
     "qwen2": _family(QWEN2, **SLIDING),
     "qwen3": _family(QWEN3),
+    "gemma": _family(GEMMA, attention_dropout=0.125),
     "gemma2": _family(GEMMA2, attention_dropout=0.125),
     "phi3": _family(PHI3, attention_dropout=0.125, resid_pdrop=0.25),
     "gpt_neox": _family(NEOX, attention_dropout=0.125, hidden_dropout=0.25),
