@@ -20,6 +20,7 @@ from specc_runtime import open_build
 from specc_runtime.build import Request, build
 from specc_runtime.cache import Request as Cache
 from specc_runtime.certificate import schema
+from specc_runtime.spectest import run_tests
 from specc_runtime.steps import Steps, open_steps
 from specc_runtime.verify import repeat
 
@@ -203,6 +204,36 @@ def test_beams_are_reordered(built: Path) -> None:
         logits = steps.step({"input_ids": np.array([[9], [9]]), "attention_mask": np.ones((2, 4), bool)})["logits"]
         whole = open_build(built).module()(torch.tensor([[6, 7, 8, 9]])).detach().numpy()[:, -1:]
         np.testing.assert_allclose(logits, np.repeat(whole, 2, 0), atol=1e-5)
+
+
+SPEC = """
+from std.nn import Linear, Embedding
+dim B, T, S = past(T) + T
+model LM(vocab: int = 20, dim: int = 8) {
+  dim S <= 32
+  wte: Embedding(vocab, dim)
+  wpe: Embedding(32, dim)
+  qkv: Linear(dim, 3*dim)
+  forward(input_ids: Int[B, T], attention_mask: Bool[B, S]? = none) -> logits: Tensor[B, T, vocab] {
+    x = wte(input_ids) + wpe(POSITIONS)
+    q, k, v = qkv(x) |> rearrange([B, T, 3*dim] -> [3, B, 1, T, dim])
+    k, v = cached(k, v, along = T)
+    y = sdpa(q, k, v, mask = attention_mask, causal = true) |> rearrange([B, 1, T, dim] -> [B, T, dim])
+    return y @ transpose(wte.weight, 0, 1)
+  }
+}
+test LM "steps" with B = 2, T = 9 { expect incremental ~= forward within (atol = 1e-5) }
+"""
+
+
+def test_an_expectation_compares_steps_with_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "lm.spec"
+    path.write_text(SPEC.replace("POSITIONS", "positions(T, mask = attention_mask)"))
+    [report] = run_tests(str(path))
+    assert [o.status for o in report.outcomes] == ["passed"]
+    path.write_text(SPEC.replace("POSITIONS", "arange(T)"))
+    [report] = run_tests(str(path))
+    assert [o.diagnostic.code for o in report.outcomes if o.diagnostic] == ["D401"]
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

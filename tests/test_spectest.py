@@ -90,8 +90,8 @@ def test_what_cannot_run_is_skipped_by_name(tmp_path: Path) -> None:
   expect forward ~= torch
 """,
     )
-    assert statuses(report) == ["skipped", "skipped", "passed"]
-    assert "B650" in report.outcomes[0].detail
+    assert statuses(report) == ["failed", "skipped", "passed"]
+    assert report.outcomes[0].diagnostic is not None and report.outcomes[0].diagnostic.code == "B620"
     assert "nobody/nothing" in report.outcomes[1].detail
 
 

@@ -221,7 +221,7 @@ def _graphs(model: ir.Model, request: Request) -> list[Graph]:
     """The entries to build, each with the optional inputs to leave out."""
     graphs = []
     asked = dict.fromkeys(model.entries if request.entries is None else request.entries)
-    continued = _continued(model, asked) if request.cache is not None else []
+    continued = _continued(model, asked, request.cache) if request.cache is not None else []
     for name in dict.fromkeys([*asked, *continued]):
         if name not in model.entries:
             raise _unknown(f"{model.module.name} has no entry `{name}`", name, list(model.entries))
@@ -240,13 +240,13 @@ def _graphs(model: ir.Model, request: Request) -> list[Graph]:
     return [*graphs, *cached]
 
 
-def _continued(model: ir.Model, asked: Iterable[str]) -> list[str]:
+def _continued(model: ir.Model, asked: Iterable[str], cache: CacheRequest) -> list[str]:
     """The entries that `--cache` is about: of those asked for, the innermost that keep something; B620 if none does."""
     names = [name for name in asked if name in model.entries]
     kept = [name for name in names if keeps_state(model, name)]
     if names and not kept:
         raise Rejected([without_cache(model, names[0])])
-    return list(dict.fromkeys(innermost(model, name) for name in kept))
+    return list(dict.fromkeys(innermost(model, name) for name in kept)) if cache.innermost else kept
 
 
 def _unknown(message: str, name: str, known: list[str]) -> Rejected:

@@ -20,9 +20,13 @@ PAST_LENGTH = "past_length"
 
 @dataclass(frozen=True)
 class Request:
-    """What `--cache` asked for: a growing cache, or (`length`) one of fixed length."""
+    """What `--cache` asked for: a growing cache, or (`length`) one of fixed length.
+
+    `innermost`: of the entry that contains the calls rather than of one that calls it.
+    """
 
     length: int | None = None
+    innermost: bool = True
 
     @property
     def text(self) -> str:

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Rejected
-from specc.dims import Dim
 from specc_runtime import programs
 from specc_runtime.cache import CachedEntry
 from specc_runtime.certificate import Run, Skipped
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.divergence import Mismatch
-from specc_runtime.inputs import Input, draw
+from specc_runtime.inputs import draw
 from specc_runtime.programs import PROGRAMS, Outputs
 from specc_runtime.sizes import MEMORY_BUDGET, admissible, too_large
-from specc_runtime.steps import OnnxSteps, Steps, TorchSteps
+from specc_runtime.steps import OnnxSteps, Steps, TorchSteps, in_parts, part_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,7 +143,7 @@ class CachedProof:
             reference = programs.run_torch(module, self.plain, feeds)
             figures = {}
             for program, runner in steps.items():
-                found = self._stepped(runner, text, feeds, sizes)
+                found = in_parts(runner, self.plain, feeds, text.parts)
                 figures[program] = self._compare(reference, found, text, known, program)
             if text.length == self.cache.room:
                 for program, runner in steps.items():
@@ -162,45 +161,13 @@ class CachedProof:
                     feeds[item.name][row, :count] = False
         return feeds
 
-    def _stepped(
-        self, runner: Steps, text: Text, feeds: Mapping[str, Array], sizes: Mapping[str, int]
-    ) -> dict[str, list[Array]]:
-        """Each output of every part."""
-        runner.reset()
-        found: dict[str, list[Array]] = {output.name: [] for output in self.plain.outputs}
-        for part in text.parts:
-            outputs = runner.step({i.name: self._part(i, feeds[i.name], runner.position, part) for i in self._given})
-            for name, values in found.items():
-                values.append(outputs[name])
-        return found
-
-    @property
-    def _given(self) -> list[Input]:
-        names = {i.name for i in self.plain.inputs}
-        return [i for i in self.of.inputs if i.name in names]
-
-    def _part(self, item: Input, whole: Array, start: int, count: int) -> Array:
-        """What a step is given of an input: new positions, or all so far."""
-        import numpy as np
-
-        wide = self.cache.wide.get(item.name)
-        for axis, dim in enumerate(item.shape):
-            if axis == wide:
-                whole = whole[(slice(None),) * axis + (slice(0, start + count),)]
-            elif dim == Dim.symbol(self.cache.step):
-                whole = whole[(slice(None),) * axis + (slice(start, start + count),)]
-        return np.ascontiguousarray(whole)
-
     def _compare(
-        self, reference: Outputs, found: Mapping[str, list[Array]], text: Text, known: Mismatch, program: str
+        self, reference: Outputs, found: Outputs, text: Text, known: Mismatch, program: str
     ) -> dict[str, Figures]:
-        import numpy as np
-
         figures = {}
         for output in self.plain.outputs:
             axes = [axis for axis, dim in enumerate(output.shape) if self.cache.step in dim.symbols]
-            parts, expected = found[output.name], reference[output.name]
-            value = np.concatenate(parts, axes[0]) if axes else parts[-1]
+            value, expected = found[output.name], reference[output.name]
             if axes == [1] and self._batch is not None and value.shape == expected.shape:
                 for row, count in enumerate(text.padding):  # what padding gives is of no text, and unspecified
                     value[row, :count] = expected[row, :count]
@@ -213,7 +180,7 @@ class CachedProof:
 
     def _refuses(self, runner: Steps, feeds: Mapping[str, Array], known: Mismatch, program: str) -> None:
         """One position beyond the last is an error, not an answer."""
-        more = {i.name: self._part(i, feeds[i.name], runner.position - 1, 1) for i in self._given}
+        more = part_of(runner, self.plain, feeds, runner.position - 1, 1)
         try:
             runner.step(more)
         except Rejected:

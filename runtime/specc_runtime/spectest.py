@@ -7,7 +7,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -300,6 +300,30 @@ class Subject:
         try:
             session = open_session(OPTIMISED, self.build.folder / self.build.manifest["entries"]["forward"]["onnx"])
             return run_session(session, OPTIMISED, self.feeds)
+        except Crash as crash:
+            raise Fail(Diagnostic("B630", str(crash), self.test.name.span)) from None
+
+    @cached_property
+    def incremental(self) -> dict[str, Array]:
+        """The outputs of the incremental entry in onnxruntime, for parts of the inputs that include a single position.
+
+        Fails with B620 for a model that keeps nothing, D401 to D408 for one whose steps are not its whole.
+        """
+        from specc_runtime.build import build
+        from specc_runtime.cache import Request as Cache
+        from specc_runtime.module import open_build
+        from specc_runtime.programs import Crash
+        from specc_runtime.steps import in_parts, open_steps
+
+        request = replace(self.request, cache=Cache(innermost=False), out=self.folder / "cached")
+        try:
+            steps = open_steps(open_build(build(request).folder))
+        except Rejected as rejected:
+            raise Fail(rejected.diagnostics[0]) from None
+        length = self.sizes[steps.cache.step]
+        parts = [n for n in (length // 2, 1, length - length // 2 - 1) if n > 0]
+        try:
+            return in_parts(steps, self.of, self.feeds, parts)
         except Crash as crash:
             raise Fail(Diagnostic("B630", str(crash), self.test.name.span)) from None
 

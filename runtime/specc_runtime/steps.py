@@ -161,6 +161,42 @@ class OnnxSteps(Steps):
         }
 
 
+def in_parts(steps: Steps, plain: Interface, feeds: Mapping[str, Array], parts: Sequence[int]) -> Outputs:
+    """The outputs of the plain entry for its inputs, from steps that are given so many positions each.
+
+    An output without an axis of positions is that of the last step.
+    """
+    import numpy as np
+
+    steps.reset()
+    found: dict[str, list[Array]] = {output.name: [] for output in plain.outputs}
+    for count in parts:
+        outputs = steps.step(part_of(steps, plain, feeds, steps.position, count))
+        for name, values in found.items():
+            values.append(outputs[name])
+    axes = {
+        o.name: next((a for a, d in enumerate(o.shape) if steps.cache.step in d.symbols), None) for o in plain.outputs
+    }
+    return {name: v[-1] if axes[name] is None else np.concatenate(v, axes[name]) for name, v in found.items()}
+
+
+def part_of(steps: Steps, plain: Interface, feeds: Mapping[str, Array], start: int, count: int) -> dict[str, Array]:
+    """What a step from position `start` is given of inputs for the whole: new positions, or all so far."""
+    import numpy as np
+
+    given = {}
+    for item in plain.inputs:
+        value, wide = feeds[item.name], steps.cache.wide.get(item.name)
+        for axis, dim in enumerate(item.shape):
+            before = (slice(None),) * axis
+            if axis == wide:
+                value = value[(*before, slice(0, start + count))]
+            elif dim.is_symbol() and dim.symbols[0] == steps.cache.step:
+                value = value[(*before, slice(start, start + count))]
+        given[item.name] = np.ascontiguousarray(value)
+    return given
+
+
 def open_steps(build: Build, engine: str = "onnxruntime", entry: str | None = None) -> Steps:
     """A cached entry of a build, ready for its first step, on "onnxruntime" or on "torch".
 
