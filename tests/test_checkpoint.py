@@ -404,6 +404,15 @@ def test_a_pickle_in_disguise_is_refused(tmp_path: Path) -> None:
     assert rejected(Checkpoint.open, tmp_path).startswith("error[W351]")
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_header_whose_length_looks_like_a_pickle(tmp_path: Path, length: int) -> None:
+    """640 is 80 02 in little-endian, as a pickle begins."""
+    header = b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    data = length.to_bytes(8, "little") + header.ljust(length) + np.ones(1, "float32").tobytes()
+    (tmp_path / WEIGHTS).write_bytes(data)
+    assert list(Checkpoint.open(tmp_path).tensors) == ["x"]
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     assert "there is no checkpoint" in rejected(Checkpoint.open, tmp_path / "nowhere")
     assert "hf download" in rejected(Checkpoint.open, "hf:nobody/nothing")

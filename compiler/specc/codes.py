@@ -127,6 +127,8 @@ CODES: dict[str, str] = {
     "W312": "a tensor is mapped twice",
     "W313": "a rule can match no tensor",
     "W320": "a rename makes a checkpoint unreadable",
+    "W321": "a `moved` line leads nowhere",
+    "W322": "the old path of a `moved` line still exists",
     "W330": "unknown activation name",
     "W331": "the config gives no value",
     "W332": "a written config does not read back",

@@ -100,12 +100,13 @@ def _read(path: Path, file: BinaryIO) -> tuple[dict[str, TensorEntry], dict[str,
     size = file.seek(0, 2)
     file.seek(0)
     start = file.read(8)
-    if any(start.startswith(magic) for magic in _PICKLES):
+    first = file.read(1)
+    # The length of a header may begin with the bytes of a pickle (640 is 80 02): only "{" after it tells.
+    if first != b"{" and any(start.startswith(magic) for magic in _PICKLES):
         raise pickle_refused(path)
     if len(start) < 8:
         raise _Damaged(f"{size} bytes are no safetensors file")
     length = int.from_bytes(start, "little")
-    first = file.read(1)
     if first != b"{" and not (first == b"" and length):
         raise _Damaged("it is not a safetensors file")
     if length > size - 8:

@@ -18,6 +18,8 @@ from specc.ir.initial import initializers
 from specc.syntax import ast
 from specc.weights.config import file_functions, read_config
 from specc.weights.mapping import Plan, plan_import
+from specc.weights.moved import read_moves
+from specc.weights.renames import explain_renames
 from specc.weights.sections import choose, model_tensors, sections
 from specc_runtime.checkpoint import Checkpoint
 from specc_runtime.weights_writer import Place, Writing, check_duplicates, copy_range, new_tensors
@@ -158,6 +160,33 @@ COPY = "model.onnx.data"
 """The weights of a self-contained graph that is too large to hold them, beside it; all entries share it."""
 
 
+def plan_weights(checked: driver.Checked, source: Source, collector: Collector) -> Plan | None:
+    """How a checkpoint makes the model's tensors, from headers alone; None after an error, which is collected.
+
+    A file with the model's own names may have those of before a rename: `moved` lines tell the new ones, and W320 the
+    lines that are missing.
+    """
+    model, elaborator = checked.model, checked.elaborator
+    tensors, tied, file = model_tensors(model.module), aliases(model.module), source.checkpoint.header()
+    renamed: dict[str, str] = {}
+    if source.section is None:
+        renamed = read_moves(model, elaborator, collector).names(file, tensors)
+        here = {renamed.get(name, name) for name in file}
+        strange = {name: info for name, info in file.items() if renamed.get(name, name) not in tensors}
+        lacking = {name: info for name, info in tensors.items() if name not in here and name not in tied}
+        renamed |= explain_renames(strange, lacking, (model, elaborator), collector, source.checkpoint.name)
+    return plan_import(
+        source.section,
+        tensors,
+        tied,
+        file,
+        Evaluator(elaborator, elaborator.instance_of(model.module).scope).value,
+        collector,
+        file_name=source.checkpoint.name,
+        renamed=renamed,
+    )
+
+
 def write_weights(path: Path, model: Model, checked: driver.Checked, source: Source | None, seed: int) -> Written:
     """Start writing `model.safetensors`: mapped from the checkpoint, or drawn by the model's initialisers.
 
@@ -168,17 +197,7 @@ def write_weights(path: Path, model: Model, checked: driver.Checked, source: Sou
     collector = Collector()
     plan = None
     if source is not None:
-        scope = checked.elaborator.instance_of(model.module).scope
-        evaluate = Evaluator(checked.elaborator, scope).value
-        plan = plan_import(
-            source.section,
-            tensors,
-            tied,
-            source.checkpoint.header(),
-            evaluate,
-            collector,
-            file_name=source.checkpoint.name,
-        )
+        plan = plan_weights(checked, source, collector)
         collector.stop_on_errors()
         assert plan is not None
         check_duplicates(plan, source.checkpoint)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Model, Node, When
 from specc.ops.extern import Extern
@@ -53,7 +52,7 @@ def extern_modules(model: Model) -> dict[str, str]:
     """
     names: dict[str, str] = {}
     for file in sorted(extern_files(model)):
-        stem = re.sub(r"\W", "_", PurePosixPath(file).stem, flags=re.ASCII)
+        stem = re.sub(r"\W", "_", file.rpartition("/")[2].removesuffix(".py"), flags=re.ASCII)
         name, number = f"extern_{stem}", 2
         while name in names.values():
             name = f"extern_{stem}{number}"

@@ -80,14 +80,16 @@ def plan_import(
     collector: Collector,
     *,
     file_name: str = "",
+    renamed: Mapping[str, str] | None = None,
 ) -> Plan | None:
     """Model tensors made of file tensors; None after an error.
 
     `model`: every tensor of the state_dict, tied names included, in order; `tied`: tied name -> the name it stands for;
-    `node` None: the file has the model's own names. `file_name` is how messages call the file.
+    `node` None: the file has the model's own names, or `renamed` says what the model calls them now (file name ->
+    model's). `file_name` is how messages call the file.
     """
     section = _section(node, evaluate, collector)
-    return None if section is None else _Import(section, model, tied, file, collector, file_name).plan()
+    return None if section is None else _Import(section, model, tied, file, collector, file_name, renamed or {}).plan()
 
 
 def plan_export(
@@ -165,6 +167,7 @@ class _Import:
     file: Mapping[str, TensorInfo]
     collector: Collector
     file_name: str
+    renamed: Mapping[str, str]
     sources: dict[str, Expr] = field(default_factory=dict)
     users: dict[str, Binding] = field(default_factory=dict)  # the file's own name -> who reads it
     # model name, binding, name wanted in the file
@@ -198,7 +201,7 @@ class _Import:
         tensors: dict[str, Read] = {}
         ignored = []
         for raw, info in self.file.items():
-            name = self.section.canonical(raw)
+            name = self.renamed.get(raw) or self.section.canonical(raw)
             if any_match(self.section.ignored, name):
                 ignored.append(raw)
             elif name in tensors:

@@ -23,6 +23,7 @@ MAX_ROUNDS = 20  # of fixes that uncover other fixes
 @click.option("--deny", type=click.Choice(["warnings"]), help="Exit with 1 on warnings too.")
 @click.option("--strict", is_flag=True, help="Sizes may not agree by the values of one configuration alone.")
 @click.option("--notes", is_flag=True, help="Tell style and unused names too.")
+@click.option("--against", metavar="DIR|FILE", help="A build or checkpoint whose weights the model should take.")
 @click.option("--incremental", is_flag=True, help="Tell what keeps entries from being built with --cache.")
 @click.option("--fix", is_flag=True, help="Apply the fixes that are safe to apply mechanically.")
 def command(
@@ -33,6 +34,7 @@ def command(
     all_presets: bool,
     format: str,
     deny: str | None,
+    against: str | None,
     fix: bool,
     strict: bool,
     notes: bool,
@@ -43,23 +45,28 @@ def command(
         files = [file for path in paths for file in reading.specs_below(path)]
     if len(files) > 1 and (preset or sets or model):
         raise click.UsageError("--preset, --set and --model choose a configuration of one file; there are several")
+    if len(files) > 1 and against is not None:
+        raise click.UsageError("--against compares one file; there are several")
+
+    def findings(file: str) -> list[Diagnostic]:
+        found = driver.check(
+            file,
+            all_presets=all_presets,
+            sets=sets,
+            model=model,
+            preset=preset,
+            strict=strict,
+            notes=notes,
+            incremental=incremental,
+        )
+        if against is not None and not any(d.severity == "error" for d in found):
+            from specc_runtime.against import compare
+
+            found += compare(file, against, preset=preset, model=model, sets=sets)
+        return _told(found)
 
     def check() -> dict[str, list[Diagnostic]]:
-        return {
-            file: _told(
-                driver.check(
-                    file,
-                    all_presets=all_presets,
-                    sets=sets,
-                    model=model,
-                    preset=preset,
-                    strict=strict,
-                    notes=notes,
-                    incremental=incremental,
-                )
-            )
-            for file in files
-        }
+        return {file: findings(file) for file in files}
 
     found = check()
     for _ in range(MAX_ROUNDS if fix else 0):
