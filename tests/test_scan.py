@@ -203,6 +203,33 @@ def odd(m: Any, x: Any, bias: Any) -> Any:
     return x + bias, bias[:, None].expand(-1, steps), m.first.sum().expand(steps), m.first, m.first
 
 
+LONG = """
+dim B, T
+model M(dim: int = 3) {
+  param recurrent_weight: Tensor[dim] = ones()
+  forward(x: Tensor[B, T, dim]) -> (ys: Tensor[B, T, dim], last: Tensor[B, dim]) {
+    summary_of_all = mean(x, over = T)
+    ys, memory = scan current_input in x along T with memory = carried(summary_of_all) {
+      candidate = tanh(summary_of_all*recurrent_weight + current_input) * sigmoid(summary_of_all*current_input) + memory
+      memory = summary_of_all*recurrent_weight*sigmoid(current_input*summary_of_all) + candidate*recurrent_weight*0.5*memory
+      emit maximum(maximum(candidate*recurrent_weight, memory*recurrent_weight), tanh(summary_of_all*recurrent_weight))
+    }
+    return ys, memory
+  }
+}
+"""  # noqa: E501 - a statement of a spec
+
+
+def long(m: Any, x: Any) -> Any:
+    w, s = m.recurrent_weight, x.mean(1)
+    h, ys = s, []
+    for u in x.unbind(1):
+        c = torch.tanh(s * w + u) * torch.sigmoid(s * u) + h
+        h = s * w * torch.sigmoid(u * s) + c * w * 0.5 * h
+        ys.append(torch.maximum(torch.maximum(c * w, h * w), torch.tanh(s * w)))
+    return torch.stack(ys, 1), h
+
+
 def normal(*shape: int) -> Any:
     return torch.randn(shape)
 
@@ -216,6 +243,7 @@ CASES: dict[str, tuple[str, Callable[..., Any], Callable[[int], Tensors]]] = {
     "two": (TWO, two, lambda n: {"x": normal(2, n, 3), "y": normal(5, n), "start": normal(2, 3)}),
     "layers": (LAYERS, layers, x_of(4)),
     "nested": (NESTED, nested, lambda n: {"x": normal(n, 2, 4, 3), "keep": torch.rand(2, n) > 0.5}),
+    "long": (LONG, long, x_of(3)),
     "odd": (ODD, odd, lambda n: {"x": normal(2, n, 3), "bias": normal(3)}),
 }
 
@@ -275,6 +303,22 @@ def test_torch(case: str, tmp_path: Path) -> None:
     torch.compiler.reset()
     compiled = torch.compile(module, fullgraph=True, backend="eager")
     torch.testing.assert_close(tuples(compiled(**inputs)), ours, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_exported(case: str, tmp_path: Path) -> None:
+    """`torch.export` makes one program for sequences of any length."""
+    text, _, given = CASES[case]
+    module = live(model_of(tmp_path, text))
+    sizes = {
+        name: [a for a, (m, n) in enumerate(zip(one.shape, other.shape, strict=True)) if m != n]
+        for (name, one), other in zip(given(4).items(), given(7).values(), strict=True)
+    }
+    shapes = {name: dict.fromkeys(axes, torch.export.Dim("length")) for name, axes in sizes.items()}
+    program = torch.export.export(module, (), dict(given(5)), dynamic_shapes=shapes)
+    for length in (1, 2, 8):
+        inputs = given(length)
+        torch.testing.assert_close(tuples(program.module()(**inputs)), tuples(module(**inputs)))
 
 
 @pytest.mark.parametrize("opset", [17, 18, 21, 23, 26])

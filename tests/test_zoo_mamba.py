@@ -56,7 +56,13 @@ def test_mamba(config: dict[str, Any], tmp_path: Path) -> None:
     given = {"input_ids": np.arange(14).reshape(2, 7)}
     made.check_gradients(given, "logits")
     made.check_compiles(given)
-    made.check_compiles({**given, "attention_mask": given["input_ids"] % 7 > 1})
+    given["attention_mask"] = given["input_ids"] % 7 > 1
+    made.check_compiles(given)
+    tensors = {name: torch.from_numpy(array) for name, array in given.items()}
+    sizes = dict(enumerate(map(torch.export.Dim, "BT")))
+    program = torch.export.export(made.module, (), tensors, dynamic_shapes=dict.fromkeys(tensors, sizes))
+    longer = {name: torch.cat([tensor, tensor], 1)[:1] for name, tensor in tensors.items()}
+    torch.testing.assert_close(program.module()(**longer), made.module(**longer))
 
 
 PRESETS = {"mamba-130m": (768, 24), "mamba-370m": (1024, 48), "mamba-790m": (1536, 48), "mamba-1.4b": (2048, 48)}

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from specc.backends.torch.layout import WIDTH, lay_out, one_line
 from specc.backends.torch.printer import parse, show, tidy
-from specc.backends.torch.statements import Block, Line, Statement, all_names, assign, live_before
+from specc.backends.torch.statements import Block, Line, Statement, all_names, assign, captured, live_before
 
 _SPARE = ("y", "h", "z", "u", "v", "w")
 _MODULES = frozenset({"self", "torch", "F", "nn", "math"})
@@ -42,7 +42,10 @@ class _Fitter:
         done: list[Statement] = []
         for i, statement in enumerate(statements):
             after = live_before(statements[i + 1 :], live)
-            if isinstance(statement, Block):
+            if isinstance(statement, Block) and statement.header.startswith("def "):
+                inner = _Fitter(self.taken, self.fixed | captured(statement), self.arguments)
+                done.append(Block(statement.header, inner.body(statement.body, indent + 4, frozenset())))
+            elif isinstance(statement, Block):
                 inside = after
                 if statement.header.startswith("for "):
                     inside = after | live_before(statement.body, after)

@@ -26,6 +26,8 @@ def lay_out(statements: Sequence[Statement], indent: int) -> list[str]:
         elif isinstance(statement, Line):
             lines += _line(statement, indent, said)
             said = statement.comment
+        elif statement.header.startswith("def "):
+            lines += [*([""] if lines and lines[-1] else []), *_function(statement, indent), ""]
         else:
             lines += _block(statement, indent)
     return lines
@@ -57,7 +59,7 @@ def _line(line: Line, indent: int, said: str) -> list[str]:
 
 def _block(block: Block, indent: int) -> list[str]:
     pad = " " * indent
-    lines = [*_header(block.header, indent), *lay_out(block.body, indent + _STEP)]
+    lines = [f"{pad}{block.header}:", *lay_out(block.body, indent + _STEP)]
     orelse = block.orelse
     while len(orelse) == 1 and isinstance(orelse[0], Block) and orelse[0].header.startswith("if "):
         nested = orelse[0]
@@ -68,13 +70,13 @@ def _block(block: Block, indent: int) -> list[str]:
     return lines
 
 
-def _header(header: str, indent: int) -> list[str]:
-    """A header with its colon; a `for` that is too long is taken apart at what it runs over."""
-    line = f"{' ' * indent}{header}:"
-    if len(line) <= WIDTH or not header.startswith("for "):
-        return [line]
-    names, _, iterable = header.partition(" in ")
-    return break_up(f"{names} in ", parse(iterable), ":", indent)
+def _function(block: Block, indent: int) -> list[str]:
+    """A function inside another one: tensors in, tensors out."""
+    call = parse(block.header.removeprefix("def "))
+    assert isinstance(call, ast.Call)
+    params = [f"{show(argument)}: torch.Tensor" for argument in call.args]
+    lines = signature(show(call.func), params, "tuple[torch.Tensor, ...]", indent)
+    return [*lines, *lay_out(block.body, indent + _STEP)]
 
 
 def break_up(prefix: str, node: ast.expr, suffix: str, indent: int, *, bare: bool = False) -> list[str]:

@@ -56,7 +56,7 @@ def precedence(node: ast.expr) -> int:
     if isinstance(node, (ast.IfExp, ast.Lambda)):
         return 0
     if isinstance(node, ast.Tuple):
-        return -1 if node.elts else _ATOM
+        return -1 if len(node.elts) > 1 else _ATOM
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
         return 11 if node.value < 0 else _ATOM
     return _ATOM
@@ -101,7 +101,7 @@ def _show(node: ast.expr) -> str:
         return f"*{show(node.value, 5)}"
     if isinstance(node, ast.Tuple):
         items = ", ".join(show(e, 0) for e in node.elts)
-        return f"{items}," if len(node.elts) == 1 else items or "()"
+        return f"({items},)" if len(node.elts) == 1 else items or "()"
     if isinstance(node, ast.List):
         return f"[{', '.join(show(e, 0) for e in node.elts)}]"
     if isinstance(node, ast.Dict):

@@ -1,12 +1,11 @@
-"""A scan as a Python loop over the slices of its sequences; what the steps emit is stacked after it."""
+"""A scan as a function for one step and a call that runs it; the loop itself is a helper of the emitted file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from specc.backends.torch.labels import python_name
-from specc.backends.torch.printer import joined, names_in, tidy
+from specc.backends.torch.printer import joined, literal, tidy
 from specc.backends.torch.program import ScanStep
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.ir.graph import Input, Value
@@ -14,85 +13,97 @@ from specc.ir.graph import Input, Value
 if TYPE_CHECKING:
     from specc.backends.torch.methods import Method
 
-_STEPS = "steps"  # the list of what the steps emit
+_SCAN = '''
+def scan(
+    step: Callable[..., tuple[torch.Tensor, ...]],
+    states: tuple[torch.Tensor, ...],
+    sequences: tuple[torch.Tensor, ...],
+    dims: tuple[int, ...],
+    stack: tuple[int, ...],
+) -> tuple[torch.Tensor, ...]:
+    """Call `step(*states, *slices)` for every index along `dims` of the sequences, in order.
+
+    A step returns what it gives out, then the next states; so does this, with what the steps gave
+    out stacked along `stack`.
+    """
+    count = len(stack)
+    if torch.compiler.is_exporting():
+        # One loop of any length. No result of a step may be something that it was given.
+        from torch._higher_order_ops.scan import scan as loop
+
+        def pure(
+            carry: list[torch.Tensor], row: list[torch.Tensor]
+        ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+            done = [x.clone() for x in step(*carry, *row)]
+            return done[count:], done[:count]
+
+        rows = [x.movedim(dim, 0) for x, dim in zip(sequences, dims, strict=True)]
+        last, given = loop(pure, [x.clone() for x in states], rows)
+        return (*(x.movedim(0, dim) for x, dim in zip(given, stack, strict=True)), *last)
+    steps = []
+    for row in zip(*(x.unbind(dim) for x, dim in zip(sequences, dims, strict=True)), strict=True):
+        done = step(*states, *row)
+        states = done[count:]
+        steps.append(done[:count])
+    columns = zip(zip(*steps, strict=True), stack, strict=True)
+    return (*(torch.stack(column, dim) for column, dim in columns), *states)
+'''
 
 
 def write_scan(method: Method, step: ScanStep) -> None:
-    """Appends the loop and what it gives out to the statements of a method."""
-    method.names.position = step.start
-    wholes = [method.text(value) for value in step.sequences]
-    states = _states(method, step)
-    lists = [_list(method) for _ in step.emits]
-    targets = [_target(method, s.slice) for s in step.scan.sequences]
-    pieces = [f"{text}.unbind({s.axis})" for text, s in zip(wholes, step.scan.sequences, strict=True)]
-    over = pieces[0] if len(pieces) == 1 else f"zip({joined(pieces)}, strict=True)"
-    method.lines[-1].append(Block(f"for {joined(targets)} in {tidy(over)}", _body(method, step, states, lists)))
-    for name, state in zip(states, step.scan.states, strict=True):
-        method.names.hold(state.result, name)
-    for name, (_, emitted) in zip(lists, step.emits, strict=True):
-        stacked = _target(method, emitted.stacked)
-        method.lines[-1].append(assign(stacked, f"torch.stack({name}, {emitted.axis})"))
-        method.names.reserved.discard(name)
+    """Appends the function and its call to the statements of a method."""
+    scan, names = step.scan, method.names
+    names.position = step.start
+    sequences = [tidy(method.text(value)) for value in step.sequences]
+    states = [_start(method, s.before, start) for s, start in zip(scan.states, step.starts, strict=True)]
+    name = _free(method, "step")
+    taken = {name}
+    names.reserved.add(name)
+    parameters = []
+    for value in (*(s.before for s in scan.states), *(s.slice for s in scan.sequences)):
+        parameters.append(_named(method, value))
+        if value not in method.program.last_use and parameters[-1] not in names.reserved:
+            taken.add(parameters[-1])
+            names.reserved.add(parameters[-1])
+    method.lines[-1].append(Block(f"def {name}({joined(parameters)})", _body(method, step)))
+    names.reserved -= taken
+    dims, stack = (literal(tuple(axes)) for axes in ([s.axis for s in scan.sequences], [e.axis for _, e in step.emits]))
+    given = f"{name}, ({joined(states)},), ({joined(sequences)},), dims={dims}, stack={stack}"
+    call = f"{method.around.helper('scan', _SCAN)}({given})"
+    results = [*(e.stacked for _, e in step.emits), *(s.result for s in scan.states)]
+    targets = tuple(_named(method, value) if value in method.program.last_use else "_" for value in results)
+    method.lines[-1].append(assign(targets, tidy(call if len(targets) > 1 else f"{call}[0]")))
 
 
-def _states(method: Method, step: ScanStep) -> list[str]:
-    """A local for every state, which holds what the first step begins with."""
-    names: list[str] = []
-    for state, start in zip(step.scan.states, step.starts, strict=True):
-        name = _own(method, start, step.start, state.before.name)
-        if name is None or name in names:
-            text = method.text(start)
-            name = method.names.fresh([python_name(state.before.name or "h")], numbered=True)
-            method.lines[-1].append(assign(name, tidy(text)))
-        names.append(name)
-        method.names.hold(state.before, name)
-    return names
-
-
-def _own(method: Method, value: Input, position: int, wanted: str | None) -> str | None:
-    """The local that holds a value which nothing reads after that position: it may be bound anew.
-
-    None if it has a name of its own that is not the wanted one.
-    """
-    if not isinstance(value, Value) or not method.names.over(value, position) or value.name not in (None, wanted):
-        return None
-    name = method.names.of.get(value)
-    return None if name in method.names.reserved else name
-
-
-def _list(method: Method) -> str:
-    """A list for what the steps emit."""
-    name, number = _STEPS, 2
-    while name in method.names.arguments or not method.names.free(name):
-        name, number = f"{_STEPS}{number}", number + 1
-    method.names.reserved.add(name)
-    method.lines[-1].append(assign(name, "[]"))
+def _start(method: Method, before: Value, start: Input) -> str:
+    """What the first step begins with; an expression gets a name."""
+    text = tidy(method.text(start))
+    if text.replace(".", "").isidentifier():
+        return text
+    name = method.names.fresh([python_name(before.name or "h")], numbered=True)
+    method.lines[-1].append(assign(name, text))
     return name
 
 
-def _target(method: Method, value: Value) -> str:
-    if value not in method.program.last_use:
-        return "_"
-    name = method.names.fresh([python_name(value.name)] if value.name else [], numbered=value.name is not None)
+def _free(method: Method, wanted: str) -> str:
+    name, number = wanted, 2
+    while name in method.names.arguments or not method.names.free(name):
+        name, number = f"{wanted}{number}", number + 1
+    return name
+
+
+def _named(method: Method, value: Value) -> str:
+    """A local that holds the value from here on."""
+    wishes = [python_name(value.name)] if value.name not in (None, "_") else []
+    name = method.names.fresh(wishes, numbered=bool(wishes))
     method.names.hold(value, name)
     return name
 
 
-def _body(method: Method, step: ScanStep, states: Sequence[str], lists: Sequence[str]) -> tuple[Statement, ...]:
+def _body(method: Method, step: ScanStep) -> tuple[Statement, ...]:
     method.lines.append([])
     method.emit(step.items)
     method.names.position = step.position
-    for name, (value, _) in zip(lists, step.emits, strict=True):
-        method.lines[-1].append(Line("", (), tidy(f"{name}.append({method.text(value)})")))
-    ends = [(name, tidy(method.text(end))) for name, end in zip(states, step.ends, strict=True)]
-    method.lines[-1] += _next([(name, text) for name, text in ends if name != text])
+    values = [tidy(method.text(value)) for value in (*(v for v, _ in step.emits), *step.ends)]
+    method.lines[-1].append(Line("return", (), tidy(joined(values) if len(values) > 1 else f"({values[0]},)")))
     return tuple(method.lines.pop())
-
-
-def _next(changes: Sequence[tuple[str, str]]) -> list[Statement]:
-    """The states of the next step: one by one, at once where one's new value reads another."""
-    names = {name for name, _ in changes}
-    if any(names_in(text) & names for _, text in changes):
-        targets = tuple(name for name, _ in changes)
-        return [assign(targets, tidy(joined([text for _, text in changes])))]
-    return [assign(name, text) for name, text in changes]

@@ -23,7 +23,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Block:
-    """A compound statement: its header without the colon, a body, and the body of an `else`."""
+    """A compound statement: its header without the colon, a body, and the body of an `else`.
+
+    The header of a function, which stands inside another one, is `def NAME(PARAMETERS)`: all are tensors.
+    """
 
     header: str
     body: tuple[Statement, ...]
@@ -47,6 +50,8 @@ def assign(targets: str | tuple[str, ...], expr: str, comment: str = "") -> Line
 def header_names(header: str) -> tuple[frozenset[str], frozenset[str]]:
     """Names that a header reads, and those it binds."""
     keyword, _, rest = header.partition(" ")
+    if keyword == "def":
+        return frozenset(), names_in(rest)
     if keyword == "for":
         targets, _, iterable = rest.partition(" in ")
         return names_in(iterable), frozenset(t.strip() for t in targets.split(","))
@@ -75,12 +80,19 @@ def live_before(statements: Sequence[Statement], live: frozenset[str]) -> frozen
             live = (live - frozenset(statement.targets)) | names_in(statement.expr)
         elif isinstance(statement, Block):
             reads, binds = header_names(statement.header)
-            if statement.header.startswith("for "):
+            if statement.header.startswith("def "):
+                live = (live - binds) | captured(statement)
+            elif statement.header.startswith("for "):
                 again = live | live_before(statement.body, live)
                 live = live | live_before(statement.body, again) - binds | reads
             else:
                 live = live_before(statement.body, live) | live_before(statement.orelse, live) | reads
     return live
+
+
+def captured(function: Block) -> frozenset[str]:
+    """The names that a function inside another one reads from outside. It may not bind them anywhere."""
+    return live_before(function.body, frozenset()) - header_names(function.header)[1]
 
 
 def without_comments(statements: Sequence[Statement]) -> tuple[Statement, ...]:
