@@ -238,9 +238,9 @@ class LogSumExp(Reduction):
     def torch(self, t: TorchText, x: str) -> str:
         operand = t.operands[0]
         assert isinstance(operand, TensorType)
-        if self.axis is not None or self.keepdim:
+        if operand.rank and (self.axis is not None or self.keepdim):
             return super().torch(t, x)
-        return f"{x}.logsumexp({tuple(range(operand.rank))})"
+        return f"{x}.logsumexp({tuple(range(operand.rank)) or 0})"  # torch takes axis 0 of a number, not ()
 
 
 class Norm(Reduction):
