@@ -260,3 +260,14 @@ def test_picture_shows_equal_experts_once(tmp_path: Path) -> None:
     assert [node.op_type for node in whole.graph.node].count("4 x Expert") == 1 and set(blocks) == {"Expert"}
     whole, blocks = view(load("mixed", tmp_path))
     assert [n.op_type for n in whole.graph.node].count("2 x Expert") == 2 and set(blocks) == {"Expert", "Sized"}
+
+
+def test_one_class_for_experts_and_for_a_layer(tmp_path: Path) -> None:
+    """A block that is called with [B, T, d] here and with [n, d] there is one class if its text is."""
+    path = tmp_path / "m.spec"
+    path.write_text(
+        EXPERTS + "model M {\n  shared: Expert(8, 8)\n  experts: [Expert(8, 8) for e in range(2)]\n"
+        "  forward(x: Tensor[B, T, 8], weights: Tensor[B, T, 1], idx: Int[B, T, 1]) -> Tensor[B, T, 8] {\n"
+        "    return shared(x) + route(x, weights, idx, experts)\n  }\n}\n"
+    )
+    assert emit(driver.load(path).model).count("class Expert") == 1

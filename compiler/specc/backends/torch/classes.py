@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from specc.backends.torch.fit import fit
 from specc.backends.torch.layout import WIDTH, lay_out, signature
-from specc.backends.torch.statements import Block, Line, Statement, rename_in, without_comments
+from specc.backends.torch.statements import Block, Line, Statement, all_names, rename_in, without_comments
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,11 @@ class ClassDraft:
     methods: tuple[FunctionDraft, ...]
 
     def bare(self) -> ClassDraft:
-        """Without comments: what two modules must agree on to be one class."""
-        methods = tuple(replace(m, remarks=(), body=without_comments(m.body)) for m in self.methods)
+        """Without comments and names of sizes that nothing reads: what two modules must agree on to be one class."""
+        methods = tuple(
+            replace(m, remarks=(), body=without_comments(m.body), fixed=m.fixed & frozenset(all_names(m.body)))
+            for m in self.methods
+        )
         return replace(self, methods=methods)
 
     def general(self, other: ClassDraft) -> ClassDraft:
