@@ -120,6 +120,10 @@ def test_every_spec_has_a_case() -> None:
 # ---- compile, export -------------------------------------------------------------------------------------------------
 
 
+UNROLLED = {"mamba"}
+"""The steps of a scan, which torch.compile unrolls: its program is for one length."""
+
+
 @pytest.mark.parametrize("name", once())
 def test_compiles_whole(name: str, small: Any) -> None:
     """The model is one graph, which takes other sizes as well if it is compiled for sizes that vary.
@@ -152,11 +156,9 @@ def test_inductor(name: str, small: Any) -> None:
 
 ONE_WITHIN = {"unet", "swin", "wav2vec2"}
 """At their smallest inputs a size within is 1 (a pixel, a window, a frame), which torch keeps apart from all others."""
-UNROLLED = {"mamba"}
-"""A scan is a Python loop to torch, which unrolls it: a program is for one length."""
 
 
-@pytest.mark.parametrize("name", once(*UNROLLED))
+@pytest.mark.parametrize("name", once())
 def test_exports_with_its_sizes_dynamic(name: str, small: Any) -> None:
     """One program for all sizes, smallest and larger, equal to the module."""
     case = small(name)
