@@ -259,6 +259,18 @@ def test_build_and_verify(project: Path, golden: Callable[[Path, str], None]) ->
     assert done.returncode == 0 and "agree in" in done.stdout, done.stderr
 
 
+def test_the_example_of_the_reference(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "LANGUAGE.md").read_text(encoding="utf-8")
+    section = text.partition("## 19.")[2].partition("## 20.")[0]
+    declared, code = (section.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("spec", "python"))
+    (tmp_path / "ops").mkdir()
+    (tmp_path / "ops" / "swish2.py").write_text(code)
+    (tmp_path / "m.spec").write_text(
+        f"dim B\n{declared}model M() {{ forward(x: Tensor[B]) -> Tensor[B] = swish2(x) }}\n"
+    )
+    assert "agree in" in make(tmp_path, trust=("ops/swish2.py",)).proof
+
+
 def test_compile_and_export(project: Path) -> None:
     module = open_build(make(project, trust=("ops/swish2.py",), verify=False).folder).module()
     x = torch.randn(2, 3, 8)
