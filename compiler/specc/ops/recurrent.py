@@ -20,7 +20,9 @@ def lstm(
 
         b_ih, b_hh = biases or (None, None)
 
-        def step(states: tuple[torch.Tensor, ...], x: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        def step(
+            states: tuple[torch.Tensor, ...], x: torch.Tensor
+        ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
             i, f, g, o = (x + F.linear(states[0], w_hh, b_hh)).chunk(4, dim=-1)
             c = f.sigmoid() * states[1] + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()
