@@ -169,6 +169,16 @@ def _heads_outermost(original: Lower) -> Lower:
     return onnx
 
 
+def _rows_rotated(original: Lower) -> Lower:
+    """`route` that sends every expert the rows of the one before."""
+
+    def onnx(self: Any, emit: Any, x: Any, idx: Any) -> Any:
+        order, *rows = original(self, emit, x, idx)
+        return order, *rows[-1:], *rows[:-1]
+
+    return onnx
+
+
 def _only(index: int) -> Callable[[Lower], Lower]:
     """An operator that returns one of its operands."""
     return lambda original: lambda self, emit, *operands: operands[index]
@@ -215,6 +225,11 @@ def _mask_shifted(original: Lower) -> Lower:
 GPT2 = {"vocab": "16", "context": "16", "dim": "16", "layers": "2", "heads": "2"}
 GPT = {"vocab": "11", "context": "16", "dim": "16", "layers": "2", "heads": "2", "hidden": "24"}
 TRANSFORMER = {"vocab": "11", "dim": "16", "layers": "1", "heads": "2", "hidden": "24"}
+MIXTRAL = {
+    "vocab": "11", "context": "16", "dim": "16", "layers": "2", "heads": "2", "kv_heads": "1", "hidden": "24",
+    "num_experts": "4",
+}  # fmt: skip
+EXPERTS = "model.layers.0.block_sparse_moe.experts"
 MLP = {"inputs": "12", "hidden": "[8, 8]", "classes": "3"}
 SDPA = "y = sdpa(q, k, v, mask = mask, causal = true, dropout = dropout)"
 
@@ -340,6 +355,30 @@ FAULTS = [
         "|> h(attention_mask) |>",
         "",
         GPT2,
+    ),
+    Fault(
+        "route: rows of another order",
+        "mixtral",
+        lowering("= dispatch", _rows_rotated),
+        "return route(x",
+        "model.layers.0.block_sparse_moe",
+        MIXTRAL,
+    ),
+    Fault(
+        "route: results not put back",
+        "mixtral",
+        node("TopK", lambda _, given: given.update(largest=1)),
+        "return route(x",
+        "model.layers.0.block_sparse_moe",
+        MIXTRAL,
+    ),
+    Fault(
+        "weights: another expert's",
+        "mixtral",
+        slot(f"{EXPERTS}.0.w1.weight", f"{EXPERTS}.1.w1.weight"),
+        "w2(act(w1(x)) * w3(x))",
+        f"{EXPERTS}.0.w1",
+        MIXTRAL,
     ),
     Fault(
         "source: dropout active",
