@@ -134,7 +134,7 @@ class Split(Movement):
     def torch(self, t: TorchText, x: str) -> str:
         if len(self.sizes) == 1:
             return f"{x}.chunk({t.attr('sizes')}, dim={t.attr('axis')})"
-        return f"{x}.split(({', '.join(map(str, self.sizes))}), dim={t.attr('axis')})"
+        return f"{x}.split({t.attr('sizes')}, dim={t.attr('axis')})"
 
     def onnx(self, emit: Emitter, x: Handle) -> tuple[Handle, ...]:
         axis = axis_index(self.axis, x.type.rank)
