@@ -384,10 +384,19 @@ def test_bodies_hold_what_changes(tmp_path: Path) -> None:
 
 
 def test_inspect(tmp_path: Path) -> None:
-    """Steps count: twice the length, twice the cost; a step's parts have rows."""
-    model = model_of(tmp_path, LAYERS)
-    text = str(report(model))
-    assert "cell" in text and "Cell" in text
+    """A step's parts have rows, with the cost of all steps."""
+    found = report(model_of(tmp_path, LAYERS))
+    [layer, *_] = found.root.children
+    norm, once, twice = layer.children
+    shown = [(row.path, row.count, str(row.flops)) for row in (norm, once, *once.children, twice, *twice.children)]
+    assert shown == [
+        ("norm", 1, "32*B*T"),
+        ("cell", 1, "40*B*T"),  # a matrix product, a bias, a sum, tanh
+        ("inner", 1, "32*B*T"),
+        ("cell", 2, "40*B*T"),
+        ("inner", 1, "32*B*T"),
+    ]
+    assert [row.parameters for row in (once, twice)] == [20, 0]
 
 
 def test_when_train_in_a_step(tmp_path: Path) -> None:

@@ -203,8 +203,7 @@ class Trees:
         """What a step calls, with the cost of all steps."""
         rows, flops = self._nodes(frame, scan.nodes)
         steps = scan.along.substitute(frame.sizes)
-        every = [Row(row.path, replace(row.block, flops=_times(row.block.flops, steps))) for row in rows]
-        return every, _times(flops, steps)
+        return [Row(row.path, _repeated(row.block, steps)) for row in rows], _times(flops, steps)
 
     def _iteration(self, frame: _Frame, iteration: Iteration) -> _Turn:
         rows, flops = self._nodes(frame, iteration.nodes)
@@ -349,6 +348,12 @@ def _total(flops: Iterable[Flops]) -> Flops:
         except DimError:
             return None
     return total
+
+
+def _repeated(block: Block, steps: Dim) -> Block:
+    """The block with the cost of running that often."""
+    children = tuple(_repeated(child, steps) for child in block.children)
+    return replace(block, flops=_times(block.flops, steps), children=children)
 
 
 def _times(flops: Flops, steps: Dim) -> Flops:
