@@ -399,6 +399,35 @@ def test_inspect(tmp_path: Path) -> None:
     assert [row.parameters for row in (once, twice)] == [20, 0]
 
 
+NAMES = """
+dim B, T
+model M(dim: int = 3) {
+  forward(x: Tensor[B, T, dim], step: Tensor[B, dim], scan: Tensor[B, dim]) -> (a: Tensor[B, T, dim], b: Tensor[B, dim]) {
+    a, h = scan u in x along T with h = step { h = h*scan + u; emit h }
+    a, h = scan u in a along T with h = h { h = h*scan + u*step; emit h }
+    return a, h
+  }
+}
+"""  # noqa: E501 - the signature of a spec
+
+
+def test_names_that_emitted_code_uses(tmp_path: Path) -> None:
+    """Arguments called `scan` and `step`, and two steps in one method."""
+    model = model_of(tmp_path, NAMES)
+    x, step, scan = inputs = normal(2, 4, 3), normal(2, 3), normal(2, 3)
+    h, a = step, []
+    for u in x.unbind(1):
+        h = h * scan + u
+        a.append(h)
+    for t, u in enumerate(a):
+        h = h * scan + u * step
+        a[t] = h
+    found = live(model)(*inputs)
+    assert_same(found, [torch.stack(a, 1), h])
+    feeds = dict(zip(("x", "step", "scan"), (value.numpy() for value in inputs), strict=True))
+    assert_same(session(build(model)).run(None, feeds), found)
+
+
 def test_when_train_in_a_step(tmp_path: Path) -> None:
     module = live(model_of(tmp_path, ODD))
     inputs = CASES["odd"][2](3)

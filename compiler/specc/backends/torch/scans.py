@@ -57,8 +57,8 @@ def write_scan(method: Method, step: ScanStep) -> None:
     sequences = [tidy(method.text(value)) for value in step.sequences]
     states = [_start(method, s.before, start) for s, start in zip(scan.states, step.starts, strict=True)]
     name = _free(method, "step")
-    taken = {name}
     names.reserved.add(name)
+    taken = set()
     parameters = []
     for value in (*(s.before for s in scan.states), *(s.slice for s in scan.sequences)):
         parameters.append(_named(method, value))
