@@ -557,6 +557,32 @@ model M(n: int = 4) {
     torch.testing.assert_close(module.lstm(x), theirs(x)[0])
 
 
+def test_named_quotients_are_computed_once(tmp_path: Path) -> None:
+    """A size that the spec has a name for; a table over lets that methods read too, its products in parentheses."""
+    text = """
+dim B, T
+model M(width: int = 4) {
+  let twice = 2*width; let rows = ceil_div(T, width)
+  param near: Tensor[twice*width] = normal(1.0)
+  forward(x: Tensor[B, T], keep: Bool[B, T]? = none) -> Tensor[B, T] {
+    if keep != none { x = where(keep, x, 0.0) }
+    y = pad(x, 1, 0, rows*width - T) |> rearrange([B, rows*width] -> [B, rows, width])
+    places = arange(twice)*(width - 1) // width
+    y += sum(take(near, places)) + twice
+    return rearrange(y, [B, rows, width] -> [B, rows*width])[:, :T]
+  }
+}
+"""
+    model = spec(tmp_path, text)
+    for length in (3, 8):
+        assert_faithful(model, {"B": 2, "T": length})
+    assert_formatted(emit(model), tmp_path)
+    source = emit(model)
+    assert source.count("rows = (T - 1) // 4 + 1") == 1 and source.count("//") == 2
+    assert "F.pad(x, (0, 4 * rows - T))" in source
+    assert "torch.arange(twice) * (width - 1) // width" in source
+
+
 # ---- the pieces ------------------------------------------------------------------------------------------------------
 
 

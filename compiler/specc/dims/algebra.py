@@ -204,12 +204,15 @@ class Dim:
     def __reduce__(self) -> tuple[object, ...]:
         return Dim, (self._terms, self.unit, self.label)
 
-    def python(self, names: Mapping[str, str]) -> str:
-        """Python source that computes the size; each symbol is replaced by `names[symbol]` (an atomic expression)."""
+    def python(self, names: Mapping[str, str], quotients: Mapping[Floor, str] | None = None) -> str:
+        """Python source that computes the size.
+
+        Each symbol is replaced by `names[symbol]` (an atomic expression), and each of the `quotients` by its name.
+        """
         for name in self.symbols:
             if name not in names:
                 raise DimError(f"no Python name for the size {name}")
-        return render(self, names, spaced=True)
+        return render(self, names, quotients, spaced=True)
 
     # Arithmetic ------------------------------------------------------------------------------------------------------
 

@@ -10,14 +10,23 @@ if TYPE_CHECKING:
     from specc.dims.monomials import Factor, Floor, Monomial
 
 
-def render(dim: Dim, names: Mapping[str, str] | None = None, *, spaced: bool = False) -> str:
-    """The size as an expression; `names` renames symbols, `spaced` puts blanks around every operator."""
-    return _Writer(names or {}, " " if spaced else "").sum(dim)
+def render(
+    dim: Dim,
+    names: Mapping[str, str] | None = None,
+    quotients: Mapping[Floor, str] | None = None,
+    *,
+    spaced: bool = False,
+) -> str:
+    """The size as an expression.
+
+    `names` renames symbols, `quotients` names quotients, `spaced` puts blanks around every operator.
+    """
+    return _Writer(names or {}, quotients or {}, " " if spaced else "").sum(dim)
 
 
 class _Writer:
-    def __init__(self, names: Mapping[str, str], gap: str) -> None:
-        self.names = names
+    def __init__(self, names: Mapping[str, str], quotients: Mapping[Floor, str], gap: str) -> None:
+        self.names, self.quotients = names, quotients
         self.times = f"{gap}*{gap}"
         self.over = f"{gap}//{gap}"
 
@@ -29,7 +38,7 @@ class _Writer:
                 constant += coefficient
                 continue
             lone = _lone_floor(monomial)
-            if lone is not None and abs(coefficient) == 1:
+            if lone is not None and lone not in self.quotients and abs(coefficient) == 1:
                 text, shift = self.quotient(lone)
                 constant += coefficient * shift
                 negative = coefficient < 0
@@ -54,6 +63,8 @@ class _Writer:
     def factor(self, factor: Factor) -> str:
         if isinstance(factor, str):
             return self.names.get(factor, factor)
+        if factor in self.quotients:
+            return self.quotients[factor]
         text, shift = self.quotient(factor)
         return f"({text} + {shift})" if shift else f"({text})"
 

@@ -167,10 +167,20 @@ class Scope:
         self.locals: set[str] = set()  # lets that only `__init__` reads
         self.math = False
 
-    def forward(self, label: str | None, value: object, dims: Mapping[str, str] | None = None) -> str | None:
-        """The number in a method: attributes of `self`, and locals that hold runtime sizes (`dims`: symbol -> name)."""
-        sizes = dims or {}
-        node = self._checked(label, value, {name: Dim.symbol(name) for name in sizes})
+    def forward(
+        self,
+        label: str | None,
+        value: object,
+        dims: Mapping[str, str] | None = None,
+        quotients: Mapping[str, Dim] | None = None,
+    ) -> str | None:
+        """The number in a method: attributes of `self`, and locals that hold runtime sizes.
+
+        `dims`: symbol -> name; `quotients`: what is the value of other locals.
+        """
+        sizes = {**(dims or {}), **{name: name for name in quotients or ()}}
+        known = {**{name: Dim.symbol(name) for name in dims or ()}, **(quotients or {})}
+        node = self._checked(label, value, known)
         if node is None:
             return None
         used = self._used(node)
@@ -178,9 +188,7 @@ class Scope:
             return None
         for name in used:
             self._need(name, attribute=True)
-        return self._written(
-            node, {**{name: f"self.{name}" for name in used}, **sizes}, {n: Dim.symbol(n) for n in sizes}
-        )
+        return self._written(node, {**{name: f"self.{name}" for name in used}, **sizes}, known)
 
     def init(self, label: str | None, value: object, variables: Mapping[str, Any] | None = None) -> str | None:
         """The number in `__init__`. `variables`: loop variables of a comprehension and their values here.

@@ -8,8 +8,9 @@ from itertools import chain, count
 from specc.backends.torch.labels import python_name
 from specc.backends.torch.naming import Names
 from specc.backends.torch.optext import OpText, is_identity
-from specc.backends.torch.printer import literal, protected, tidy
+from specc.backends.torch.printer import literal, names_in, protected, tidy
 from specc.backends.torch.program import END, Item, LoopStep, Program, ScanStep, Step, WhenStep, build
+from specc.backends.torch.quotients import Quotients
 from specc.backends.torch.routes import route_text
 from specc.backends.torch.scans import write_scan
 from specc.backends.torch.signatures import argument_defaults, plain_sizes, size_names
@@ -45,7 +46,10 @@ class Method:
         reserved = {*self.size_names.values(), *(python_name(a.name) for a in graph.inputs if a.optional)}
         reserved |= around.reserved
         reserved.update(name for item in _loops(self.program.items) for name in item.loop.names)
-        self.names = Names(self.program.last_use, reserved, arguments)
+        locals_ = {v.name for v in self.program.producer if v.name is not None}
+        taken = reserved | arguments | locals_ | self.scope.hypers.keys()
+        self.quotients = Quotients(self.program, self.plain, taken)
+        self.names = Names(self.program.last_use, reserved | self.quotients.of.keys(), arguments)
         self.binds: list[tuple[str, Path]] = []
         self.lines: list[list[Statement]] = [[]]
         for argument in graph.inputs:
@@ -68,7 +72,7 @@ class Method:
         values = [self.text(value) for value in self.program.results]
         if values:
             self.lines[-1].append(Line("return", (), tidy(", ".join(values))))
-        return tuple(self.lines[0])
+        return (*self.quotients.statements(self.size_names), *self.lines[0])
 
     # ---- items ---------------------------------------------------------------------------------------------------
 
@@ -278,9 +282,12 @@ class Method:
         size = dim.substitute(self.plain)
         if size.value is not None:
             return self.scope.forward(dim.label, size.value) or str(size.value)
-        found = self.scope.forward(dim.label, size, self.size_names) if dim.label else None
         self.dims.update(dict.fromkeys(size.symbols))
-        return found or size.python(self.size_names)
+        found = self.scope.forward(dim.label, size, self.size_names, self.quotients.of) if dim.label else None
+        if found is None:
+            return self.quotients.text(size, self.size_names)
+        self.quotients.use(names_in(found) & self.quotients.of.keys())
+        return found
 
     def _expression(self, step: Step) -> str:
         node = step.node
@@ -369,7 +376,7 @@ class Method:
 
     def shape(self, type_: TensorType) -> str:
         """`[B, heads, T, head_dim]`."""
-        return f"[{', '.join(show_axes(self.plain_tensor(type_).shape))}]"
+        return f"[{', '.join(show_axes(tuple(map(self.quotients.shown, self.plain_tensor(type_).shape))))}]"
 
     def tensor_in_scope(self, *, floating: bool) -> str:
         """A tensor that holds for the whole method: an argument (never re-bound to another type), or a parameter."""
