@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from specc.backends.torch.cached import CACHE_CLASS, Stepping
-from specc.backends.torch.classes import ClassDraft, FunctionDraft, docstring
+from specc.backends.torch.classes import ClassDraft, FunctionDraft, Param, docstring
 from specc.backends.torch.labels import PYTHON_NAMES, Scope
 from specc.backends.torch.layout import signature
 from specc.backends.torch.leaves import leaf_of
@@ -17,6 +18,9 @@ from specc.backends.torch.sequential import sequential_lists
 from specc.ir.graph import Graph, Model, Module, PartList, Submodule, walk_members
 from specc.passes.externs import extern_modules
 from specc.passes.incremental import Incremental
+
+TRAINING = Param("training", "bool", "False")
+"""What a function takes from the module that calls it, if it has something to do in training."""
 
 
 class FileBuilder:
@@ -66,12 +70,17 @@ class FileBuilder:
             self.fns[graph] = self._function(graph)
         return self.fns[graph]
 
+    def trains(self, function: str) -> bool:
+        return any(named == function and TRAINING in draft.params for draft, named in self.functions.items())
+
     def function_names(self) -> frozenset[str]:
         cache = ["Cache"] if self.incremental else []
         return frozenset({*self.helpers, *self.functions.values(), *self.externs.values(), *cache})
 
     def _function(self, graph: Graph) -> str:
         draft = Function(self, Scope(None)).draft(graph.method, [graph], None, is_method=False)
+        if any("self.training" in line for line in draft.lines({}, 0)):
+            draft = replace(draft, params=(*draft.params, TRAINING))
         if draft not in self.functions:
             taken = set(self.functions.values())
             number, name = 2, graph.method
@@ -155,7 +164,8 @@ class FileBuilder:
         sections: list[list[str]] = [source.splitlines() for source in self.helpers.values()]
         sections += [CACHE_CLASS.splitlines()] if self.incremental else []
         for draft, name in self.functions.items():
-            sections.append(draft.lines({**names, draft.name: name}, 0))
+            lines = draft.lines({**names, draft.name: name}, 0)
+            sections.append([line.replace("self.training", TRAINING.name) for line in lines])  # it has no self
         for token, draft_ in self.drafts.items():
             sections.append(draft_.lines(names[token], names))
         body = "\n\n\n".join("\n".join(_trimmed(lines)) for lines in sections)

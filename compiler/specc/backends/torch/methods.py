@@ -318,6 +318,7 @@ class Method:
             arguments.append(f"{python_name(argument.name)}={text}" if skipped else text)
         name = self.around.method_name(node.graph)
         if node.graph.module is None:
+            arguments += ["training=self.training"] if self.around.trains(name) else []
             return f"{name}({', '.join(arguments)})"
         callee = self.path_text(node.path) if node.path else "self"
         callee += "" if name == "forward" and node.path else f".{name}"

@@ -56,6 +56,8 @@ class File(Protocol):
 
     def method_of(self, graph: Graph) -> str: ...
 
+    def trains(self, function: str) -> bool: ...
+
     def function_names(self) -> frozenset[str]: ...
 
 
@@ -84,6 +86,10 @@ class Function:
 
     def method_name(self, graph: Graph) -> str:
         return self.file.method_of(graph)
+
+    def trains(self, function: str) -> bool:
+        """Whether a function of the file computes something else in training."""
+        return self.file.trains(function)
 
     def helper(self, name: str, source: str) -> str:
         return self.file.helper(name, source)
