@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from building import specc
+from building import command, specc
 
 from specc import driver, report
 from specc.backends.onnx.export import build as build_onnx
@@ -26,7 +26,7 @@ from specc.backends.torch.export import emit
 from specc.diagnostics import Rejected
 from specc_runtime.build import Request, Result, build
 from specc_runtime.externs import load_trusted
-from specc_runtime.lock import LOCK, read_lock, write_lock
+from specc_runtime.lock import LOCK, changing, read_lock, write_lock
 from specc_runtime.module import open_build
 from specc_runtime.spectest import run_tests
 
@@ -231,9 +231,27 @@ def test_a_kill_leaves_a_whole_lock(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert len(set(read_lock(tmp_path).values())) == 1  # all of one write
+    with changing(tmp_path) as trusted:
+        trusted.clear()
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]  # what was killed left nothing
     names = {'odd "name" \\ \x7f é.py': "a" * 64}
     write_lock(tmp_path, names)
     assert read_lock(tmp_path) == names
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.py").write_text(str(i))
+    running = [subprocess.Popen(command("trust", f"{i}.py"), cwd=tmp_path) for i in range(4)]
+    assert [process.wait() for process in running] == [0] * 4
+    assert list(read_lock(tmp_path)) == [f"{i}.py" for i in range(4)]
+
+
+def test_where_nothing_can_be_written(project: Path) -> None:
+    (project / LOCK).mkdir()
+    for words in (["trust", "ops/swish2.py"], ["build", "m.spec"]):
+        done = specc(*words, cwd=project)
+        assert done.returncode == 1 and "error[X905]" in done.stderr
 
 
 # ---- builds ----------------------------------------------------------------------------------------------------------
@@ -340,6 +358,44 @@ def test_the_graph_and_the_picture(project: Path) -> None:
     assert caught.value.diagnostics[0].code == "X901"
     closed = {f.name: [n.op_type for n in f.node] for f in view(checked.model)[0].functions}
     assert closed["swish2"] == ["swish2"]  # a node of its name where the file was not loaded
+
+
+def test_in_scans_loops_and_training(tmp_path: Path) -> None:
+    spec = """\
+dim B, T
+extern fn mix(d: int, x: Tensor[B, d], y: Tensor[B, d]) -> Tensor[B, d] from "f.py"
+extern fn noise(x: Tensor[...]) -> Tensor[...] from "g.py"
+block Twice() { forward(x: Tensor[...]) -> Tensor[...] = x + x }
+model M(dim: int = 3) {
+  parts: [Twice() for i in range(2)]
+  forward(x: Tensor[B, T, dim]) -> Tensor[B, T, dim] {
+    when train { x = noise(x) }
+    ys, last = scan u in x along T with h = carried(zeros([B, dim])) {
+      h = mix(dim, h, u)
+      emit h
+    }
+    for part in parts { ys = part(ys) }
+    return ys + last[:, none]
+  }
+}
+"""
+    (tmp_path / "g.py").write_text("def torch(x):\n    return x * 3\n\n\ndef onnx(g, x):\n    return x\n")
+    code = "def torch(x, y, d):\n    return 0.5 * x + y\n\n\n"
+    code += 'def onnx(g, x, y, d):\n    return g.op("Add", g.op("Mul", x, 0.5), y)\n'
+    (tmp_path / "m.spec").write_text(spec)
+    (tmp_path / "f.py").write_text(code)
+    made = make(tmp_path, trust=("f.py", "g.py"))
+    assert "agree in" in made.proof and set(made.manifest["externs"].values()) == {"f.py", "g.py"}
+
+
+def test_functions_named_like_the_file(tmp_path: Path) -> None:
+    """`f` becomes `f` and `f2` in the emitted source, `extern_f` stays."""
+    spec = SMALL.replace("extern fn f(", "extern fn total(").replace(
+        "model M() { forward(x: Tensor[B, T]) -> y: Tensor[B] = f(x) }",
+        "fn f(x: Tensor[B, T], n: int) -> Tensor[B] = total(n*x)\n"
+        "model M() { forward(x: Tensor[B, T]) -> y: Tensor[B] = f(x, 2) + f(x, 3) }",
+    )
+    assert "agree in" in small(tmp_path, SUM, spec).proof
 
 
 def test_several_results_options_and_defaults(tmp_path: Path) -> None:

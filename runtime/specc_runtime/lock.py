@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,28 @@ def _problem(entry: Any) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
         return f"the sha256 of `{entry['path']}` is not 64 hexadecimal digits"
     return ""
+
+
+@contextmanager
+def changing(root: Path) -> Iterator[dict[str, str]]:
+    """What is trusted, to be changed in place; written when the block ends, unless it raises or changes nothing.
+
+    Others wait meanwhile, so that two commands at once both take effect; what a killed one left goes. Raises as
+    `read_lock` and `write_lock` do.
+    """
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # no locks on this file system
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            for left in root.glob(f".{LOCK}-*"):
+                left.unlink(missing_ok=True)
+        trusted = read_lock(root)
+        before = dict(trusted)
+        yield trusted
+        if trusted != before:
+            write_lock(root, trusted)
+    finally:
+        os.close(handle)
 
 
 def write_lock(root: Path, trusted: Mapping[str, str]) -> None:

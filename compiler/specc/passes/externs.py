@@ -1,4 +1,4 @@
-"""The extern operations of a model: where they are called, with which types, from which Python files."""
+"""The extern operations of a model: which Python files they come from."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Model, Node, When
+from specc.ir.graph import Apply, Call, Graph, Loop, Model, Node, Scan, When
 from specc.ops.extern import Extern
-from specc.passes.plain import Sizes, call_sizes, entry_sizes
 from specc.source import Span
-from specc.types import Operand, Scalar
 
 
 @dataclass(frozen=True, eq=False)
 class ExternCall:
-    """One way an extern function is called: types over the dims of the entry.
-
-    `function` is the place of its name, `at` that of its file.
-    """
+    """An extern function of a model. `function` is the place of its name, `at` that of its file."""
 
     op: Extern
-    entry: str
-    operands: tuple[Operand, ...]
     function: Span
     at: Span
 
 
 def extern_calls(model: Model) -> list[ExternCall]:
-    """Each distinct (operation, types of its operands) once, in the order of execution."""
-    found: dict[object, ExternCall] = {}
-    for entry in model.entries.values():
-        for graph in entry.graphs.values():
-            for call in _calls(graph, entry_sizes(graph), entry.name):
-                found.setdefault((entry.name, call.op, call.operands), call)
+    """Every extern function that the entries of a model call, once for each choice of its compile-time arguments."""
+    found: dict[Graph, ExternCall] = {}
+    waiting = [graph for entry in model.entries.values() for graph in entry.graphs.values()]
+    seen = set(waiting)
+    while waiting:
+        graph = waiting.pop(0)
+        for node in _nodes(graph.nodes):
+            if isinstance(node, Call) and node.graph not in seen:
+                seen.add(node.graph)
+                waiting.append(node.graph)
+            elif isinstance(node, Apply) and isinstance(node.op, Extern):
+                found[graph] = ExternCall(node.op, graph.span, node.span)
     return list(found.values())
 
 
@@ -61,30 +60,13 @@ def extern_modules(model: Model) -> dict[str, str]:
     return names
 
 
-def _calls(graph: Graph, sizes: Sizes, entry: str) -> Iterator[ExternCall]:
-    for node in _nodes(graph.nodes):
-        types = tuple(_type(i, sizes) for i in node.inputs)
-        if isinstance(node, Call):
-            yield from _calls(node.graph, call_sizes(node.graph.inputs, types), entry)
-        elif isinstance(node.op, Extern):
-            op = node.op.substitute(sizes)
-            assert isinstance(op, Extern)
-            yield ExternCall(op, entry, types, graph.span, node.span)
-
-
 def _nodes(nodes: Sequence[Node]) -> Iterator[Apply | Call]:
-    """Operators and calls, those in loops and in regions of either mode too."""
+    """Operators and calls, those in loops, scans and regions of either mode too."""
     for node in nodes:
         if isinstance(node, Loop):
             for iteration in node.iterations:
                 yield from _nodes(iteration.nodes)
-        elif isinstance(node, When):
+        elif isinstance(node, (When, Scan)):
             yield from _nodes(node.nodes)
         elif isinstance(node, (Apply, Call)):
             yield node
-
-
-def _type(input_: Input, sizes: Sizes) -> Operand:
-    if isinstance(input_, Absent):
-        return None
-    return input_ if isinstance(input_, Scalar) else sizes.type(input_.type)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -52,18 +54,18 @@ def _root(given: Path | None, file: Path) -> Path:
 def record(file: str, root: Path) -> None:
     """Trust a file as it is now."""
     from specc_runtime.externs import read_file
-    from specc_runtime.lock import LOCK, read_lock
+    from specc_runtime.lock import LOCK
 
     name = _name(file, root)
     if not name.endswith(".py"):
         raise Rejected([Diagnostic("E003", f"`{file}` is no Python file: extern functions are defined in one")])
     digest = read_file(file, root / name).sha256
-    locked = read_lock(root)
-    if locked.get(name) == digest:
+    with _changing(root) as trusted:
+        before = trusted.get(name)
+        trusted[name] = digest
+    if before == digest:
         click.echo(f"{name} is trusted already (sha256 {digest[:16]}..)")
         return
-    before = locked.get(name)
-    _write(root, {**locked, name: digest})
     was = f", was {before[:16]}.." if before is not None else ""
     click.echo(f"trusted {name} (sha256 {digest[:16]}..{was}) in {os.path.relpath(root / LOCK)}")
 
@@ -71,14 +73,13 @@ def record(file: str, root: Path) -> None:
 def forget(file: str, root: Path) -> None:
     """Trust a file no longer; it need not exist."""
     from specc.elaborate.names import available
-    from specc_runtime.lock import LOCK, read_lock
+    from specc_runtime.lock import LOCK
 
-    locked = read_lock(root)
-    name = file if file in locked else _name(file, root)
-    if name not in locked:
-        known = (("available", available(locked) or "none"),)
-        raise Rejected([Diagnostic("X901", f"{name} is not in {os.path.relpath(root / LOCK)}", notes=known)])
-    _write(root, {path: digest for path, digest in locked.items() if path != name})
+    with _changing(root) as trusted:
+        name = file if file in trusted else _name(file, root)
+        if trusted.pop(name, None) is None:
+            known = (("available", available(trusted) or "none"),)
+            raise Rejected([Diagnostic("X901", f"{name} is not in {os.path.relpath(root / LOCK)}", notes=known)])
     click.echo(f"{name} is trusted no longer")
 
 
@@ -107,13 +108,14 @@ def _name(file: str, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _write(root: Path, trusted: dict[str, str]) -> None:
-    from specc_runtime.lock import LOCK, write_lock
+@contextmanager
+def _changing(root: Path) -> Iterator[dict[str, str]]:
+    """`lock.changing`; raises `Rejected` (B640) where the lock cannot be written."""
+    from specc_runtime.lock import LOCK, changing
 
     try:
-        write_lock(root, trusted)
+        with changing(root) as trusted:
+            yield trusted
     except OSError as error:
-        place = os.path.relpath(root / LOCK)
-        raise Rejected(
-            [Diagnostic("B640", f"cannot write {place}: {error.strerror}", note="it is as it was")]
-        ) from None
+        message = f"cannot write {os.path.relpath(root / LOCK)}: {error.strerror}"
+        raise Rejected([Diagnostic("B640", message, note="it is as it was")]) from None
