@@ -225,6 +225,56 @@ def test_half_precision(tmp_path: Path) -> None:
     assert module(**given).dtype is torch.bfloat16
 
 
+INSIDE = {
+    "loop": """
+model M(dim: int = 8) {
+  layers: [{ gate: Linear(dim, 3); experts: [Expert(dim, dim) for e in range(3)] } for i in range(2)]
+  forward(x: Tensor[B, T, dim]) -> Tensor[B, T, dim] {
+    for layer in layers {
+      w, i = topk(softmax(layer.gate(x), axis = -1), 2)
+      x += route(x, w, i, layer.experts)
+      when train { x = x + 0.1*route(x, w, i, layer.experts) }
+    }
+    return x
+  }
+}
+""",
+    "scan": """
+model M(dim: int = 8) {
+  gate: Linear(dim, 3)
+  experts: [Expert(dim, dim) for e in range(3)]
+  forward(x: Tensor[B, T, dim]) -> Tensor[B, T, dim] {
+    ys, h = scan u in x along T with h = zeros([B, dim]) {
+      w, i = topk(softmax(gate(h + u), axis = -1), 2)
+      h = route(h + u, w, i, experts)
+      emit h
+    }
+    return ys
+  }
+}
+""",
+}
+
+
+@pytest.mark.parametrize("place", INSIDE)
+def test_inside(place: str, tmp_path: Path) -> None:
+    """In a loop over lists of experts, in a region for training, in the step of a scan."""
+    path = tmp_path / "m.spec"
+    path.write_text(EXPERTS + INSIDE[place], encoding="utf-8")
+    model = driver.load(path).model
+    module = module_of(model)
+    assert ("layer.experts" if place == "loop" else "self.experts") in emit(model)
+    proto = build(model, weights=weights_of(module))
+    onnx.checker.check_model(proto, full_check=True)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for feed in FEEDS:
+        x = feed["x"]
+        with torch.no_grad():
+            expected = module(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=0, atol=1e-5)
+    module.train()(torch.from_numpy(x)).sum().backward()
+
+
 # ---- the IR and those who read it ------------------------------------------------------------------------------------
 
 
