@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from building import make, specc
-from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, Family, checkpoint
+from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family, checkpoint
 from test_zoo_moe import MIXTRAL
 from test_zoo_more import NEOX, PHI3
 
@@ -41,6 +42,15 @@ GPT2 = Family(
         "eos_token_id": 1,
     },
 )
+BART = Family(
+    "bart",
+    transformers.BartConfig,
+    transformers.BartForConditionalGeneration,
+    {
+        "vocab_size": 53, "d_model": 24, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 3,
+        "decoder_attention_heads": 3, "encoder_ffn_dim": 40, "decoder_ffn_dim": 32, "max_position_embeddings": 48,
+    },
+)  # fmt: skip
 LONG = {"max_position_embeddings": 96}
 CONCAT, STATIC = Cache(), Cache(80)
 
@@ -275,3 +285,70 @@ def test_a_build_without_a_cache_says_so(tmp_path: Path) -> None:
     with pytest.raises(Rejected) as refused:
         open_steps(plain)
     assert refused.value.diagnostics[0].code == "B620" and "--cache concat" in refused.value.diagnostics[0].help
+
+
+# ---- encoder-decoders ------------------------------------------------------------------------------------------------
+
+
+def small(family: Family) -> Family:
+    return replace(family, small={**family.small, "decoder_start_token_id": 0, "pad_token_id": 0})
+
+
+@pytest.mark.parametrize("family", [pytest.param(T5, id="t5"), pytest.param(BART, id="bart")])
+def test_an_encoder_decoder_gives_the_tokens_of_transformers(family: Family, tmp_path: Path) -> None:
+    """Keys of the encoder's output are computed once, those of the text step by step."""
+    model = checkpoint(small(family), tmp_path / "checkpoint")
+    out, weights = tmp_path / "out", str(tmp_path / "checkpoint")
+    build(Request(family.spec, weights=weights, render=False, out=out, cache=CONCAT, entries=("encode", "decode")))
+    ids = np.random.default_rng(0).integers(2, 53, (2, 9))
+    mask = np.ones((2, 9), bool)
+    mask[0, 5:] = False
+    with torch.no_grad():
+        expected = model.generate(
+            input_ids=torch.from_numpy(ids),
+            attention_mask=torch.from_numpy(mask).long(),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=24,
+            min_new_tokens=24,
+            eos_token_id=None,
+            forced_eos_token_id=None,
+            forced_bos_token_id=None,
+        )[:, 1:].numpy()
+    opened = open_build(out)
+    once = opened.manifest["entries"]["decode_cached"]["cache"]["once"]
+    assert once["onnx"] == "model.decode_once.onnx" and once["inputs"] == ["encoder_hidden_states"]
+    assert once["states"][0][0]["input"] == "past_key_values.0.encoder.key"
+    assert "encoder_hidden_states" not in [i.name for i in opened.session("decode_cached").get_inputs()]
+    [memory] = opened.session("encode").run(None, {"input_ids": ids, "attention_mask": mask})
+    for engine in ("onnxruntime", "torch"):
+        steps = open_steps(opened, engine)
+        fed, chosen = np.zeros((2, 1), np.int64), []
+        for _ in range(24):
+            visible = np.ones((2, steps.position + 1), bool)
+            given = {"decoder_input_ids": fed, "encoder_attention_mask": mask, "decoder_attention_mask": visible}
+            if steps.position == 0:
+                given["encoder_hidden_states"] = memory
+            fed = steps.step(given)["logits"][:, -1].argmax(-1, keepdims=True)
+            chosen.append(fed)
+        assert (np.concatenate(chosen, 1) == expected).all(), engine
+
+
+def test_whisper_goes_on_from_its_cache(tmp_path: Path) -> None:
+    """Cross-attention to sounds: token by token what transformers' model gives of the whole text so far."""
+    model = checkpoint(WHISPER, tmp_path / "checkpoint")
+    out, weights = tmp_path / "out", str(tmp_path / "checkpoint")
+    build(Request("whisper", weights=weights, render=False, out=out, cache=CONCAT, entries=("encode", "decode")))
+    sound = np.random.default_rng(0).standard_normal((2, 5, 22)).astype(np.float32)
+    opened = open_build(out)
+    [memory] = opened.session("encode").run(None, {"input_features": sound})
+    steps = open_steps(opened)
+    text, fed = np.ones((2, 1), np.int64), np.ones((2, 1), np.int64)
+    for _ in range(15):
+        visible = np.ones(text.shape, bool)
+        given = {"decoder_input_ids": fed, "encoder_hidden_states": memory, "decoder_attention_mask": visible}
+        fed = steps.step(given)["logits"][:, -1].argmax(-1, keepdims=True)
+        with torch.no_grad():
+            whole = model(input_features=torch.from_numpy(sound), decoder_input_ids=torch.from_numpy(text)).logits
+        assert (fed[:, 0] == whole[:, -1].argmax(-1).numpy()).all()
+        text = np.concatenate((text, fed), 1)

@@ -20,7 +20,7 @@ from specc.passes.incremental import innermost, keeps_state, without_cache
 from specc.reading import project_root
 from specc_runtime import manifest
 from specc_runtime.cache import Request as CacheRequest
-from specc_runtime.cache import cached_entry, every_choice, incremental
+from specc_runtime.cache import cached_entry, every_choice, incremental, once_file
 from specc_runtime.destination import destination
 from specc_runtime.externs import Loaded, load_trusted, write_copies
 from specc_runtime.module import WEIGHTS, python_name
@@ -198,12 +198,17 @@ def _write_graph(
 
     weights = written.reference(work, embed=request.self_contained) if written is not None else None
     if graph.incremental is not None:
-        from specc.backends.onnx.cached import build_cached
+        from specc.backends.onnx.cached import build_cached, build_once
 
-        proto = build_cached(
-            model, graph.incremental, opset=request.opset, weights=weights, version=_version(), externs=externs
-        )
-        (work / graph.file).write_bytes(proto.SerializeToString(deterministic=True))
+        made = {
+            graph.file: build_cached,
+            **({once_file(graph.incremental): build_once} if graph.incremental.once else {}),
+        }
+        for file, write in made.items():
+            proto = write(
+                model, graph.incremental, opset=request.opset, weights=weights, version=_version(), externs=externs
+            )
+            (work / file).write_bytes(proto.SerializeToString(deterministic=True))
         return
     proto = build_onnx(
         model,

@@ -11,6 +11,7 @@ from specc.dims import Dim
 from specc.ir.graph import Model
 from specc.passes.incremental import Incremental, derive, static, step_facts
 from specc.passes.plain import is_past
+from specc.passes.stepping import State
 from specc.types import DType, TensorType
 from specc_runtime.inputs import Input, Interface, Output, dtype_name, interface
 
@@ -54,6 +55,19 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Once:
+    """A graph that runs once a sequence: the inputs that it reads, and what it gives for every step to take in."""
+
+    file: str
+    inputs: tuple[str, ...]
+    states: tuple[tuple[Kept, ...], ...]
+
+    @property
+    def flat(self) -> tuple[Kept, ...]:
+        return tuple(kept for group in self.states for kept in group)
+
+
+@dataclass(frozen=True)
 class Cache:
     """`of`: the entry that this one continues. `step` and `past` are the names of the sizes of a step: its own
     positions and those before it. `wide`: inputs that are of all positions so far -> the axis. `states`: a group for
@@ -67,6 +81,7 @@ class Cache:
     wide: Mapping[str, int]
     states: tuple[tuple[Kept, ...], ...]
     context: int | None
+    once: Once | None = None
 
     @property
     def flat(self) -> tuple[Kept, ...]:
@@ -87,40 +102,60 @@ class Cache:
             "past": self.past,
             "wide": dict(self.wide),
             "context": self.context,
-            "states": [
-                [
-                    {
-                        "input": kept.input,
-                        "output": kept.output,
-                        "dtype": kept.dtype,
-                        "before": [dim.to_json() for dim in kept.before],
-                        "after": [dim.to_json() for dim in kept.after],
-                        "axis": kept.axis,
-                    }
-                    for kept in group
-                ]
-                for group in self.states
-            ],
+            "states": _written(self.states),
+            "once": None
+            if self.once is None
+            else {"onnx": self.once.file, "inputs": list(self.once.inputs), "states": _written(self.once.states)},
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cache:
         """Reads what `to_json` wrote."""
-        states = tuple(
-            tuple(
-                Kept(
-                    k["input"],
-                    k["output"],
-                    k["dtype"],
-                    tuple(map(Dim.from_json, k["before"])),
-                    tuple(map(Dim.from_json, k["after"])),
-                    k["axis"],
-                )
-                for k in group
-            )
-            for group in data["states"]
+        once = data["once"] and Once(data["once"]["onnx"], tuple(data["once"]["inputs"]), _read(data["once"]["states"]))
+        return cls(
+            data["of"],
+            data["length"],
+            data["step"],
+            data["past"],
+            data["wide"],
+            _read(data["states"]),
+            data["context"],
+            once,
         )
-        return cls(data["of"], data["length"], data["step"], data["past"], data["wide"], states, data["context"])
+
+
+def _written(states: tuple[tuple[Kept, ...], ...]) -> list[list[dict[str, Any]]]:
+    return [
+        [
+            {
+                "input": kept.input,
+                "output": kept.output,
+                "dtype": kept.dtype,
+                "before": [dim.to_json() for dim in kept.before],
+                "after": [dim.to_json() for dim in kept.after],
+                "axis": kept.axis,
+            }
+            for kept in group
+        ]
+        for group in states
+    ]
+
+
+def _read(states: list[list[dict[str, Any]]]) -> tuple[tuple[Kept, ...], ...]:
+    return tuple(
+        tuple(
+            Kept(
+                k["input"],
+                k["output"],
+                k["dtype"],
+                tuple(map(Dim.from_json, k["before"])),
+                tuple(map(Dim.from_json, k["after"])),
+                k["axis"],
+            )
+            for k in group
+        )
+        for group in states
+    )
 
 
 @dataclass(frozen=True)
@@ -135,6 +170,11 @@ class CachedEntry:
     @property
     def name(self) -> str:
         return self.of.method
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Its graphs."""
+        return (self.file, *([self.cache.once.file] if self.cache.once is not None else []))
 
 
 def cached_entry(model: Model, found: Incremental, file: str, without: frozenset[str]) -> CachedEntry:
@@ -174,22 +214,38 @@ def describe(model: Model, found: Incremental) -> Cache:
         for axis, size in enumerate(argument.type.shape)
         if any(is_past(symbol) for symbol in size.symbols)
     }
-    states = tuple(
-        tuple(Kept(s.input, s.output, dtype_name(s.before), s.before.shape, s.after.shape, s.axis) for s in group)
-        for group in found.states
-    )
+    once = None
+    if found.once:
+        inputs = tuple(a.name for a in found.graph.inputs if a.name in found.once_needs and a.value is not None)
+        once = Once(once_file(found), inputs, _kept(found.once))
     past = growing[0] if found.length is None else f"past({found.step.size})"
-    return Cache(found.entry, found.length, str(found.step.size), past, wide, states, _context(model, found))
+    return Cache(
+        found.entry, found.length, str(found.step.size), past, wide, _kept(found.states), _context(model, found), once
+    )
+
+
+def once_file(found: Incremental) -> str:
+    """The file of the graph that computes what is the same in every step."""
+    return f"model.{found.once_name}.onnx"
+
+
+def _kept(groups: tuple[tuple[State, ...], ...]) -> tuple[tuple[Kept, ...], ...]:
+    return tuple(
+        tuple(Kept(s.input, s.output, dtype_name(s.before), s.before.shape, s.after.shape, s.axis) for s in group)
+        for group in groups
+    )
 
 
 def cached_interface(model: Model, found: Incremental, without: frozenset[str]) -> Interface:
     """The inputs and outputs of an incremental entry: the plain ones in the sizes of a step, then what is kept."""
     plain = interface(model, found.entry, without)
     types = {a.name: found.sizes.type(a.type) for a in found.graph.inputs}
-    inputs = [Input(i.name, i.argument, i.dtype, types[i.name].shape, i.low, i.high) for i in plain.inputs]
+    read = [i for i in plain.inputs if i.name in found.needs]
+    inputs = [Input(i.name, i.argument, i.dtype, types[i.name].shape, i.low, i.high) for i in read]
     if found.length is not None:
         inputs.append(Input(PAST_LENGTH, PAST_LENGTH, DType.I64.value, ()))
-    inputs += [Input(s.input, s.input, dtype_name(s.before), s.before.shape) for s in found.flat]
+    constant = [state for group in found.once for state in group]
+    inputs += [Input(s.input, s.input, dtype_name(s.before), s.before.shape) for s in (*found.flat, *constant)]
     results = [found.sizes.type(value.type) for _, value in found.graph.results]
     outputs = [_output(o.name, type_) for o, type_ in zip(plain.outputs, results, strict=True)]
     outputs += [_output(s.output, s.after) for s in found.flat]

@@ -79,13 +79,16 @@ class CachedProof:
         path = self.folder / self.file
         steps: dict[str, Steps] = {TORCH: TorchSteps(module, self.cache, self.of)}
         for program in PROGRAMS:
+            given = None if weights == "build" else module
             try:
-                session = programs.session_on(program, path, None if weights == "build" else module)
+                session = programs.session_on(program, path, given)
+                first = self.cache.once
+                once = programs.session_on(program, self.folder / first.file, given) if first is not None else None
             except programs.Crash as crash:
                 known = Mismatch(self.of.method, self.of, {}, {}, weights, module, self.file)
                 known.crash = crash
                 raise known from crash
-            steps[program] = OnnxSteps(session, self.cache, self.of, program)
+            steps[program] = OnnxSteps(session, self.cache, self.of, program, once)
         for text in texts:
             yield self._one(module, steps, text, weights)
 
@@ -97,10 +100,9 @@ class CachedProof:
             found.append(Text(parts, (0,), f"a text in parts of {_shown(parts)}"))
             if self._pads and sum(parts) > max(_PADDING):
                 found.append(Text(parts, _PADDING, f"texts padded on the left, in parts of {_shown(parts)}"))
-        last = min(room, _LONGEST)
-        if last > 2:
-            at_end = "the last that there is room for" if last == room else "where the proof ends"
-            found.insert(0, Text((last - 2, 1, 1), (0,), f"up to position {last}, {at_end}"))
+        end = self.cache.room
+        if end is not None and end > 2:
+            found.insert(0, Text((end - 2, 1, 1), (0,), f"up to position {end}, the last that there is room for"))
         found = list({(text.parts, text.padding): text for text in found}.values())
         return [text for text in found if not self._too_large(text)]
 
@@ -125,7 +127,9 @@ class CachedProof:
     def _too_large(self, text: Text) -> bool:
         sizes = self._sizes(text)
         reason = "no sizes like these satisfy the model's facts" if sizes is None else ""
-        if sizes is not None:
+        if sizes is not None and text.length > _LONGEST:
+            reason = f"the proof runs texts of up to {_LONGEST:,} positions"
+        elif sizes is not None:
             reason = too_large(self.plain, sizes, MEMORY_BUDGET)
         if reason:
             self.skipped.append(Skipped(sizes or {self.cache.step: text.length}, text.purpose, reason))

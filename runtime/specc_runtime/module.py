@@ -122,13 +122,17 @@ class Build:
         self, entry: str = "forward", options: onnxruntime.SessionOptions | None = None
     ) -> onnxruntime.InferenceSession:
         """An onnxruntime session on the CPU. Raises `Rejected` (B660) where a file is missing."""
-        import onnxruntime
-
         file = self.manifest["entries"].get(entry, {}).get("onnx")
         if file is None:
             known = ", ".join(name for name, e in self.manifest["entries"].items() if e["onnx"])
             message = f"`{self.folder}` has no ONNX graph of `{entry}`"
             raise Rejected([Diagnostic("B660", message, notes=(("available", known or "none"),))])
+        return self.session_of(file, options)
+
+    def session_of(self, file: str, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
+        """An onnxruntime session on a graph of the folder. Raises `Rejected` (B660) where a file is missing."""
+        import onnxruntime
+
         if self.weights is None:
             help = "build it without --no-weights"
             raise Rejected([Diagnostic("B660", f"`{self.folder}` has no weights to run with", help=help)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from specc.backends.torch.labels import python_name
 from specc.diagnostics import Diagnostic, Rejected
 from specc_runtime import programs
 from specc_runtime.cache import PAST_LENGTH, Cache
@@ -73,10 +74,11 @@ class TorchSteps(Steps):
         super().__init__(cache, of)
         self.module = module
         self.past: list[tuple[torch.Tensor, ...]] | None = None
+        self.constant: dict[str, Array] = {}  # what the first step gave for all
 
     def reset(self) -> None:
         super().reset()
-        self.past = None
+        self.past, self.constant = None, {}
 
     def reorder(self, rows: Sequence[int]) -> None:
         self.past = [tuple(x[list(rows)] for x in group) for group in self.past or ()]
@@ -84,7 +86,9 @@ class TorchSteps(Steps):
     def _run(self, feeds: Mapping[str, Array], count: int) -> Outputs:
         import torch
 
-        given = {i.argument: torch.from_numpy(feeds[i.name]) for i in self.of.inputs if i.name in feeds}
+        if self.cache.once is not None:
+            self.constant |= {name: feeds[name] for name in self.cache.once.inputs if name in feeds}
+        given = {python_name(name): torch.from_numpy(value) for name, value in {**self.constant, **feeds}.items()}
         try:
             with torch.inference_mode():
                 *results, self.past = getattr(self.module, f"{self.cache.of}_cached")(**given, past=self.past)
@@ -99,23 +103,31 @@ class OnnxSteps(Steps):
     """The cached graph in onnxruntime. What is kept stays in its memory: a step copies nothing of it to numpy."""
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, cache: Cache, of: Interface, program: str = programs.OPTIMISED
+        self,
+        session: onnxruntime.InferenceSession,
+        cache: Cache,
+        of: Interface,
+        program: str = programs.OPTIMISED,
+        once: onnxruntime.InferenceSession | None = None,
     ) -> None:
+        """`once`: the session of the graph that runs in the first step, for a cache that has one."""
         super().__init__(cache, of)
-        self.session, self.program = session, program
+        self.session, self.program, self.once = session, program, once
         self.names = [o.name for o in session.get_outputs()]
         self.kept: dict[str, onnxruntime.OrtValue] = {}
+        self.constant: dict[str, onnxruntime.OrtValue] = {}
 
     def reset(self) -> None:
         super().reset()
-        self.kept = {}
+        self.kept, self.constant = {}, {}
 
     def reorder(self, rows: Sequence[int]) -> None:
         import onnxruntime as ort
 
-        self.kept = {
-            name: ort.OrtValue.ortvalue_from_numpy(value.numpy()[list(rows)]) for name, value in self.kept.items()
-        }
+        self.kept, self.constant = (
+            {name: ort.OrtValue.ortvalue_from_numpy(value.numpy()[list(rows)]) for name, value in values.items()}
+            for values in (self.kept, self.constant)
+        )
 
     def _run(self, feeds: Mapping[str, Array], count: int) -> Outputs:
         import numpy as np
@@ -127,11 +139,23 @@ class OnnxSteps(Steps):
         taken = {i.name for i in self.session.get_inputs()}
         values = {name: ort.OrtValue.ortvalue_from_numpy(v) for name, v in given.items() if name in taken}
         if not self.kept:
-            self.kept = self._empty(feeds)
+            self.kept, self.constant = self._empty(feeds), self._computed_once(given)
+        values |= self.kept | self.constant
         with programs.crashing(self.program):
-            found = dict(zip(self.names, self.session.run_with_ort_values(self.names, values | self.kept), strict=True))
+            found = dict(zip(self.names, self.session.run_with_ort_values(self.names, values), strict=True))
         self.kept = {state.input: found.pop(state.output) for state in self.cache.flat}
         return {name: value.numpy() for name, value in found.items()}
+
+    def _computed_once(self, given: Mapping[str, Array]) -> dict[str, onnxruntime.OrtValue]:
+        import onnxruntime as ort
+
+        if self.once is None or self.cache.once is None:
+            return {}
+        values = {i.name: ort.OrtValue.ortvalue_from_numpy(given[i.name]) for i in self.once.get_inputs()}
+        states = self.cache.once.flat
+        with programs.crashing(self.program):
+            found = self.once.run_with_ort_values([state.output for state in states], values)
+        return {state.input: value for state, value in zip(states, found, strict=True)}
 
     def _filled(self, name: str, value: Array) -> Array:
         """An input of all positions as long as a static cache: what is not there yet is 0."""
@@ -211,4 +235,5 @@ def open_steps(build: Build, engine: str = "onnxruntime", entry: str | None = No
     cache, of = Cache.from_json(cached[name]["cache"]), Interface.from_json(cached[name]["interface"])
     if engine == "torch":
         return TorchSteps(build.module(), cache, of)
-    return OnnxSteps(build.session(name), cache, of)
+    once = build.session_of(cache.once.file) if cache.once is not None else None
+    return OnnxSteps(build.session(name), cache, of, once=once)

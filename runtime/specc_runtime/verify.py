@@ -55,7 +55,8 @@ class Subject:
     def hashes(self) -> dict[str, str]:
         """File -> SHA-256 of everything that takes part."""
         files = [self.source, *([self.weights] if self.weights else []), *(self.folder / e[1] for e in self.entries)]
-        files += [*(self.folder / entry.file for entry in self.cached), *(file.path for file in self.externs)]
+        files += [self.folder / file for entry in self.cached for file in entry.files]
+        files += [file.path for file in self.externs]
         return {path.name: manifest.sha256(path) for path in files}
 
 

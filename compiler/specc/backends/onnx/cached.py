@@ -23,7 +23,9 @@ from specc.backends.onnx.values import Ref
 from specc.ir.graph import Apply, Model, aliases
 from specc.op import Emitter, Step
 from specc.ops.positions import counted
-from specc.passes.incremental import Incremental, State, step_facts
+from specc.passes.incremental import Incremental, step_facts
+from specc.passes.plain import entry_facts, entry_sizes
+from specc.passes.stepping import State
 from specc.types import DType, TensorType
 
 PAST, TOTAL, LENGTH = "past_sequence_length", "total_sequence_length", "past_length"
@@ -59,54 +61,87 @@ def build_cached(
     return proto
 
 
+def build_once(
+    model: Model,
+    incremental: Incremental,
+    *,
+    opset: int = DEFAULT_OPSET,
+    weights: WeightsRef | None = None,
+    compute: DType = DType.F32,
+    version: str = "",
+    externs: Externs | None = None,
+) -> ModelProto:
+    """The flat graph of what an incremental entry computes once a sequence: keys and values of an encoder's output."""
+    emit = GraphEmitter(opset, compute, externs or NotLoaded())
+    OnceFlattener(emit, model, incremental).run_entry()
+    use_gemm(emit)
+    about = metadata(model, incremental.entry, incremental.graph) | {
+        "specc.entry": incremental.once_name,
+        "specc.dims": "; ".join(str(fact) for fact in entry_facts(model, incremental.graph).statements()),
+    }
+    return model_proto(emit, model.name, weights=weights, doc=model.module.doc, metadata=about, version=version)
+
+
 class CachedFlattener(Flattener):
-    """Runs the graphs of an entry with the sizes of a step; `cached` appends to what came in."""
+    """Runs the graphs of an entry with the sizes of a step; `cached` appends to what came in, `once` came in whole."""
 
     def __init__(self, emit: GraphEmitter, model: Model, incremental: Incremental) -> None:
         super().__init__(emit, aliases(model.module))
         self.incremental = incremental
-        self.past: list[list[Ref]] = []
+        self.past: list[list[Ref]] = []  # of the `cached` and of the `once` to come, in the order of execution
+        self.once: list[list[Ref]] = []
         self.present: list[Ref] = []
         self.start: Ref | None = None  # int64[1], of a static cache
 
     def run_entry(self) -> None:
         incremental = self.incremental
-        operands: list[Argument] = []
-        for argument in incremental.graph.inputs:
-            type_ = incremental.sizes.type(argument.type)
-            operands.append(self.emit.input(argument.name, type_) if argument.value is not None else None)
+        operands = self._declared(incremental.needs)
         if incremental.length is not None:
             length = self.emit.input(LENGTH, TensorType(DType.I64, ()))
             self.start = self.emit.unsqueeze(length, [0])
-        for group in incremental.states:
-            self.past.append([self.emit.input(state.input, state.before) for state in group])
-        results = self.run(Frame(incremental.graph, (), "", incremental.sizes, None, {}), operands)
-        for name, (_, value), result in zip(
-            incremental.graph.output_names, incremental.graph.results, results, strict=True
-        ):
+        self.past = [[self.emit.input(state.input, state.before) for state in group] for group in incremental.states]
+        self.once = [[self.emit.input(state.input, state.before) for state in group] for group in incremental.once]
+        graph, sizes = incremental.graph, incremental.sizes
+        unread = self._unread(operands)
+        results = self.run(Frame(graph, (), "", sizes, None, {}), operands)
+        for name, (_, value), result in zip(graph.output_names, graph.results, results, strict=True):
             assert isinstance(result, Ref)
-            self.emit.output(name, result, incremental.sizes.type(value.type))
+            self.emit.output(name, result, sizes.type(value.type))
         for state, ref in zip(incremental.flat, self.present, strict=True):
             self.emit.output(state.output, ref, state.after)
+        self.emit.inputs = [ref for ref in self.emit.inputs if id(ref) not in unread]
+
+    def _declared(self, needs: frozenset[str]) -> list[Argument]:
+        """The inputs that are read, in the order of the signature; None for the others."""
+        graph, sizes = self.incremental.graph, self.incremental.sizes
+        return [
+            self.emit.input(a.name, sizes.type(a.type)) if a.value is not None and a.name in needs else None
+            for a in graph.inputs
+        ]
+
+    def _unread(self, operands: list[Argument]) -> set[int]:
+        """Stand-ins for the inputs that nothing which remains will read: they are declared last, for sizes that only
+        such nodes ask for, and taken out in the end."""
+        made = set()
+        for i, argument in enumerate(self.incremental.graph.inputs):
+            if argument.value is not None and operands[i] is None:
+                operands[i] = ref = self.emit.input(argument.name, self.incremental.sizes.type(argument.type))
+                made.add(id(ref))
+        return made
 
     def _kept(self, node: Apply, operands: Sequence[Argument]) -> tuple[Argument, ...]:
+        if node.op.name == "once":
+            return tuple(self.once.pop(0))
         if node.op.name != "cached":
             return super()._kept(node, operands)
-        group = self.incremental.states[len(self.past) - len(self._waiting())]
+        states = self.incremental.states[len(self.incremental.states) - len(self.past)]
+        past = self.past.pop(0)
         grown = tuple(
             self._grown(state, before, cast("Ref", new))
-            for state, before, new in zip(group, self._waiting()[0], operands, strict=True)
+            for state, before, new in zip(states, past, operands, strict=True)
         )
         self.present += grown
         return grown
-
-    def _waiting(self) -> list[list[Ref]]:
-        """The past values that no `cached` has taken yet."""
-        taken, number = len(self.present), 0
-        while taken:
-            taken -= len(self.past[number])
-            number += 1
-        return self.past[number:]
 
     def _grown(self, state: State, before: Ref, new: Ref) -> Ref:
         emit = self.emit
@@ -125,6 +160,28 @@ class CachedFlattener(Flattener):
         step = self.incremental.step
         step = Step(step.size, step.past, self.start)
         return node.op.substitute(frame.sizes).onnx_step(cast("Emitter", self.emit), step, *operands)
+
+
+class OnceFlattener(CachedFlattener):
+    """Runs the graphs of the plain entry; only what `once` is given goes out."""
+
+    def run_entry(self) -> None:
+        graph = self.incremental.graph
+        operands = self._declared(self.incremental.once_needs)
+        unread = self._unread(operands)
+        self.run(Frame(graph, (), "", entry_sizes(graph), None, {}), operands)
+        states = [state for group in self.incremental.once for state in group]
+        for state, ref in zip(states, self.present, strict=True):
+            self.emit.output(state.output, ref, state.after)
+        self.emit.inputs = [ref for ref in self.emit.inputs if id(ref) not in unread]
+
+    def _kept(self, node: Apply, operands: Sequence[Argument]) -> tuple[Argument, ...]:
+        if node.op.name == "once":
+            self.present += [cast("Ref", ref) for ref in operands]
+        return tuple(operands)
+
+    def _made(self, frame: Frame, node: Apply, operands: Sequence[Argument]) -> Any:
+        return Flattener._made(self, frame, node, operands)
 
 
 def _name_sizes(proto: ModelProto, incremental: Incremental) -> None:

@@ -6,17 +6,19 @@ hand a `Cache` on, which knows how many positions came before and collects keys 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from specc.backends.torch.classes import Param
 from specc.backends.torch.methods import Method
-from specc.backends.torch.optext import OpText, is_identity
+from specc.backends.torch.optext import OpText
+from specc.backends.torch.program import Item, LoopStep, Program, ScanStep, WhenStep
+from specc.backends.torch.program import Step as ItemStep
 from specc.backends.torch.signatures import argument_defaults, plain_sizes, size_names
-from specc.backends.torch.statements import Line, Statement, assign
+from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.backends.torch.surroundings import Surroundings
 from specc.dims import Dim
-from specc.ir.graph import Apply, Call, Graph, Input, Loop, Node, Path, When
+from specc.ir.graph import Apply, Call, Graph, Input, Loop, Node, Path, Value, When
 from specc.op import Step
 from specc.passes.incremental import STATEFUL
 
@@ -28,10 +30,9 @@ class Cache:
     `past` is what the step before gave as `present`, None in the first one; `start` is how many positions it holds.
     """
 
-    def __init__(self, past: list[tuple[torch.Tensor, ...]] | None, dim: int) -> None:
-        self.past = past
+    def __init__(self, past: list[tuple[torch.Tensor, ...]] | None, start: int) -> None:
+        self.past, self.start = past, start
         self.present: list[tuple[torch.Tensor, ...]] = []
-        self.start = 0 if past is None else past[0][0].shape[dim]
 
     def extend(self, *new: torch.Tensor, dim: int) -> tuple[torch.Tensor, ...]:
         """Append the new positions to the earlier ones and keep the whole."""
@@ -41,6 +42,18 @@ class Cache:
         self.present.append(new)
         return new
 '''
+ONCE = '''
+    def keep(self, *new: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Keep what is the same in every step."""
+        self.present.append(new)
+        return new
+
+    def again(self) -> tuple[torch.Tensor, ...]:
+        """What the first step kept."""
+        assert self.past is not None
+        return self.keep(*self.past[len(self.present)])
+'''
+"""More methods of the class, for models that compute something once a sequence."""
 _KEPT = "list[tuple[torch.Tensor, ...]]"
 
 
@@ -48,29 +61,33 @@ _KEPT = "list[tuple[torch.Tensor, ...]]"
 class Stepping:
     """`steps`: each graph with an incremental form -> the step in its own sizes.
 
-    `axis`: of an entry, the axis of the first kept tensor that grows; None for a method that is called by one.
+    `start`: of an entry, in which group of what is kept, and on which axis, the number of earlier positions is seen;
+    None for a method that is called by one.
     """
 
     steps: Mapping[Graph, Step]
-    axis: int | None
+    start: tuple[int, int] | None
 
     def params(self, plain: Sequence[Param]) -> tuple[Param, ...]:
-        if self.axis is not None:
+        if self.start is not None:
             return (*plain, Param(PAST, f"{_KEPT} | None", "None"))
         return (*(Param(p.name, p.annotation) for p in plain), Param(CACHE, "Cache"))
 
     def returns(self, plain: str) -> str:
-        if self.axis is None:
+        if self.start is None:
             return plain
         return f"tuple[{plain.removeprefix('tuple[').removesuffix(']')}, {_KEPT}]"
 
     def prelude(self, used: bool) -> list[Statement]:
         """`used`: whether anything reads how many positions came before."""
-        begin = [assign(CACHE, f"Cache({PAST}, dim={self.axis})")] if self.axis is not None else []
-        return [*begin, *([assign(START, f"{CACHE}.{START}")] if used else [])]
+        if self.start is None:
+            return [assign(START, f"{CACHE}.{START}")] if used else []
+        group, axis = self.start
+        length = f"0 if {PAST} is None else {PAST}[{group}][0].shape[{axis}]"
+        return [assign(START, length), assign(CACHE, f"Cache({PAST}, {START})")]
 
     def doc(self, graph: Graph) -> str:
-        if self.axis is None:
+        if self.start is None:
             return graph.doc
         what = f"`{graph.method}` of positions that follow those of `past`, and what to pass as `past` next"
         return f"{graph.doc}\n\n{what}" if graph.doc else what
@@ -82,21 +99,60 @@ class CachedMethod(Method):
     def __init__(self, graph: Graph, around: Surroundings, stepping: Stepping) -> None:
         self.stepping = stepping
         self.step = stepping.steps[graph]
+        self.lazy: dict[int, list[Item]] = {}  # id of a `once` -> the steps that only it needs
         self.folds = frozenset(_stateful_folds(graph.nodes, stepping.steps))
         super().__init__(graph, around)
         self.names.reserved |= {CACHE, START, PAST}
 
     def statements(self) -> tuple[Statement, ...]:
         lines = super().statements()
-        if self.stepping.axis is None or not isinstance(lines[-1], Line):
+        if self.stepping.start is None or not isinstance(lines[-1], Line):
             return lines
         return (*lines[:-1], Line("return", (), f"{lines[-1].expr}, {CACHE}.present"))
+
+    def arrange(self, program: Program) -> tuple[Item, ...]:
+        """What only a `once` needs stands right before it."""
+        items = list(program.items)
+        for once in [item for item in items if isinstance(item, ItemStep) and _is_once(item)]:
+            moved: list[Item] = []
+            for item in reversed(items[: items.index(once)]):
+                others = [other for other in items if other is not once and other not in moved and other is not item]
+                read = set(program.results).union(*map(_reads, others))
+                needed = {value for user in (once, *moved) for value in _reads(user)}
+                if isinstance(item, ItemStep) and needed & set(item.outputs) and not read & set(item.outputs):
+                    moved.insert(0, item)
+            self.lazy[id(once)] = moved
+            items = [item for item in items if item not in moved]
+            items[items.index(once) : items.index(once)] = moved
+        return tuple(items)
+
+    def emit(self, items: Iterable[Item]) -> None:
+        lazy = {id(item) for moved in self.lazy.values() for item in moved}
+        for item in items:
+            if isinstance(item, ItemStep) and _is_once(item):
+                self._once(item)
+            elif id(item) not in lazy:
+                super().emit([item])
+
+    def _once(self, step: ItemStep) -> None:
+        """The first step computes and keeps, later ones read what it kept."""
+        self.lines.append([])
+        super().emit(self.lazy[id(step)])
+        self.names.position = step.position
+        kept = ", ".join(self.text(value) for value in step.inputs)
+        targets = tuple(self._bind(value, step) for value in step.outputs)
+        shape = self._comment(step.outputs)
+        one = "[0]" if len(targets) == 1 else ""
+        self.lines[-1].append(assign(targets, f"{CACHE}.keep({kept}){one}"))
+        body = tuple(self.lines.pop())
+        again = assign(targets, f"{CACHE}.again(){one}", shape)
+        self.lines[-1].append(Block(f"if {CACHE}.{PAST} is None", body, (again,)))
 
     def is_sequential(self, path: Path) -> bool:
         return path not in self.folds and super().is_sequential(path)
 
     def is_identity(self, node: Apply) -> bool:
-        return node.op.name not in STATEFUL and super().is_identity(node)
+        return node.op.name not in (*STATEFUL, "once") and super().is_identity(node)
 
     def sizes(self) -> tuple[Mapping[str, Dim | int], Mapping[str, str]]:
         return plain_sizes(self.graph, self.step), size_names(self.graph, self.step)
@@ -124,3 +180,23 @@ def _stateful_folds(nodes: Sequence[Node], steps: Mapping[Graph, Step]) -> Itera
             yield from _stateful_folds(inside, steps)
         elif isinstance(node, When):
             yield from _stateful_folds(node.nodes, steps)
+
+
+def _is_once(step: ItemStep) -> bool:
+    return isinstance(step.node, Apply) and step.node.op.name == "once"
+
+
+def _reads(item: Item) -> set[Value]:
+    """Every value that an item reads, in its body too."""
+    read = {i for i in getattr(item, "inputs", ()) if isinstance(i, Value)}
+    if isinstance(item, LoopStep):
+        inside = [inner for _, body in item.iterations for inner in body]
+        read |= {item.start} if item.start is not None else set()
+    elif isinstance(item, (WhenStep, ScanStep)):
+        inside = list(item.items)
+    else:
+        return read
+    if isinstance(item, WhenStep):
+        read |= {v for before, end, _ in item.rebinds for v in (before, end) if isinstance(v, Value)}
+        read |= {value for _, value in item.aux if isinstance(value, Value)}
+    return read.union(*map(_reads, inside))

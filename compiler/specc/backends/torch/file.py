@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from specc.backends.torch.cached import CACHE_CLASS, Stepping
+from specc.backends.torch.cached import CACHE_CLASS, ONCE, Stepping
 from specc.backends.torch.classes import ClassDraft, FunctionDraft, Param, docstring
 from specc.backends.torch.labels import PYTHON_NAMES, Scope
 from specc.backends.torch.layout import signature
@@ -111,7 +111,7 @@ class FileBuilder:
     def _stepping(self, module: Module) -> dict[str, Stepping]:
         """The methods of a module that have an incremental form."""
         names = dict.fromkeys(g.method for g in module.graphs.values() if g in self.steps)
-        entries = {one.entry: one.flat[0].axis for one in self.incremental if one.graph.module is module}
+        entries = {one.entry: one.start for one in self.incremental if one.graph.module is module}
         return {name: Stepping(self.steps, entries.get(name)) for name in names}
 
     def _add(self, module: Module, draft: ClassDraft) -> None:
@@ -162,7 +162,8 @@ class FileBuilder:
     def _text(self) -> str:
         names = self._class_names()
         sections: list[list[str]] = [source.splitlines() for source in self.helpers.values()]
-        sections += [CACHE_CLASS.splitlines()] if self.incremental else []
+        more = ONCE if any(one.once for one in self.incremental) else ""
+        sections += [f"{CACHE_CLASS}{more}".splitlines()] if self.incremental else []
         for draft, name in self.functions.items():
             lines = draft.lines({**names, draft.name: name}, 0)
             sections.append([line.replace("self.training", TRAINING.name) for line in lines])  # it has no self

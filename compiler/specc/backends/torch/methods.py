@@ -39,6 +39,7 @@ class Method:
             identity=self.is_identity,
             constant=lambda v: around.constant(v) is not None,
             own_line=self._own_line,
+            arrange=self.arrange,
         )
         self.plain, self.size_names = self.sizes()
         self.dims: dict[str, None] = {}
@@ -61,6 +62,10 @@ class Method:
 
     def is_identity(self, node: Apply) -> bool:
         return is_identity(node)
+
+    def arrange(self, program: Program) -> tuple[Item, ...]:
+        """The items of the body in the order in which they are written."""
+        return program.items
 
     def sizes(self) -> tuple[Mapping[str, Dim | int], Mapping[str, str]]:
         """What symbols stand for, and the locals that hold sizes."""

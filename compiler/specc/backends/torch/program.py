@@ -100,13 +100,14 @@ def build(
     identity: Callable[[Apply], bool],
     constant: Callable[[Value], bool],
     own_line: Callable[[Step, Step | None], bool],
+    arrange: Callable[[Program], tuple[Item, ...]] = lambda program: program.items,
 ) -> Program:
     """`sequential`: whether the list at a path is called as one module. `identity`: whether an operator does nothing.
 
     `constant`: values computed in `__init__`. `own_line`: whether a step gets a name although its only user could
-    contain it.
+    contain it. `arrange`: the items in the order in which they are written.
     """
-    return _Builder(graph, sequential, identity, constant, own_line).build()
+    return _Builder(graph, sequential, identity, constant, own_line, arrange).build()
 
 
 class _Builder:
@@ -117,9 +118,10 @@ class _Builder:
         identity: Callable[[Apply], bool],
         constant: Callable[[Value], bool],
         own_line: Callable[[Step, Step | None], bool],
+        arrange: Callable[[Program], tuple[Item, ...]],
     ) -> None:
         self.graph, self.sequential, self.identity = graph, sequential, identity
-        self.constant, self.own_line = constant, own_line
+        self.constant, self.own_line, self.arrange = constant, own_line, arrange
         self.program = Program()
         self.alias: dict[Value, Input] = {}
         self.regions = 0
@@ -133,6 +135,7 @@ class _Builder:
         program.items = self.region(self.graph.nodes)
         program.results = tuple(self.resolve(value) for _, value in self.graph.results)
         program.items = self.without_dead(program.items, set(self.needed(program.results)))
+        program.items = self.arrange(program)
         self.number(program.items)
         for result in program.results:
             self.use(result, END, 0)
