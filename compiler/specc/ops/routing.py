@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Dims, Emitter, Handle, Op, Tensor, TorchText, numel
+from specc.op import Cost, Dims, Emitter, Handle, Op, OpError, Tensor, TorchText, numel
 from specc.ops import expect
 from specc.types import DType, Scalar, TensorType
 
@@ -25,6 +25,8 @@ def check_operands(facts: Facts, x: TensorType, weights: TensorType, idx: Tensor
     expect.floating(x, operand=0, what="x")
     expect.floating(weights, operand=1, what="weights")
     expect.indices(idx, operand=2, what="idx")
+    if not x.rank:
+        raise OpError("S202", "x must have an axis, found a scalar", operand=0, found=str(x))
     for operand, type_, what in ((1, weights, "weights"), (2, idx, "idx")):
         expect.same_rank(type_, x, operand=operand, what=what, as_what="x")
         for axis in range(x.rank - 1):
