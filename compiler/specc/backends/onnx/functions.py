@@ -20,10 +20,26 @@ from specc.backends.onnx.flatten import Argument, Flattener, Frame, is_leaf
 from specc.backends.onnx.proto import function_proto, listing, model_proto
 from specc.backends.onnx.repeats import Run, runs
 from specc.backends.onnx.values import Ref
-from specc.ir.graph import Apply, Call, Graph, Iteration, Loop, Model, Node, Path, Read, Scan, Value, aliases, dotted
+from specc.ir.graph import (
+    Apply,
+    Call,
+    Graph,
+    Iteration,
+    Loop,
+    Model,
+    Module,
+    Node,
+    Path,
+    Read,
+    Scan,
+    Value,
+    aliases,
+    dotted,
+)
 from specc.ir.route import Route
 from specc.ops.routing import Dispatch
 from specc.passes.plain import Sizes, call_sizes, entry_sizes
+from specc.passes.variants import named
 from specc.types import Operand, Scalar, TensorType
 
 
@@ -40,7 +56,7 @@ def view(
     What extern operations are made of is shown if `externs` lowers them; else each is a node of its own name.
     """
     graph = select(model, entry, without)
-    library = _Library(opset, PurePath(model.file).stem, externs)
+    library = _Library(opset, PurePath(model.file).stem, externs, named(model.module))
     drawing = _Drawing(library.emitter(), aliases(model.module), library)
     drawing.entry(graph, entry_sizes(graph))
     merge_heads(drawing.emit)
@@ -79,8 +95,8 @@ class _Drawn:
 class _Library:
     """The functions of one picture: each graph, and each body of a repeated loop, is drawn once."""
 
-    def __init__(self, opset: int, domain: str, externs: Externs | None) -> None:
-        self.domain = domain
+    def __init__(self, opset: int, domain: str, externs: Externs | None, names: Mapping[Module, str]) -> None:
+        self.domain, self._names = domain, names
         self.called: dict[tuple[str, str], _Drawn] = {}  # by the name of the node, which may begin with a count
         self._opset, self._externs = opset, externs
         self._blocks: dict[Graph, _Drawn] = {}
@@ -95,7 +111,7 @@ class _Library:
             drawing = _Drawing(self.emitter(), {}, self)
             drawing.block(graph, call_sizes(graph.inputs, operands))
             doc = graph.doc or (graph.module.doc if graph.module else "")
-            self._blocks[graph] = self._drawn(drawing, _block_name(graph), doc)
+            self._blocks[graph] = self._drawn(drawing, self._block_name(graph), doc)
         return self._blocks[graph]
 
     def body(self, frame: Frame, loop: Loop, run: Run) -> _Drawn:
@@ -122,17 +138,18 @@ class _Library:
                     waiting.append(drawn.emit)
         return list(found.values())
 
+    def _block_name(self, graph: Graph) -> str:
+        """The emitted class's name (leaves have no class), with that of the method but for `forward`."""
+        if graph.module is None:
+            return graph.method
+        name = graph.module.name if is_leaf(graph) else self._names[graph.module]
+        return name if graph.method == "forward" else f"{name}.{graph.method}"
+
     def _drawn(self, drawing: _Drawing, name: str, doc: str) -> _Drawn:
         count = self._overloads[name] = self._overloads.get(name, 0) + 1
         read = listing(drawing.emit).parameters
         parameters = tuple((drawing.paths[key], ref.type) for key, ref in read.items())
         return _Drawn(name, "" if count == 1 else str(count), doc, drawing.emit, parameters)
-
-
-def _block_name(graph: Graph) -> str:
-    if graph.module is None:
-        return graph.method
-    return graph.module.name if graph.method == "forward" else f"{graph.module.name}.{graph.method}"
 
 
 class _Drawing(Flattener):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from specc.backends.torch.cached import CACHE_CLASS, ONCE, Stepping
@@ -15,9 +15,10 @@ from specc.backends.torch.leaves import leaf_of
 from specc.backends.torch.modules import Function, ModuleBuilder
 from specc.backends.torch.printer import literal, show
 from specc.backends.torch.sequential import sequential_lists
-from specc.ir.graph import Graph, Model, Module, PartList, Submodule, walk_members
+from specc.ir.graph import Graph, Model, Module, PartList
 from specc.passes.externs import extern_modules
 from specc.passes.incremental import Incremental
+from specc.passes.variants import children_first, variant_names
 
 TRAINING = Param("training", "bool", "False")
 """What a function takes from the module that calls it, if it has something to do in training."""
@@ -94,7 +95,7 @@ class FileBuilder:
 
     def build(self) -> str:
         top = self.model.module
-        for module in _children_first(top):
+        for module in children_first(top):
             if leaf_of(module) is None or module is top:
                 entries = frozenset(self.model.entries) if module is top else frozenset()
                 facts = self.model.facts if module is top else None
@@ -129,33 +130,19 @@ class FileBuilder:
 
     def _class_names(self) -> dict[str, str]:
         taken = {*self.function_names(), *PYTHON_NAMES}
-        by_block: dict[str, list[str]] = {}
+        blocks: dict[str, list[list[Module]]] = {}
         for token, draft in self.drafts.items():
-            by_block.setdefault(draft.block, []).append(token)
+            blocks.setdefault(draft.block, []).append(self.members[token])
+        wishes = variant_names(blocks)
         names: dict[str, str] = {}
-        for block, tokens in by_block.items():
-            for token, wish in zip(tokens, self._variants(block, tokens), strict=True):
-                name, number = wish, 2
-                while name in taken or name in names.values():
-                    name = f"{wish}{number}"
-                    number += 1
-                names[token] = name
+        for token in self.drafts:
+            wish, number = wishes[self.members[token][0]], 2
+            name = wish
+            while name in taken or name in names.values():
+                name = f"{wish}{number}"
+                number += 1
+            names[token] = name
         return names
-
-    def _variants(self, block: str, tokens: list[str]) -> list[str]:
-        """The block's name for the plainest class; the others say in what they differ: `CausalAttention`."""
-        if len(tokens) == 1:
-            return [block]
-        settings = [{h.name: h.value for h in self.members[t][0].hypers} for t in tokens]
-        differing = [n for n in settings[0] if len({repr(s.get(n)) for s in settings}) > 1]
-        switches = [n for n in differing if any(isinstance(s[n], (bool, str)) or s[n] is None for s in settings)]
-        base = min(range(len(tokens)), key=lambda i: (sum(bool(settings[i][n]) for n in switches), i))
-        wishes = []
-        for i, setting in enumerate(settings):
-            marks = [_mark(n, setting[n]) for n in switches if setting[n] != settings[base][n]]
-            mark = next((m for m in marks if m), "")
-            wishes.append(block if i == base or not mark else f"{mark}{block}")
-        return wishes
 
     # ---- text ----------------------------------------------------------------------------------------------------
 
@@ -221,30 +208,3 @@ def _trimmed(lines: list[str]) -> list[str]:
     while lines and not lines[-1]:
         lines.pop()
     return lines
-
-
-def _mark(name: str, value: object) -> str:
-    """A word for how a class differs: `Causal`, `Gelu`, `WithoutBias`."""
-    words = "".join(part.capitalize() for part in name.split("_"))
-    if value is True:
-        return words
-    if value is False or value is None:
-        return f"No{words}"
-    text = "".join(part.capitalize() for part in re.findall(r"[A-Za-z0-9]+", str(value))[:2])
-    return text if isinstance(value, str) and text else ""
-
-
-def _children_first(top: Module) -> Iterator[Module]:
-    """Every distinct module below and with `top`, parts before what contains them."""
-    seen: set[Module] = set()
-
-    def visit(module: Module) -> Iterator[Module]:
-        if module in seen:
-            return
-        seen.add(module)
-        for _, member, owner in walk_members(module):
-            if owner is module and isinstance(member, Submodule):
-                yield from visit(member.module)
-        yield module
-
-    return visit(top)
