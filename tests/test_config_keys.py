@@ -82,7 +82,7 @@ REFUSED: dict[str, list[Config]] = {
     "clip": [
         {"text_config.attention_dropout": 0.1}, {"vision_config.attention_dropout": 0.1},
         {"text_config.hidden_act": "xielu"}, {"vision_config.image_size": [224, 192]},
-        {"vision_config.qkv_bias": False}, {"text_config_dict": {"hidden_size": 768}},
+        {"vision_config.qkv_bias": False}, {"text_config_dict": {"hidden_size": 768, "rotary": True}},
     ],
     "convnext": [{"num_stages": 3}, {"hidden_act": "xielu"}, {"use_grn": True}],
     "distilbert": [{"is_decoder": True}, {"activation": "xielu"}, {"position_embedding_type": "relative_key"}],
@@ -361,6 +361,21 @@ def test_old_names_of_keys(kind: str, tmp_path: Path) -> None:
     (hypers, found), (before, more) = read(new), read(old)
     assert not found and not more, report.full([*found, *more])
     assert hypers == before
+
+
+def test_of_two_places_the_one_that_counts(tmp_path: Path) -> None:
+    """Old CLIP files have both sides twice and the second counts; so does `rope_scaling`, not its new name."""
+    config = default("clip", tmp_path)
+    second = {"text_config_dict": {"hidden_size": 256}, "vision_config_dict": {"num_hidden_layers": 3}}
+    hypers, found = read({**config, **second})
+    assert not found and (hypers["text_dim"], hypers["vision_layers"]) == (256, 3)
+    theirs = transformers.CLIPConfig(**{**config, **second})
+    assert (theirs.text_config.hidden_size, theirs.vision_config.num_hidden_layers) == (256, 3)
+    config = {**default("qwen2", tmp_path), "rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_theta": 1e6}
+    hypers, _ = read(config)
+    rope = transformers.Qwen2Config(**config).rope_parameters
+    assert (hypers["rope"], hypers["rope_factor"], hypers["theta"]) == ("yarn", 4.0, 1e6)
+    assert (rope["rope_type"], rope["factor"], rope["rope_theta"]) == ("yarn", 4.0, 1e6)
 
 
 def test_a_missing_window_is_the_familys(tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def test_tensors_that_do_not_fit(change: Callable[[dict[str, Any]], None], shown
         ({"n_embd": "wide"}, ["n_embd"]),
         ({"n_head": 5}, ["head"]),
         ({"model_type": "llama"}, ["W350", "llama"]),
-        ({"resid_pdrop": 0.0}, ["W334", "attn_pdrop", "resid_pdrop"]),
+        ({"resid_pdrop": 0.0}, ["W334", "`attn_pdrop = 0.1`", "`resid_pdrop = 0.0`: one dropout"]),
         ({"scale_attn_by_inverse_layer_idx": True}, ["W334", "scale_attn_by_inverse_layer_idx = true"]),
         ({"add_cross_attention": True}, ["W333", "add_cross_attention"]),
         ({"window_size": 256}, ["W333", "window_size", "256"]),

@@ -95,6 +95,24 @@ def test_what_cannot_run_is_skipped_by_name(tmp_path: Path) -> None:
     assert "nobody/nothing" in report.outcomes[1].detail
 
 
+def test_presets_say_what_they_expect(tmp_path: Path) -> None:
+    """`expect` behind a preset is a test of its name, of the model at the root."""
+    path = tmp_path / "m.spec"
+    path.write_text(
+        "from std.nn import Linear\ndim B\n"
+        "model M(n: int = 16) {\n  fc: Linear(n, 8)\n  forward(x: Tensor[B, n]) -> Tensor[B, 8] = fc(x)\n}\n"
+        'preset "b" = "a"(n = 4) expect count_params() == 41\n'
+        'preset "a" = M() expect count_params() == 136 and n == 16\n'
+        'preset "c" = M(n = 3)\n'
+    )
+    done = CliRunner().invoke(cli, ["test", str(path)])
+    assert done.exit_code == 1
+    assert "1 passed, 1 failed" in done.output and "m.spec:7:32" in done.output, done.output
+    path.write_text(path.read_text().replace("41", "4*8 + 8").replace("M(n = 3)", "M(n = 3) expect counts() == 3"))
+    found = CliRunner().invoke(cli, ["check", str(path)]).output
+    assert "error[E103]" in found and "counts" in found and "m.spec:9" in found
+
+
 def test_configurations(tmp_path: Path) -> None:
     assert statuses(run(tmp_path, 'preset = "wide"\nexpect count_params() == 27')) == ["passed"]
     assert statuses(run(tmp_path, "model = M(out = 2, dim = 1)\nexpect count_params() == 4")) == ["passed"]

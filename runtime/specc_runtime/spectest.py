@@ -20,6 +20,7 @@ from specc.elaborate.values import Fail
 from specc.ir.graph import parameter_count
 from specc.reading import project_root
 from specc.syntax import ast
+from specc.syntax.preset_tests import tests_of
 from specc_runtime import expectations
 from specc_runtime.expectations import Skip
 from specc_runtime.externs import load_trusted
@@ -66,7 +67,7 @@ def run_tests(target: str, pattern: str = "", trust: tuple[str, ...] = ()) -> It
     `trust`: files of extern functions that may run this time.
     """
     project = driver.open_project(target)
-    tests = [item for item in project.file.tree.items if isinstance(item, ast.Test)]
+    tests = tests_of(project.file.tree)
     if not tests:  # "no tests" is said of a spec that is right
         wrong = [
             d

@@ -23,6 +23,7 @@ from specc.ir.graph import Model
 from specc.op import operators
 from specc.source import Span
 from specc.syntax import ast
+from specc.syntax.preset_tests import tests_of
 
 Configured = Callable[[Options], "tuple[Model, Elaborator] | None"]
 """Elaborates a configuration; None if it has errors, which were reported."""
@@ -34,9 +35,8 @@ TEST_FUNCTIONS = ("shape", "count_params", "hf")
 
 def check_sections(file: FileScope, elab: Elaborator, configured: Configured) -> None:
     """Add the findings about the sections of a file to the elaborator's collector."""
-    for item in file.tree.items:
-        if not isinstance(item, (ast.Weights, ast.Train, ast.Test)):
-            continue
+    others = (item for item in file.tree.items if isinstance(item, (ast.Weights, ast.Train)))
+    for item in (*others, *tests_of(file.tree)):
         with elab.collecting():
             decl = model_of_section(file, item.model)
             if decl.file is not file or isinstance(item, ast.Weights):

@@ -463,6 +463,7 @@ class Preset(Node):
     name: Str
     base: Ident | Str  # a model, or another preset
     args: tuple[Arg | StarArg, ...]
+    expect: Expr | None  # what a test of that name says (`preset_tests`)
 
 
 @_node

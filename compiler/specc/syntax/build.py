@@ -329,7 +329,7 @@ class Builder:
     # ---- sections ----------------------------------------------------------------------------------------------------
 
     def preset(self, span: Span, kids: Kids) -> ast.Preset:
-        return ast.Preset(span, kids[0], kids[1], kids[2] or ())
+        return ast.Preset(span, kids[0], kids[1], kids[2] or (), kids[3])
 
     def weights(self, span: Span, kids: Kids) -> ast.Weights:
         model, *rest = kids

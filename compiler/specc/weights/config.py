@@ -100,7 +100,7 @@ def read_config(
     for item in items:
         if isinstance(item, ast.Require):
             requirement = ConfigEvaluator(node, config, names, path, takes_names=False)
-            unread += check_requirement(requirement, item)
+            unread += check_requirement(requirement, item.cond, item.message)
     for diagnostic in unread:
         collector.add(diagnostic)
     return found

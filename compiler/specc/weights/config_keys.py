@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from specc.diagnostics import Diagnostic
@@ -124,21 +125,31 @@ def check_keys(node: ast.Weights, items: Iterable[Item], config: Mapping[str, An
         )
 
 
-def check_requirement(reader: ConfigEvaluator, item: ast.Require) -> Iterator[Diagnostic]:
-    """W334 if the condition does not hold. Where none of its keys has a value it does: the family's defaults count."""
+def check_requirement(reader: ConfigEvaluator, cond: ast.Expr, message: str | None) -> Iterator[Diagnostic]:
+    """W334 if the condition does not hold. What reads no key that has a value does: the family's defaults count.
+
+    `a and b` is two requirements. `reader` is used up.
+    """
+    if isinstance(cond, ast.Paren):
+        yield from check_requirement(reader, cond.inner, message)
+        return
+    if isinstance(cond, ast.Binary) and cond.op == "and":
+        yield from check_requirement(replace(reader, used={}), cond.left, message)
+        yield from check_requirement(replace(reader, used={}), cond.right, message)
+        return
     try:
-        holds = reader.condition(item.cond)
+        holds = reader.condition(cond)
     except Fail as fail:
         yield fail.diagnostic
         return
-    keys = list(keys_in(item.cond, presence=False)) or keys_in(item.cond)
-    found = {key: reader.look_up(key.split(".")) for key in keys}
+    read = keys_in(cond) if _asks_presence(cond) else reader.used
+    found = {key: reader.look_up(key.split(".")) for key in read}
     said = ", ".join(f"`{key} = {_shown(value)}`" for key, value in found.items() if value is not None)
     if said and not holds:
         yield Diagnostic(
             "W334",
-            f"{reader.path} says {said}" + (f": {item.message}" if item.message else ""),
-            item.cond.span,
+            f"{reader.path} says {said}" + (f": {message}" if message else ""),
+            cond.span,
             f"{reader.node.model.id} is described for this only",
             path=section_path(reader.node, reader.path),
         )

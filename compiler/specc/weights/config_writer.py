@@ -38,7 +38,7 @@ def write_config(
         if isinstance(item, ast.Setting) and item.name.id in which and item.name.id in wanted:
             writer.write(item.value, wanted[item.name.id])
     for item in items:
-        if isinstance(item, ast.Require) and any(check_requirement(writer.reader, item)):
+        if isinstance(item, ast.Require) and any(check_requirement(writer.reader, item.cond, None)):
             writer.write(item.cond, True)
     return written
 
