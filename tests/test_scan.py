@@ -399,6 +399,48 @@ def test_inspect(tmp_path: Path) -> None:
     assert [row.parameters for row in (once, twice)] == [20, 0]
 
 
+ROUTED = """
+from std.nn import Linear
+dim B, T, N
+block Expert(dim: int) {
+  w: Linear(dim, dim)
+  forward(x: Tensor[N, dim]) -> Tensor[N, dim] = tanh(w(x)) + ones([N, dim])
+}
+model M(dim: int = 4) {
+  experts: [Expert(dim) for e in range(3)]
+  forward(x: Tensor[B, T, dim], weights: Tensor[B, T, 2], idx: Int[B, T, 2]) -> Tensor[B, T, dim] {
+    ys, _ = scan u, w, i in x, weights, idx along T with h = carried(zeros([B, dim])) {
+      h = tanh(h + route(u, w, i, experts)) + route(x[:, 0], w, i, experts)
+      emit h
+    }
+    return ys
+  }
+}
+"""
+
+
+def test_route_in_a_step(tmp_path: Path) -> None:
+    """The number of an expert's rows is a size of the step alone."""
+    model = model_of(tmp_path, ROUTED)
+    module = live(model)
+    x, w, idx = given = normal(3, 5, 4), torch.rand(3, 5, 2), torch.rand(3, 5, 3).argsort(-1)[..., :2]
+
+    def routed(u: Any, t: int) -> Any:
+        every = torch.stack([torch.tanh(expert.w(u)) + 1 for expert in module.experts], 1)
+        chosen = every.gather(1, idx[:, t, :, None].expand(-1, -1, 4))
+        return (chosen * w[:, t, :, None]).sum(1)
+
+    h, ys = torch.zeros(3, 4), []
+    for t in range(5):
+        h = torch.tanh(h + routed(x[:, t], t)) + routed(x[:, 0], t)
+        ys.append(h)
+    expected = torch.stack(ys, 1)
+    assert_same([module(*given).detach()], [expected])
+    feeds = {name: value.numpy() for name, value in zip(("x", "weights", "idx"), given, strict=True)}
+    for opset in (17, 23):
+        assert_same(session(build(model, opset=opset, weights=weights(module))).run(None, feeds), [expected])
+
+
 NAMES = """
 dim B, T
 model M(dim: int = 3) {

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from specc.backends.onnx.emitter import GraphEmitter
+from specc.backends.onnx.sizes import Sizes
 from specc.backends.onnx.values import Record, Ref, live, reads
+from specc.dims import Dim
 from specc.types import TensorType
 
 Pair = tuple[Sequence[Any], Sequence[Any]]
@@ -23,7 +25,8 @@ class BodyEmitter(GraphEmitter):
     def __init__(self, parent: GraphEmitter) -> None:
         vars(self).update(vars(parent))
         self.parent = parent
-        self.inputs, self.outputs, self.records, self._nodes = [], [], [], {}
+        self.inputs, self.outputs, self.records, self.measured, self._nodes = [], [], [], [], {}
+        self._sizes = BodySizes(self)
         self._own: set[int] = set()
 
     def input(self, name: str, type_: TensorType) -> Ref:
@@ -50,6 +53,24 @@ class BodyEmitter(GraphEmitter):
         """The values that are read from outside."""
         read = (*(ref for record in self.records for ref in reads(record)), *(ref for _, ref in self.outputs))
         return (ref for ref in read if id(ref) not in self._own)
+
+
+class BodySizes(Sizes):
+    """Sizes that only a value of the step has are computed in the body, all others outside."""
+
+    def __init__(self, body: BodyEmitter) -> None:
+        super().__init__(body)
+        self._body = body
+
+    def dim(self, dim: Dim) -> Ref:
+        return super().dim(dim) if self._measured(dim) else self._body.parent.dim(dim)
+
+    def shape(self, dims: Sequence[Dim]) -> Ref:
+        return super().shape(dims) if any(map(self._measured, dims)) else self._body.parent.shape(dims)
+
+    def _measured(self, dim: Dim) -> bool:
+        known = {name for ref in self._body.measured for size in ref.type.shape for name in size.symbols}
+        return not known.isdisjoint(dim.symbols)
 
 
 def add_scan(
