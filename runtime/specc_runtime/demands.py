@@ -195,6 +195,8 @@ class _Walk:
     def _index(self, op: Any, operands: Sequence[_Known | None], types: Sequence[Operand]) -> None:
         if op.name == "one_hot":
             numbers, size = operands[0], op.n
+        elif op.name == "= dispatch":
+            numbers, size = operands[1], Dim.const(len(op.rows))
         elif op.name in _READS:
             at, of, attribute = _READS[op.name]
             table = types[of]
