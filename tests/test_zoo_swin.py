@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def test_swin_of_an_older_file(tmp_path: Path) -> None:
     for name in [n for n in tensors if n.endswith("relative_position_bias_table")]:
         tensors[name.replace("bias_table", "index")] = torch.zeros(9, 9, dtype=torch.int64)
     save_file(tensors, path)
+    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
+    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps({**config, "path_norm": True}))
     made = build(Request("swin", weights=str(tmp_path / "checkpoint"), render=False, out=tmp_path / "out"))
     given = {"pixel_values": RNG.standard_normal((1, 3, 20, 20)).astype(np.float32)}
     opened = open_build(made.folder)
