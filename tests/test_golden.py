@@ -22,6 +22,7 @@ MATRIX = {
     "mlp-small": ("mlp", "small"),
     "gpt-tiny": ("gpt", "tiny"),
     "gpt2-tiny": ("gpt2", "gpt2-tiny"),
+    "mamba-tiny": ("mamba", "mamba-tiny"),
     "transformer-tiny": ("transformer", "tiny"),
 }
 

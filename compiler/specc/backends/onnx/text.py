@@ -79,7 +79,7 @@ def _node(node: NodeProto, types: dict[str, str], indent: str) -> Iterator[str]:
 
 
 def _inner(graph: GraphProto, indent: str) -> Iterator[str]:
-    types = _types([*graph.input, *graph.value_info])
+    types = _types([*graph.input, *graph.output, *graph.value_info])
     yield f"{indent}graph {graph.name}"
     for value in graph.input:
         yield f"{indent}  input {value.name}: {types[value.name]}"
