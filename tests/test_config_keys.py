@@ -114,7 +114,11 @@ REFUSED: dict[str, list[Config]] = {
         {"router_jitter_noise": 0.1}, {"partial_rotary_factor": 0.5}, {"rope_parameters.rope_type": "yarn"},
         {"hidden_act": "xielu"}, {"num_experts_per_tok": 9}, {"shared_expert_intermediate_size": 64},
     ],
-    "phi3": [{"attention_bias": True}, {"hidden_act": "xielu"}, {"blocksparse_params": {"block_size": 64}}],
+    "phi3": [
+        {"attention_bias": True}, {"hidden_act": "xielu"}, {"blocksparse_params": {"block_size": 64}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, {"rope_parameters.short_mscale": 1.1},
+        {"rope_parameters.attention_factor": 2.0},
+    ],
     "qwen2": [{"use_mrope": True}, {"layer_types": ["chunked_attention"] * 32}, {"rope_scaling.mrope_section": [1, 2]}],
     "qwen3": [{"hidden_act": "xielu"}, {"num_experts": 8}, {"rope_parameters.partial_rotary_factor": 0.25}],
     "qwen3_moe": [
@@ -318,6 +322,16 @@ PUBLISHED: dict[str, Config] = {
         "num_hidden_layers": 4, "num_mel_bins": 80, "pad_token_id": 50257, "scale_embedding": False,
         "suppress_tokens": [1, 2, 7], "torch_dtype": "float32", "use_cache": True, "vocab_size": 51865,
     },
+}  # fmt: skip
+
+_FACTORS = {"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [1.0 + i for i in range(48)]}
+PUBLISHED["phi-3-mini-128k"] = {
+    **PUBLISHED["phi-3-mini-4k"], "max_position_embeddings": 131072, "sliding_window": 262144, "rope_scaling": _FACTORS,
+}  # fmt: skip
+PUBLISHED["phi-4-mini"] = {
+    **PUBLISHED["phi-3-mini-128k"], "num_attention_heads": 24, "num_key_value_heads": 8, "vocab_size": 200064,
+    "pad_token_id": 199999, "partial_rotary_factor": 0.75, "full_attn_mod": 1, "interpolate_factor": 1,
+    "lm_head_bias": False, "mlp_bias": False, "tie_word_embeddings": True,
 }  # fmt: skip
 
 

@@ -137,6 +137,26 @@ def test_round_trip(kind: str, tmp_path: Path) -> None:
     )
 
 
+ROPE_SCALINGS = {
+    "exact-yarn": lambda: small(decoders.LLAMA, **{**decoders.EXACT_YARN, "head_dim": 24}),
+    "longrope": lambda: small(
+        more.PHI3, **decoders.rope("longrope", attention_factor=1.5, **more.LONG), original_max_position_embeddings=2
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ROPE_SCALINGS)
+def test_rope_scalings(kind: str, tmp_path: Path) -> None:
+    """A config written from nothing says how the frequencies are scaled."""
+    model = parity.randomised(ROPE_SCALINGS[kind]())
+    model.save_pretrained(tmp_path / "checkpoint")
+    spec = str(family_of(str(tmp_path / "checkpoint")).spec)
+    request = Request(spec, weights=str(tmp_path / "checkpoint"), verify=False, render=False, out=tmp_path / "out")
+    folder = export(build(replace(request, emit=frozenset({"torch"}))).folder, str(tmp_path / "alone")).folder
+    loaded = type(model).from_pretrained(folder).eval()
+    torch.testing.assert_close(first_output(loaded), first_output(model), rtol=1e-5, atol=1e-5)
+
+
 def test_a_config_that_cannot_be_written(tmp_path: Path) -> None:
     """No key says `gated` by itself: the checkpoint's own config does. The head is its own, and the file in shards."""
     from safetensors.torch import load_file, save_file
