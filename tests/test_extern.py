@@ -29,6 +29,7 @@ from specc_runtime.externs import load_trusted
 from specc_runtime.lock import LOCK, changing, read_lock, write_lock
 from specc_runtime.module import open_build
 from specc_runtime.spectest import run_tests
+from specc_runtime.verify import repeat
 
 GOLDEN = Path(__file__).with_name("golden") / "extern"
 
@@ -478,7 +479,21 @@ def test_hostile_files(tmp_path: Path, golden: Callable[[Path, str], None], name
 def test_wrong_numbers_are_found(tmp_path: Path) -> None:
     """The certificate covers an extern operation as any other."""
     found = refused(tmp_path, SUM.replace("ReduceSum", "ReduceMax"))
-    assert "error[B630]" in found and '"f.py"' in found
+    assert "error[B630]" in found and "the result of `f` is the first value that differs" in found
+
+
+def test_wrong_numbers_of_a_copy_are_found(project: Path) -> None:
+    """Verifying a build compares what lies in it, and names the function where the spec is at hand."""
+    made = make(project, trust=("ops/swish2.py",))
+    other = SWISH2.replace("x * _torch", "2 * x * _torch")
+    (made.folder / "extern_swish2.py").write_text(other)
+    text = (made.folder / "manifest.json").read_text()
+    digest = sha256(SWISH2.encode()).hexdigest()
+    (made.folder / "manifest.json").write_text(text.replace(digest, sha256(other.encode()).hexdigest()))
+    with chdir(project), pytest.raises(Rejected) as caught:
+        repeat(made.folder)
+    (found,) = caught.value.diagnostics
+    assert found.code == "B630" and found.label.startswith("the result of `swish2` in mlp")
 
 
 def test_another_domain(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from specc.ir.graph import Apply, Call, Graph, Model, Read, Scan, dotted
 from specc.ir.graph import Path as IrPath
 from specc.ir.taps import TapKeys, call_scope, executed, numbered
+from specc.ops.extern import Extern
 from specc.source import Span
 from specc_runtime import programs, taps
 from specc_runtime.compare import Figures, compare
@@ -162,7 +163,9 @@ def _difference(reference: Array, found: Array) -> Figures:
 def _place(step: _Step, figures: Figures, blame: str = "") -> Place:
     node = step.node
     inner = node.span if node.span.source is not step.span.source else None
-    what = f"`{node.op.name}`" if isinstance(node, Apply) else "`scan`"
+    what = "`scan`"
+    if isinstance(node, Apply):
+        what = f"`{node.op.function if isinstance(node.op, Extern) else node.op.name}`"
     if isinstance(node, Call):
         what = f"`{dotted(node.path) or node.graph.method}`"
     return Place(step.path, node.outputs[step.position].name, what, step.span, inner, figures, blame)

@@ -22,6 +22,7 @@ from specc.weights.names import fold
 Key = tuple[str, ...]
 """The segments of a path, indices as `#`: what repetitions of one tensor share."""
 
+MAX_PAIRS = 250_000  # of paths that are compared: more is another model, not a rename
 _INDEX = "#"
 _LETTERS = "ijklmnop"
 
@@ -54,6 +55,8 @@ def find_renames(
     `file`: its tensors that the model does not have; `model`: those that the file does not have.
     """
     old, new = _grouped(file), _grouped(model)
+    if len(old) * len(new) > MAX_PAIRS:
+        return [], []
     found: dict[tuple[object, ...], _Candidate] = {}
     for before in old:
         for after in new:
