@@ -180,7 +180,10 @@ class Access(OpArguments):
             return describe(value.value)
         kinds = [(AbsentRef, "absent"), (Absent, "an optional input that is absent here"), (MethodRef, "a method")]
         kinds += [(PartRef, "a part"), (ListRef, "a list of parts"), (Results, "several results")]
-        return next((text for type_, text in kinds if isinstance(value, type_)), "") or describe(value)
+        found = next((text for type_, text in kinds if isinstance(value, type_)), "")
+        if not found and isinstance(value, tuple) and any(isinstance(v, Value) for v in value):
+            found = f"a list of {len(value)} tensors"
+        return found or describe(value)
 
     def tensor(self, value: Any, at: ast.Expr) -> Value:
         """The value as one tensor, or the reason why it is none."""

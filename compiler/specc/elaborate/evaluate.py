@@ -287,7 +287,9 @@ class Evaluator(Suggestions):
         try:
             return self.made(self.checked(function(*args), expr), expr)
         except BadArgument as bad:
-            raise self.fail(bad.code, str(bad), expr.span, names=expr) from None
+            length = next((a for a in args if name == "range" and isinstance(a, Dim) and a.value is None), None)
+            help = f"along a runtime size:  scan u in x along {length} with h = .. {{ .. }}" if length is not None else ""
+            raise self.fail(bad.code, str(bad), expr.span, names=expr, help=help) from None
         except TypeError:
             raise self.fail(
                 "E124" if not args else "E122", f"{name} does not take {len(args)} arguments", expr.span

@@ -10,7 +10,7 @@ from typing import Any
 from specc.dims import Dim
 from specc.elaborate.calls import CallChecker
 from specc.elaborate.signatures import MAX_RANK, size_in_type
-from specc.elaborate.values import Poisoned
+from specc.elaborate.values import Poisoned, number, show
 from specc.ir.graph import Emitted, Node, Scan, Slices, State, Value
 from specc.source import Span
 from specc.syntax import ast
@@ -77,7 +77,11 @@ class Scans(CallChecker):
         return tuple(sequences)
 
     def _start(self, bind: ast.Bind) -> Value:
-        start = self.tensor(self.value(bind.value), bind.value)
+        value = self.value(bind.value)
+        if number(value):
+            help = f"{bind.name.id} = carried(full([..], {show(value)}))  with the sizes of the state"
+            raise self.fail("E125", f"a state is a tensor, found {self.kind(value)}", bind.value.span, help=help)
+        start = self.tensor(value, bind.value)
         self.name_value(start, bind.name.id)
         return start
 
