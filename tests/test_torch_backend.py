@@ -583,6 +583,23 @@ model M(width: int = 4) {
     assert "torch.arange(twice) * (width - 1) // width" in source
 
 
+def test_initialisers_of_names_that_no_ending_picks(tmp_path: Path) -> None:
+    text = """
+from std.nn import Linear
+dim B
+model M(n: int = 4) {
+  encoder_of_the_picture: { projection_to_the_width: Linear(n, n) }
+  decoder_of_the_picture: { projection_to_the_width: Linear(n, n) }
+  init { "encoder_of_the_picture.*" = constant(0.5); "*.projection_to_*.bias" = zeros(); "e*.projection_to_*" = ones() }
+  forward(x: Tensor[B, n]) -> Tensor[B, n] {
+    return x |> encoder_of_the_picture.projection_to_the_width |> decoder_of_the_picture.projection_to_the_width
+  }
+}
+"""
+    model = spec(tmp_path, text)
+    assert_formatted(emit(model), tmp_path)
+
+
 # ---- the pieces ------------------------------------------------------------------------------------------------------
 
 

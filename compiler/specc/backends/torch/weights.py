@@ -12,7 +12,7 @@ from specc import initializers
 from specc.backends.torch.labels import Scope
 from specc.backends.torch.leaves import leaf_of
 from specc.backends.torch.printer import constant, literal, tidy
-from specc.backends.torch.statements import Block, Line, Statement
+from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.ir.graph import (
     Initializer,
     InitRule,
@@ -135,16 +135,14 @@ class InitSection:
             return []
         if len(matched) == 1:
             return self._fill(rule, _access(matched[0]))
-        lines = tuple(self._fill(rule, "parameter"))
-        return [
-            Block(
-                "for name, parameter in self.named_parameters()",
-                (Block(f"if {self._test(pattern, matched)}", lines),),
-            )
-        ]
+        lines, test = tuple(self._fill(rule, "parameter")), self._test(pattern, matched)
+        names: list[Statement] = []
+        if test is None:
+            names, test = [assign("names", f"({', '.join(map(constant, matched))})")], "name in names"
+        return [*names, Block("for name, parameter in self.named_parameters()", (Block(f"if {test}", lines),))]
 
-    def _test(self, pattern: str, matched: list[str]) -> str:
-        """The plainest test that picks the same names as the pattern."""
+    def _test(self, pattern: str, matched: list[str]) -> str | None:
+        """The plainest test that picks the same names as the pattern, if the pattern's ends say it."""
         head, star, tail = pattern.partition("*")
         tests: list[tuple[str, Callable[[str], bool]]] = []
         if star and not head:
@@ -159,7 +157,7 @@ class InitSection:
         for text, test in tests:
             if [n for n in self.names if test(n)] == matched:
                 return text
-        return f"name in ({', '.join(constant(n) for n in matched)})"
+        return None
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
