@@ -287,8 +287,8 @@ class Evaluator(Suggestions):
         try:
             return self.made(self.checked(function(*args), expr), expr)
         except BadArgument as bad:
-            length = next((a for a in args if name == "range" and isinstance(a, Dim) and a.value is None), None)
-            help = f"along a runtime size:  scan u in x along {length} with h = .. {{ .. }}" if length is not None else ""
+            size = next((a for a in args if name == "range" and isinstance(a, Dim) and a.value is None), None)
+            help = f"along a runtime size:  scan u in x along {size} with h = .. {{ .. }}" if size is not None else ""
             raise self.fail(bad.code, str(bad), expr.span, names=expr, help=help) from None
         except TypeError:
             raise self.fail(
