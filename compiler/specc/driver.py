@@ -12,6 +12,7 @@ from pathlib import Path
 
 from specc import style
 from specc.diagnostics import Collector, Diagnostic, Rejected
+from specc.elaborate.alone import check_alone
 from specc.elaborate.elaborator import Elaborator
 from specc.elaborate.files import FileScope
 from specc.elaborate.models import Given, Options, choose_model, configurations, elaborate, presets
@@ -55,9 +56,8 @@ class Project:
 
     def check(self, options: Options) -> Checked:
         """Elaborate one configuration; raises `Rejected`."""
-        collector = Collector()
-        elaborator = Elaborator(collector, self.elaborator.files.loader, std_home)
-        elaborator.files.by_key = self.elaborator.files.by_key
+        elaborator = next(elaborators(self))
+        collector = elaborator.collector
         with deep_recursion():
             model = elaborate(elaborator, self.file, options)
         warnings = tuple(d for d in (*self.collector.found, *collector.found) if d.severity != "error")
@@ -153,9 +153,23 @@ def findings(
                 collector.add(finding)
         for finding in steps(result[0]) if incremental and result is not None else ():
             collector.add(finding)
+    if not collector.errors:
+        used = {id(decl.node) for one in known.values() if one is not None for decl in one.elaborator.blocks.decls()}
+        for decl in project.file.blocks():
+            if decl.file is project.file and id(decl.node) not in used and not decl.node.is_model:
+                for finding in check_alone(decl, elaborators(project)):
+                    collector.add(finding)
     check_sections(project.file, project.elaborator, checked)
     check_weights(project.file, collector, checked)
     return collector.found
+
+
+def elaborators(project: Project) -> Iterator[Elaborator]:
+    """Fresh ones over the project's files, without end."""
+    while True:
+        elaborator = Elaborator(Collector(), project.elaborator.files.loader, std_home)
+        elaborator.files.by_key = project.elaborator.files.by_key
+        yield elaborator
 
 
 def attempt(project: Project, wanted: Options) -> tuple[Checked | None, tuple[Diagnostic, ...]]:

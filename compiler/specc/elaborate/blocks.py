@@ -66,6 +66,10 @@ class Blocks(Arguments):
         self.by_module[id(instance.module)] = instance
         return instance
 
+    def decls(self) -> set[BlockDecl]:
+        """The blocks that have an instance."""
+        return {instance.decl for instance in self.by_module.values()}
+
     def _guard(self, decl: BlockDecl, at: Span) -> None:
         evaluator = Evaluator(self.elab, Scope(decl.file))
         if decl in self.stack:

@@ -310,7 +310,7 @@ def _elaborate(elab: Elaborator, file: FileScope, options: Options) -> Model:
         whole = not elab.collector.errors
         entries = _entries(elab, instance)
         if whole:
-            _check_initializers(elab, instance)
+            check_initializers(elab, instance)
     if "forward" not in instance.methods:
         help = "forward(x: Tensor[B, dim]) -> Tensor[B, dim] { return x }"
         raise _fail("E160", f"model {decl.name} has no `forward`", decl.node.name.span, help=help)
@@ -351,7 +351,8 @@ def _entries(elab: Elaborator, instance: Instance) -> dict[str, Entry]:
     return entries
 
 
-def _check_initializers(elab: Elaborator, instance: Instance) -> None:
+def check_initializers(elab: Elaborator, instance: Instance) -> None:
+    """Parameters that nothing initialises (E140), and `init` rules that match nothing (E251)."""
     for path, parameter in missing_initializers(instance.module):
         text = parameter.span.head().text.strip()
         elab.collector.add(
