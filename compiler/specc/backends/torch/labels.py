@@ -288,7 +288,7 @@ def python_name(name: str) -> str:
 PYTHON_NAMES = frozenset(
     "False None True and as assert async await break class continue def del elif else except finally for from global "
     "if import in is lambda nonlocal not or pass raise return try while with yield "
-    "self torch nn F math enumerate float int isinstance len list max min range reversed round scan sum super tuple zip "
-    "Callable ValueError".split()
+    "self torch nn F math enumerate float int isinstance len list max min range reversed round scan sum super tuple "
+    "zip Callable ValueError".split()
 )
 """What a local may not be called: keywords, and the names that emitted code itself uses."""
