@@ -101,6 +101,7 @@ REFUSED: dict[str, list[Config]] = {
     ],
     "gpt_neox": [
         {"rope_parameters.rope_type": "dynamic"}, {"rope_parameters.beta_fast": 32}, {"is_decoder": True},
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
         {"hidden_act": "xielu"}, {"attention_window": 128},
     ],
     "llama": [
@@ -111,6 +112,7 @@ REFUSED: dict[str, list[Config]] = {
     ],
     "mistral": [{"attention_chunk_size": 64}, {"sinks": 4}, {"layer_types": ["chunked_attention"] * 32}],
     "mixtral": [
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
         {"router_jitter_noise": 0.1}, {"partial_rotary_factor": 0.5}, {"rope_parameters.rope_type": "yarn"},
         {"hidden_act": "xielu"}, {"num_experts_per_tok": 9}, {"shared_expert_intermediate_size": 64},
     ],
@@ -122,6 +124,7 @@ REFUSED: dict[str, list[Config]] = {
     "qwen2": [{"use_mrope": True}, {"layer_types": ["chunked_attention"] * 32}, {"rope_scaling.mrope_section": [1, 2]}],
     "qwen3": [{"hidden_act": "xielu"}, {"num_experts": 8}, {"rope_parameters.partial_rotary_factor": 0.25}],
     "qwen3_moe": [
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
         {"rope_parameters.rope_type": "yarn"}, {"rope_scaling": {"factor": 4.0}}, {"hidden_act": "xielu"},
         {"num_experts_per_tok": 129}, {"shared_expert_intermediate_size": 64}, {"layer_types": ["full_attention"]},
     ],

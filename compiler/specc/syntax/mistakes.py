@@ -327,7 +327,25 @@ def _two_statements(place: Place) -> Finding | None:
     )
 
 
+def _ignored(place: Place) -> Finding | None:
+    """P000: `ignore` takes keys in `config`, and patterns of tensors in a weights section."""
+    if place.previous != "ignore" or place.kind not in ("config", "weights"):
+        return None
+    bare = place.token.strip('"')
+    if place.kind == "weights" and re.match(r"[A-Za-z_]", bare):
+        note = "keys of config.json are ignored inside config { }"
+        return place.finding(
+            "P000", "file tensors are named by strings", place.here, help=f'ignore "{bare}"', note=note
+        )
+    if place.token.startswith('"') and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", bare):
+        edit = place.edit(place.at, place.end, bare)
+        message = "keys of config.json are names, not strings"
+        return place.finding("P000", message, place.here, help=place.line_text(place.at, edit), edits=(edit,))
+    return None
+
+
 _RECOGNISERS: tuple[Callable[[Place], Finding | None], ...] = (
+    _ignored,
     _reserved_name,
     _line_start_operator,
     _other_languages,

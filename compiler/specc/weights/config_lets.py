@@ -21,7 +21,7 @@ Item = ast.Setting | ast.Require | ast.ConfigKeys
 
 
 def config_items(node: ast.Weights) -> list[Item]:
-    """The statements of a section's `config`, every `let` put in its places. Raises `Fail`: E121, E192."""
+    """The statements of a section's `config`, every `let` put in its places. Raises `Fail`: E107, E121, E192."""
     return _Expansion(node).items()
 
 
@@ -35,6 +35,9 @@ class _Expansion:
     def items(self) -> list[Item]:
         found: list[Item] = []
         for item in (item for rule in self.node.rules if isinstance(rule, ast.WConfig) for item in rule.items):
+            for key in item.keys if isinstance(item, ast.ConfigKeys) else ():
+                if dotted(key) is None:
+                    raise self.fail("E107", f"`{key.span.text}` is not a key of the file", key)
             if not isinstance(item, ast.Let):
                 found.append(self.put(item) if self.lets else item)
                 continue
