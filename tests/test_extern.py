@@ -476,6 +476,19 @@ def test_hostile_files(tmp_path: Path, golden: Callable[[Path, str], None], name
     golden(GOLDEN / f"{name}.txt", refused(tmp_path, SUM.replace(old, new, 1)))
 
 
+@pytest.mark.parametrize("error", ["KeyError(x.shape)", "RuntimeError('too long')", "SystemExit(0)", "AssertionError"])
+def test_what_fails_at_some_sizes(tmp_path: Path, error: str) -> None:
+    """Found wherever it happens in verification, told at the user's line."""
+    code = SUM.replace("    return x.sum", f"    if x.shape[1] > 3:\n        raise {error}\n    return x.sum")
+    found = refused(tmp_path, code)
+    assert found.startswith("error[X904]: f.py fails in torch(..)") and "extern_f.py:3:9" in found
+    test = 'test M "t" with T = 5 { expect onnx ~= torch }\n'
+    (tmp_path / "m.spec").write_text(SMALL + test)
+    with chdir(tmp_path):
+        (report_,) = run_tests("m.spec", trust=("f.py",))
+    assert [d.code for d in report_.broken] == ["X904"]
+
+
 def test_wrong_numbers_are_found(tmp_path: Path) -> None:
     """The certificate covers an extern operation as any other."""
     found = refused(tmp_path, SUM.replace("ReduceSum", "ReduceMax"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -84,15 +84,20 @@ class UserFile:
         """X904 for an exception: the last line of this file on the way to it, else where the spec names the file."""
         lines = (str(error).strip() or "no message").splitlines()
         raised = f"{type(error).__name__}: {lines[0][:300]}"
-        line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(self.path.resolve()) else None
-        for frame in traceback.extract_tb(error.__traceback__):
-            if frame.filename == str(self.path.resolve()):
-                line = frame.lineno
+        line = self.line_of(error)
         message = f"{self.name} fails {what}: {raised}"
         if line is None:
             return Diagnostic("X904", message, at)
         others = (Label(at, "the file is named here"),) if at is not None else ()
         return Diagnostic("X904", message, self._line(line), others=others)
+
+    def line_of(self, error: BaseException) -> int | None:
+        """The last line of this file on the way to an exception; None if it never was there."""
+        own = str(self.path.resolve())
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+        if not lines and isinstance(error, SyntaxError) and error.filename == own:
+            return error.lineno
+        return lines[-1] if lines else None
 
     def _line(self, number: int) -> Span:
         source = Source(self.name, self.text.decode("utf-8", "replace"), os.path.relpath(self.path))
@@ -100,6 +105,23 @@ class UserFile:
         text = source.line(min(number, len(source.line_starts)))
         indent = len(text) - len(text.lstrip())
         return Span(source, start + indent, start + max(len(text), indent + 1))
+
+
+@contextmanager
+def blaming(files: Collection[UserFile]) -> Iterator[None]:
+    """What is raised on the way through one of these files becomes a `Rejected` (X904) at its line; the rest passes."""
+    try:
+        yield
+    except Rejected:
+        raise
+    except (Exception, SystemExit) as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            for file in files:
+                if file.line_of(cause) is not None:
+                    raise Rejected([file.failure(cause, "in torch(..)", None)]) from error
+            cause = cause.__cause__
+        raise
 
 
 def function(module: ModuleType, name: str) -> Any:

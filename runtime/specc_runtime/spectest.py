@@ -286,10 +286,13 @@ class Subject:
     @cached_property
     def torch(self) -> dict[str, Array]:
         """The outputs of the emitted module, by name."""
+        from specc_runtime.module import extern_copies
         from specc_runtime.programs import Crash, run_torch
+        from specc_runtime.python_file import blaming
 
         try:
-            return run_torch(self.build.module(), self.of, self.feeds)
+            with blaming(extern_copies(self.build).values()):
+                return run_torch(self.build.module(), self.of, self.feeds)
         except Crash as crash:
             raise Fail(Diagnostic("B630", str(crash), self.test.name.span)) from None
 

@@ -27,7 +27,7 @@ from specc_runtime.externs import Loaded, copies, load_copies
 from specc_runtime.inputs import Interface, Masks, chosen_graph, describe, draw, interface
 from specc_runtime.module import WEIGHTS, Build, extern_copies, load_module, python_name
 from specc_runtime.programs import PROGRAMS, Crash, Outputs
-from specc_runtime.python_file import UserFile
+from specc_runtime.python_file import UserFile, blaming
 from specc_runtime.sizes import Case, plan
 
 if TYPE_CHECKING:
@@ -120,7 +120,12 @@ def check_externs(
 
 
 def compare_programs(subject: Subject, *, seed: int = 0, progress: Say = lambda _: None) -> Certificate:
-    """Compare at every size; raises `Mismatch` at the first difference."""
+    """Compare at every size; raises `Mismatch` at the first difference, `Rejected` (X904) where an extern file fails."""
+    with blaming(subject.externs):
+        return _compared(subject, seed, progress)
+
+
+def _compared(subject: Subject, seed: int, progress: Say) -> Certificate:
     records = {name: Entry(of.depth, tolerance(of.depth)) for name, _, of in subject.entries}
     module = subject.module()
     for name, file, of in subject.entries:
