@@ -120,7 +120,7 @@ def check_externs(
 
 
 def compare_programs(subject: Subject, *, seed: int = 0, progress: Say = lambda _: None) -> Certificate:
-    """Compare at every size; raises `Mismatch` at the first difference, `Rejected` (X904) where an extern file fails."""
+    """Compare at every size; raises `Mismatch` at the first difference, `Rejected` (X904) if an extern fails."""
     with blaming(subject.externs):
         return _compared(subject, seed, progress)
 
