@@ -13,6 +13,7 @@ from specc.elaborate.builtins import COMPILE_TIME
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.mismatch import Mismatches
 from specc.elaborate.references import ListRef, PartRef
+from specc.elaborate.signatures import MAX_RANK
 from specc.elaborate.values import Binding, describe, number
 from specc.ir.graph import (
     Absent,
@@ -58,6 +59,9 @@ class Applications(Mismatches):
         except OpError as error:
             raise self.explained(call, error, types, span) from None
         several = inferred if isinstance(inferred, tuple) else (inferred,)
+        for type_ in several:
+            if type_.rank > MAX_RANK:
+                raise self.fail("S204", f"a tensor of rank {type_.rank} (limit {MAX_RANK})", span, str(type_))
         outputs = tuple(Value(None, type_, span) for type_ in several)
         self.nodes.append(Apply(op, call.inputs, outputs, span, call.labels))
         return outputs[0] if not isinstance(inferred, tuple) else Results(outputs)
