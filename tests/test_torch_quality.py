@@ -37,10 +37,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def once(*without: str) -> list[Any]:
+def once() -> list[Any]:
     """The names of one case of every spec; with the slow tests, of all."""
-    left = {name: case.spec for name, case in CASES.items() if name not in without}
-    return [pytest.param(n, marks=[] if n == spec else pytest.mark.slow) for n, spec in left.items()]
+    return [pytest.param(n, marks=[] if n == case.spec else pytest.mark.slow) for n, case in CASES.items()]
 
 
 @dataclass(frozen=True)
@@ -128,10 +127,11 @@ UNROLLED = {"mamba"}
 def test_compiles_whole(name: str, small: Any) -> None:
     """The model is one graph, which takes other sizes as well if it is compiled for sizes that vary.
 
-    But where there is a convolution, as torch compiles `nn.Conv2d` itself again for another batch, or an unrolled loop.
+    But where there is a convolution, as torch compiles `nn.Conv2d` itself again for another batch, or a scan, which it
+    unrolls.
     """
     case = small(name)
-    varies = name in UNROLLED or any(isinstance(part, (nn.Conv1d, nn.Conv2d)) for part in case.module.modules())
+    varies = name == "mamba" or any(isinstance(part, (nn.Conv1d, nn.Conv2d)) for part in case.module.modules())
     torch.compiler.reset()
     whole = torch.compile(case.module, fullgraph=True, backend="eager", dynamic=True)
     for least, stance in ((3, "default"), (6, "default" if varies else "fail_on_recompile")):
