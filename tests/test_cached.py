@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from building import make, specc
+from parity import randomised
 from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family, checkpoint
+from test_zoo_mamba import MAMBA
 from test_zoo_moe import MIXTRAL
 from test_zoo_more import NEOX, PHI3
 
@@ -118,6 +120,45 @@ def test_greedy_decoding_gives_the_tokens_of_transformers(
         )[:, 9:].numpy()
     for engine in ("onnxruntime", "torch"):
         assert (greedy(open_steps(open_build(out), engine), ids, mask, 64) == expected).all(), engine
+
+
+# ---- recurrences -----------------------------------------------------------------------------------------------------
+
+
+def test_mamba_gives_the_tokens_of_transformers(tmp_path: Path) -> None:
+    """States and the frames of causal convolutions go from step to step; padding on the left puts nothing into them."""
+    model = randomised(MAMBA.model(MAMBA.config(**{**MAMBA.small, "use_cache": True})))
+    model.save_pretrained(tmp_path / "checkpoint")
+    out, weights = tmp_path / "out", str(tmp_path / "checkpoint")
+    build(Request("mamba", weights=weights, render=False, out=out, cache=CONCAT))
+    kept = open_build(out).manifest["entries"]["forward_cached"]["cache"]["states"]
+    assert [[one["input"] for one in group] for group in kept] == [
+        [f"past_states.{i}.{name}"] for i, name in enumerate(("conv", "h") * 2)
+    ]
+    ids = np.random.default_rng(0).integers(2, 61, (2, 9))
+    with torch.no_grad():
+        expected = model.generate(
+            input_ids=torch.from_numpy(ids), do_sample=False, max_new_tokens=64, min_new_tokens=64, eos_token_id=None
+        )[:, 9:].numpy()
+    for engine in ("onnxruntime", "torch"):
+        steps, fed, chosen = open_steps(open_build(out), engine), ids, []
+        for _ in range(64):
+            logits = steps.step({"input_ids": fed, "attention_mask": np.ones(fed.shape, bool)})["logits"][:, -1]
+            fed = logits.argmax(-1, keepdims=True)
+            chosen.append(fed)
+        assert (np.concatenate(chosen, 1) == expected).all(), engine
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_recurrent_layers_go_on_from_their_states(cell: str, tmp_path: Path) -> None:
+    sets = {"vocab": "40", "dim": "8", "cell": cell}
+    made = build(Request("lstm", sets=sets, render=False, out=tmp_path / "out", cache=CONCAT))
+    assert len(made.manifest["certificate"]["entries"]["forward_cached"]["runs"]) >= 5
+    kept = made.manifest["entries"]["forward_cached"]["cache"]["states"]
+    assert [len(group) for group in kept] == [2 if cell == "LSTM" else 1] * 2
+    with pytest.raises(Rejected) as refused:
+        build(Request("lstm", sets=sets, render=False, out=tmp_path / "static", cache=STATIC))
+    assert "keeps states of one size" in refused.value.diagnostics[0].message
 
 
 # ---- one small build -------------------------------------------------------------------------------------------------

@@ -195,6 +195,9 @@ def incremental(model: Model, entry: str, without: frozenset[str], asked: Reques
         raise Rejected(found)
     if asked.length is None:
         return found
+    if not found.states:
+        message = f"`{entry}` of {model.module.name} keeps states of one size: there is nothing to make room for"
+        raise Rejected([Diagnostic("B620", message, found.graph.span.head(), help="--cache concat")])
     room = _context(model, found)
     if room is not None and asked.length > room:
         message = f"a cache of {asked.length} positions is longer than the context of {model.module.name}: {room}"
@@ -220,7 +223,14 @@ def describe(model: Model, found: Incremental) -> Cache:
         once = Once(once_file(found), inputs, _kept(found.once))
     past = growing[0] if found.length is None else f"past({found.step.size})"
     return Cache(
-        found.entry, found.length, str(found.step.size), past, wide, _kept(found.states), _context(model, found), once
+        found.entry,
+        found.length,
+        str(found.step.size),
+        past,
+        wide,
+        _kept((*found.states, *found.carried)),
+        _context(model, found),
+        once,
     )
 
 

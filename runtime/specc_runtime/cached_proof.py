@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Rejected
+from specc.dims import Dim
 from specc_runtime import programs
 from specc_runtime.cache import CachedEntry
 from specc_runtime.certificate import Run, Skipped
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.divergence import Mismatch
-from specc_runtime.inputs import draw
+from specc_runtime.inputs import Input, draw
 from specc_runtime.programs import PROGRAMS, Outputs
 from specc_runtime.sizes import MEMORY_BUDGET, admissible, too_large
 from specc_runtime.steps import OnnxSteps, Steps, TorchSteps, in_parts, part_of
@@ -108,7 +109,13 @@ class CachedProof:
 
     @property
     def _pads(self) -> bool:
-        return any(i.dtype == "bool" and len(i.shape) == 2 and i.name in self.cache.wide for i in self.of.inputs)
+        return any(map(self._is_padding, self.of.inputs))
+
+    def _is_padding(self, item: Input) -> bool:
+        """A mask that says which positions are text."""
+        if item.dtype != "bool" or len(item.shape) != 2:
+            return False
+        return item.name in self.cache.wide or item.shape[1] == Dim.symbol(self.cache.step)
 
     def _sizes(self, text: Text) -> dict[str, int] | None:
         """The sizes of the whole text in the plain entry."""
@@ -160,7 +167,7 @@ class CachedProof:
     def _feeds(self, text: Text, sizes: Mapping[str, int]) -> dict[str, Array]:
         feeds = draw(self.plain, sizes, seed=self.seed, masks="all true")
         for item in self.of.inputs:
-            if item.dtype == "bool" and item.name in self.cache.wide and len(item.shape) == 2:
+            if self._is_padding(item):
                 for row, count in enumerate(text.padding):
                     feeds[item.name][row, :count] = False
         return feeds

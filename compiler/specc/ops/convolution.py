@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import prod
 from typing import Any, ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Emitter, Handle, Ints, Op, OpError, Tensor, TorchText, numel
+from specc.op import Cost, Emitter, Handle, Ints, Op, OpError, Step, Tensor, TorchText, numel
 from specc.ops import expect
 from specc.ops.windows import SPATIAL, both_sides, is_default, per_axis, slide, spatial_input
-from specc.types import TensorType
+from specc.types import Operand, TensorType
 
 
 class _Convolution(Op):
@@ -131,15 +131,19 @@ class CausalConv1d(Op):
         return x.with_shape((x.shape[0], w.shape[0], x.shape[2]))
 
     def torch(self, t: TorchText, x: str, w: str, b: str | None = None) -> str:
+        return self._conv(t, f"F.pad({x}, ({self._frames(t)}, 0))", w, b)
+
+    def _conv(self, t: TorchText, x: str, w: str, b: str | None) -> str:
+        options = [f"{n}={t.attr(n)}" for n in ("dilation", "groups") if getattr(self, n) != 1]
+        return f"F.conv1d({x}, {', '.join([w, *_bias_text(b), *options])})"
+
+    def _frames(self, t: TorchText) -> str:
         weights = t.operands[1]
         assert isinstance(weights, TensorType)
         size, dilation = t.dim(weights.shape[2]), t.attr("dilation")
         if size.isdigit() and dilation.isdigit():
-            frames = str((int(size) - 1) * self.dilation)
-        else:
-            frames = f"{size} - 1" if self.dilation == 1 else f"({size} - 1) * {dilation}"
-        options = [f"{n}={t.attr(n)}" for n in ("dilation", "groups") if getattr(self, n) != 1]
-        return f"F.conv1d(F.pad({x}, ({frames}, 0)), {', '.join([w, *_bias_text(b), *options])})"
+            return str((int(size) - 1) * self.dilation)
+        return f"{size} - 1" if self.dilation == 1 else f"({size} - 1) * {dilation}"
 
     def onnx(self, emit: Emitter, x: Handle, w: Handle, b: Handle | None = None) -> Handle:
         (size,) = _kernel(w.type)
@@ -151,6 +155,28 @@ class CausalConv1d(Op):
         if self.groups != 1:
             attributes["group"] = self.groups
         return emit("Conv", x, w, *_given(b), **attributes)
+
+    def frames(self, w: Operand) -> int:
+        """How many positions before the first one are read."""
+        assert isinstance(w, TensorType) and w.shape[2].value is not None
+        return (w.shape[2].value - 1) * self.dilation
+
+    def mixes(self, x: TensorType, w: TensorType, b: TensorType | None = None) -> Sequence[Collection[int]]:
+        return [(1,), (0, 1, 2), (0,)]  # and the positions before, which an incremental entry keeps
+
+    def torch_step(self, t: TorchText, step: Step, x: str, w: str, b: str | None = None) -> str:
+        return self._conv(t, f"cache.frames({x}, {self._frames(t)})", w, b)
+
+    def onnx_step(self, emit: Emitter, step: Step, x: Handle, w: Handle, b: Handle | None = None) -> Handle:
+        """x begins with the frames of earlier steps."""
+        (size,) = _kernel(w.type)
+        attributes: dict[str, Any] = {"kernel_shape": [size]}
+        if self.dilation != 1:
+            attributes["dilations"] = [self.dilation]
+        if self.groups != 1:
+            attributes["group"] = self.groups
+        type_ = x.type.with_shape((x.type.shape[0], w.type.shape[0], x.type.shape[2] - self.frames(w.type)))
+        return emit("Conv", x, w, *_given(b), type=type_, **attributes)
 
     def cost(self, results: Sequence[TensorType], x: TensorType, w: TensorType, b: TensorType | None = None) -> Cost:
         return _conv_cost(numel(results[0]), w, b)

@@ -61,7 +61,7 @@ class Positions(Op):
         return emit("Max", before, emit.const(0, DType.I64))
 
     def torch_step(self, t: TorchText, step: Step, mask: str | None) -> str:
-        if self.D != step.size:
+        if step.size != self.D:
             return self.torch(t, mask)
         start, size = t.dim(step.past), t.dim(self.D)
         if mask is None:
@@ -69,7 +69,7 @@ class Positions(Op):
         return f"{self.torch(t, mask)}[:, {start}:]"
 
     def onnx_step(self, emit: Emitter, step: Step, mask: Handle | None) -> Handle:
-        if self.D != step.size:
+        if step.size != self.D:
             return self.onnx(emit, mask)
         start = started(emit, step)
         if mask is None:

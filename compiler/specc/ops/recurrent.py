@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Emitter, Handle, Op, OpError, Tensor, TorchText
+from specc.op import Cost, Emitter, Handle, Op, OpError, Step, Tensor, TorchText
 from specc.ops import expect
 from specc.types import DType, TensorType
 
@@ -102,6 +102,9 @@ class _Recurrent(Op):
         if hidden.value is None:
             raise OpError("S201", f"the state's size must be known at compile time, found {hidden}", operand=1)
         return states[0]
+
+    def stepwise(self, step: Step, *operands: TensorType | None) -> None:
+        """Along the step it goes on from its states, if they are carried."""
 
     def _recurrence(
         self,

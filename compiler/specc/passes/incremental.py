@@ -15,14 +15,15 @@ from specc.diagnostics import Diagnostic
 from specc.dims import Dim, Facts
 from specc.ir.graph import Apply, Call, Entry, Graph, Loop, Model, Node, Scan, When
 from specc.op import Step
+from specc.ops.convolution import CausalConv1d
+from specc.ops.recurrent import GRU, LSTM
 from specc.ops.state import Cached, past
 from specc.passes.plain import Sizes, call_sizes, is_past
 from specc.passes.stepping import Known, State, StepSizes, Walk, operand_type, resized, varies
 from specc.source import Span
 
-STATEFUL = frozenset({"cached"})
+STATEFUL = frozenset({"cached", "carried", "causal_conv1d"})
 """Operators that keep something between steps."""
-_NOT_YET = frozenset({"carried", "causal_conv1d", "lstm", "gru"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,9 @@ class Incremental:
 
     `states`: for every `cached` call in the order of execution, its tensors; `once`: the same for `once`. `needs` are
     the inputs that a step reads, `once_needs` those that the `once` values are computed from. `start`: in which group
-    of all that is kept, and on which axis, the number of positions is seen. `steps`: each graph that differs from its
+    of all that is kept, and on which axis, the number of positions is seen; None where nothing grows. `carried`: for
+    every recurrence and causal convolution its states; `carriers`: a `carried` -> which state of its reader it is;
+    `consumers`: a reader -> how many states it has. `steps`: each graph that differs from its
     plain form -> the step in its own sizes. `warnings` are about steps that may differ from the whole.
     """
 
@@ -39,10 +42,13 @@ class Incremental:
     graph: Graph
     sizes: StepSizes
     states: tuple[tuple[State, ...], ...]
+    carried: tuple[tuple[State, ...], ...]
     once: tuple[tuple[State, ...], ...]
     needs: frozenset[str]
     once_needs: frozenset[str]
-    start: tuple[int, int]
+    start: tuple[int, int] | None
+    carriers: Mapping[Apply, int]
+    consumers: Mapping[Node, int]
     steps: Mapping[Graph, Step]
     warnings: tuple[Diagnostic, ...]
     outside_sdpa: tuple[Diagnostic, ...] = ()  # D406: what a static cache is refused for
@@ -63,8 +69,8 @@ class Incremental:
 
     @property
     def flat(self) -> tuple[State, ...]:
-        """All states in order."""
-        return tuple(state for group in self.states for state in group)
+        """All that a step changes: what grows, then what is replaced."""
+        return tuple(state for group in (*self.states, *self.carried) for state in group)
 
 
 def static(incremental: Incremental, length: int) -> Incremental:
@@ -129,13 +135,9 @@ def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> I
     graph = of.graphs[of.full.present - without]
     if not _stateful(graph.nodes):
         return [without_cache(model, entry)]
-    carried = next((n for n in _reached(graph.nodes) if isinstance(n, Apply) and n.op.name in _NOT_YET), None)
-    if carried is not None:
-        message = f"a cache for `{carried.op.name}` is not supported yet"
-        return [Diagnostic("B650", message, carried.span, help="build without --cache")]
     step = _step_of(graph)
     if step is None:
-        message = "`cached` along a computed size: only the new positions of a step can be appended"
+        message = "what is kept goes along a computed size: a step has new positions of a dim of the entry"
         return [Diagnostic("D407", message, _first_cached(graph), help="along = T, a dim of the entry's signature")]
     names = dict.fromkeys((*graph.dims, *(s for a in graph.inputs for d in a.type.shape for s in d.symbols)))
     sizes = StepSizes(step, past(step), {name: Dim.symbol(name) for name in names if not is_past(name)})
@@ -144,6 +146,9 @@ def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> I
     given = [Known(varies(walk.step, sizes.type(a.type)), frozenset([a.name])) for a in graph.inputs]
     results = walk.graph(graph, sizes, "", given)
     needs = walk.needs.union(*(known.inputs for known in results))
+    if not walk.states and walk.reads_past is not None:
+        message = "positions in an entry that keeps no keys are not supported yet"
+        walk.collector.add(Diagnostic("B650", message, walk.reads_past, help="build without --cache"))
     found = walk.collector.found
     if any(d.severity == "error" for d in found):
         return found
@@ -152,10 +157,13 @@ def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> I
         graph=graph,
         sizes=sizes,
         states=tuple(walk.states),
+        carried=tuple(walk.carried),
         once=tuple(walk.once),
         needs=needs,
         once_needs=walk.once_needs,
         start=walk.start,
+        carriers=walk.carriers,
+        consumers=walk.consumers,
         steps=walk.steps,
         warnings=tuple(found),
         outside_sdpa=tuple(walk.outside.found),
@@ -188,15 +196,19 @@ def _step_of(graph: Graph) -> Dim | None:
             for symbol in size.symbols:
                 if is_past(symbol):
                     return Dim.symbol(symbol.removeprefix("past(").removesuffix(")"))
-    trail = _Trail()
+    trail = _Trail(any(isinstance(n, Apply) and isinstance(n.op, Cached) for n in _reached(graph.nodes)))
     trail.graph(graph, {name: Dim.symbol(name) for name in graph.dims})
     return trail.found
 
 
 class _Trail:
-    """Follows calls to the first `cached`, with what each callee's dims are in the entry."""
+    """Follows calls to the first node that keeps something, with what each callee's dims are in the entry.
 
-    def __init__(self) -> None:
+    `only_cached`: to the first `cached`, whatever recurrences come before.
+    """
+
+    def __init__(self, only_cached: bool) -> None:
+        self.only_cached = only_cached
         self.found: Dim | None = None
 
     def graph(self, graph: Graph, dims: Mapping[str, Dim]) -> None:
@@ -209,12 +221,25 @@ class _Trail:
             if isinstance(node, Loop):
                 for iteration in node.iterations:
                     self.nodes(iteration.nodes, dims)
-            elif isinstance(node, Apply) and isinstance(node.op, Cached) and node.op.along.is_symbol():
-                self.found = dims.get(node.op.along.symbols[0])
+            elif (along := _along(node, self.only_cached)) is not None and along.is_symbol():
+                self.found = dims.get(along.symbols[0])
             elif isinstance(node, Call):
                 types = [operand_type(i, _plain(dims)) for i in node.inputs]
                 bound = call_sizes(node.graph.inputs, types)
                 self.graph(node.graph, {n: d for n, d in bound.items() if d.is_symbol()})
+
+
+def _along(node: Node, only_cached: bool) -> Dim | None:
+    """The size that a node goes along, if it keeps something of it."""
+    if isinstance(node, Apply) and isinstance(node.op, Cached):
+        return node.op.along
+    if only_cached:
+        return None
+    if isinstance(node, Scan):
+        return node.along
+    if isinstance(node, Apply) and isinstance(node.op, (LSTM, GRU)):
+        return node.op.along
+    return node.outputs[0].type.shape[2] if isinstance(node, Apply) and isinstance(node.op, CausalConv1d) else None
 
 
 def _plain(dims: Mapping[str, Dim]) -> Sizes:

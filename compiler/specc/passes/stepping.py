@@ -6,7 +6,7 @@ Every operator says how it behaves along the step (`Op.stepwise`); here are the 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from specc.codes import severity
@@ -14,7 +14,9 @@ from specc.diagnostics import Collector, Diagnostic, Edit
 from specc.dims import Dim
 from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Scan, Value, When, dotted
 from specc.op import Op, OpError, Step
-from specc.ops.state import Cached, past
+from specc.ops.convolution import CausalConv1d
+from specc.ops.recurrent import GRU, LSTM
+from specc.ops.state import Cached, Carried, past
 from specc.passes.plain import Sizes, call_sizes, is_past
 from specc.source import Span
 from specc.types import Operand, Scalar, TensorType
@@ -80,11 +82,14 @@ _NOTHING_PAST = _NothingPast()
 
 @dataclass(frozen=True)
 class Known:
-    """What a value depends on: the step at all, and which inputs of the entry; and whether a `cached` gave it."""
+    """What a value depends on: the step at all, and which inputs of the entry; and whether a `cached` gave it, which
+    `carried` did, or that it is 0 throughout."""
 
     varies: bool = False
     inputs: frozenset[str] = frozenset()
     cached: bool = False
+    carried: Apply | None = None
+    zero: bool = False
 
 
 @dataclass
@@ -98,7 +103,12 @@ class Walk:
     once: list[tuple[State, ...]] = field(default_factory=list)
     needs: frozenset[str] = frozenset()
     once_needs: frozenset[str] = frozenset()
-    start: tuple[int, int] = (0, 0)
+    start: tuple[int, int] | None = None
+    carried: list[tuple[State, ...]] = field(default_factory=list)
+    carriers: dict[Apply, int] = field(default_factory=dict)
+    consumers: dict[Node, int] = field(default_factory=dict)
+    waiting: list[Apply] = field(default_factory=list)  # what is carried and not yet a state of anything
+    reads_past: Span | None = None
     steps: dict[Graph, Step] = field(default_factory=dict)
     collector: Collector = field(default_factory=Collector)
     outside: Collector = field(default_factory=Collector)
@@ -137,9 +147,8 @@ class Walk:
 
     def _scan(self, graph: Graph, node: Scan, sizes: StepSizes, path: str, values: dict[Value, Known]) -> None:
         """A loop along another axis is like any other nodes; one along the step begins anew in every step."""
-        if self.step.varies(node.along.substitute(sizes)):
-            shown = node.along.label or str(node.along)
-            self._say(OpError("D402", f"`scan` along {shown} mixes positions of different steps"), node.span, path)
+        names = [state.before.name or "h" for state in node.states]
+        self._carry(graph, node, node.along, [state.start for state in node.states], names, sizes, path, values)
         known = _depends(node.inputs, values)
         values.update(dict.fromkeys(node.bound, known))
         self._nodes(graph, node.nodes, sizes, path, values)
@@ -182,6 +191,13 @@ class Walk:
         if any(isinstance(i, Value) and values.get(i, Known()).cached for i in others):
             message = f"`{op.name}` reads a cached value: a static cache has rows that hold nothing yet"
             self.outside.add(Diagnostic("D406", message, node.span, path=self._trail(path), help="--cache concat"))
+        if isinstance(op, (LSTM, GRU)):
+            count = len(node.outputs) - 1
+            self._carry(graph, node, op.along, node.inputs[1 : 1 + count], ["h", "c"][:count], sizes, path, values)
+        elif isinstance(op, CausalConv1d) and step.varies(results[0].shape[2]) and op.frames(types[1]):
+            self._frames(graph, node, op, types, sizes)
+        elif isinstance(op, Carried):
+            self.waiting.append(node)
         is_kept = isinstance(op, Cached) and op.along == sizes.step
         if isinstance(op, Cached) and is_kept:
             self._keep(node, op, types)
@@ -191,8 +207,66 @@ class Walk:
             self._once(node, types)
             self.once_needs |= known.inputs
             known = Known()
-        created = Known(known.varies or any(varies(step, r) for r in results), known.inputs, is_kept)
+        if any(step.is_wide(size) for t in tensors for size in t.shape) or op.name == "positions":
+            self.reads_past = self.reads_past or node.span
+        created = Known(
+            known.varies or any(varies(step, r) for r in results),
+            known.inputs,
+            is_kept,
+            node if isinstance(op, Carried) else None,
+            op.name == "zeros" or (isinstance(op, Carried) and _is_zero(node, values)),
+        )
         values.update(dict.fromkeys(node.outputs, created))
+
+    def _carry(
+        self,
+        graph: Graph,
+        node: Apply | Scan,
+        along: Dim,
+        starts: Sequence[Input],
+        names: Sequence[str],
+        sizes: StepSizes,
+        path: str,
+        values: Mapping[Value, Known],
+    ) -> None:
+        """The states of a recurrence along the step come in and go out; along another axis they are its own."""
+        known = [values.get(i, Known()) if isinstance(i, Value) else Known() for i in starts]
+        sources = [k.carried for k in known if k.carried is not None]
+        stepping = self.step.varies(along.substitute(sizes))
+        what = "scan" if isinstance(node, Scan) else node.op.name
+        if stepping and len(sources) < len(starts):
+            found = f"{names[next(i for i, k in enumerate(known) if k.carried is None)]} begins anew in every step"
+            message = f"`{what}` along {sizes.step} mixes positions of different steps: a state is not carried"
+            self._say(
+                OpError("D402", message, found=found, help="carried(..) around what it begins with"), node.span, path
+            )
+        elif stepping and not all(k.zero for k in known):
+            self._say(
+                OpError("B650", "a carried state that does not begin at zero is not supported yet"), node.span, path
+            )
+        elif stepping and self.waiting[: len(sources)] != sources:
+            self._say(OpError("B650", "states that are carried in another order than read"), node.span, path)
+        elif stepping:
+            kept = [operand_type(i, sizes) for i in starts]
+            self._add(graph, node, zip(names, kept, strict=True), sizes)
+            self.carriers.update((source, k) for k, source in enumerate(sources))
+        self.waiting = [one for one in self.waiting if one not in sources]
+
+    def _frames(self, graph: Graph, node: Apply, op: CausalConv1d, types: Sequence[Operand], sizes: StepSizes) -> None:
+        """The last inputs of a causal convolution are the left context of the next step."""
+        x = types[0]
+        assert isinstance(x, TensorType)
+        self._add(graph, node, [("conv", resized(x, 2, Dim.const(op.frames(types[1]))))], sizes)
+
+    def _add(self, graph: Graph, node: Apply | Scan, kept: Iterable[tuple[str, Operand]], sizes: StepSizes) -> None:
+        number, group = len(self.carried), []
+        for name, type_ in kept:
+            assert isinstance(type_, TensorType)
+            names = f"past_states.{number}.{name}", f"present_states.{number}.{name}"
+            group.append(State(*names, type_, type_, NO_AXIS))
+        self.carried.append(tuple(group))
+        self.consumers[node] = len(group)
+        self.steps.setdefault(graph, sizes.own(graph))
 
     def _once(self, node: Apply, types: Sequence[Operand]) -> None:
         """What `once` gives is an input of every step, and a result of an entry of its own."""
@@ -220,8 +294,8 @@ class Walk:
             earlier, step = self.sizes.earlier, self.sizes.step
             before, after = resized(type_, axis, earlier), resized(type_, axis, earlier + step)
             group.append(State(f"past_key_values.{number}.{label}", f"present.{number}.{label}", before, after, axis))
-        if not self.states:
-            self.start = (len(self.once), group[0].axis)
+        if self.start is None:
+            self.start = (len(self.once) + len(self.carried), group[0].axis)
         self.states.append(tuple(group))
 
     def _say(self, error: OpError, span: Span, path: str) -> None:
@@ -251,7 +325,7 @@ class Walk:
         return f"in the incremental entry of {self.model}.{self.entry}" + (f" > {path}" if path else "")
 
 
-_ALLOWED = "cached, positions, causal attention over cached keys, and what works on each position alone"
+_ALLOWED = "cached, carried, causal_conv1d, positions, causal attention, and what works on each position alone"
 
 
 def _fix(code: str, span: Span) -> tuple[Edit, ...]:
@@ -262,6 +336,10 @@ def _fix(code: str, span: Span) -> tuple[Edit, ...]:
     if code == "D404" and text.startswith("sdpa(") and text.endswith(")") and "causal" not in text:
         return (Edit(span, f"{text[:-1].rstrip()}, causal = true)"),)
     return ()
+
+
+def _is_zero(node: Apply, values: Mapping[Value, Known]) -> bool:
+    return all(isinstance(i, Value) and values.get(i, Known()).zero for i in node.inputs)
 
 
 def _depends(inputs: Sequence[Input], values: Mapping[Value, Known]) -> Known:

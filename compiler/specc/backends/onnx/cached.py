@@ -20,8 +20,9 @@ from specc.backends.onnx.flatten import Argument, Flattener, Frame
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import WeightsRef, model_proto
 from specc.backends.onnx.values import Ref
-from specc.ir.graph import Apply, Model, aliases
+from specc.ir.graph import Apply, Model, Scan, aliases
 from specc.op import Emitter, Step
+from specc.ops.convolution import CausalConv1d
 from specc.ops.positions import counted
 from specc.passes.incremental import Incremental, step_facts
 from specc.passes.plain import entry_facts, entry_sizes
@@ -31,6 +32,7 @@ from specc.types import DType, TensorType
 PAST, TOTAL, LENGTH = "past_sequence_length", "total_sequence_length", "past_length"
 """The names of the number of cached positions, of all positions, and of the input that says how many are valid."""
 _SCATTER_OPSET = 24
+_END = 2**63 - 1
 
 
 def build_cached(
@@ -90,7 +92,11 @@ class CachedFlattener(Flattener):
         self.incremental = incremental
         self.past: list[list[Ref]] = []  # of the `cached` and of the `once` to come, in the order of execution
         self.once: list[list[Ref]] = []
+        self.carried: list[
+            Ref
+        ] = []  # states, and the frames of causal convolutions, in the order in which they are read
         self.present: list[Ref] = []
+        self.replaced: list[Ref] = []  # what takes the place of `carried`
         self.start: Ref | None = None  # int64[1], of a static cache
 
     def run_entry(self) -> None:
@@ -100,6 +106,7 @@ class CachedFlattener(Flattener):
             length = self.emit.input(LENGTH, TensorType(DType.I64, ()))
             self.start = self.emit.unsqueeze(length, [0])
         self.past = [[self.emit.input(state.input, state.before) for state in group] for group in incremental.states]
+        self.carried = [self.emit.input(s.input, s.before) for group in incremental.carried for s in group]
         self.once = [[self.emit.input(state.input, state.before) for state in group] for group in incremental.once]
         graph, sizes = incremental.graph, incremental.sizes
         unread = self._unread(operands)
@@ -107,7 +114,7 @@ class CachedFlattener(Flattener):
         for name, (_, value), result in zip(graph.output_names, graph.results, results, strict=True):
             assert isinstance(result, Ref)
             self.emit.output(name, result, sizes.type(value.type))
-        for state, ref in zip(incremental.flat, self.present, strict=True):
+        for state, ref in zip(incremental.flat, (*self.present, *self.replaced), strict=True):
             self.emit.output(state.output, ref, state.after)
         self.emit.inputs = [ref for ref in self.emit.inputs if id(ref) not in unread]
 
@@ -132,6 +139,8 @@ class CachedFlattener(Flattener):
     def _kept(self, node: Apply, operands: Sequence[Argument]) -> tuple[Argument, ...]:
         if node.op.name == "once":
             return tuple(self.once.pop(0))
+        if node in self.incremental.carriers:
+            return (self.carried.pop(0),)
         if node.op.name != "cached":
             return super()._kept(node, operands)
         states = self.incremental.states[len(self.incremental.states) - len(self.past)]
@@ -142,6 +151,19 @@ class CachedFlattener(Flattener):
         )
         self.present += grown
         return grown
+
+    def _framed(self, x: Ref) -> Ref:
+        """The input of a causal convolution after what it still reads of earlier steps; the end of it is kept."""
+        before = self.carried.pop(0)
+        frames = before.type.shape[2]
+        whole = x.type.with_shape((*x.type.shape[:2], x.type.shape[2] + frames))
+        joined = self.emit("Concat", before, x, type=whole, axis=2)
+        assert frames.value is not None
+        starts, ends = (self.emit.const([n], DType.I64) for n in (-frames.value, _END))
+        self.replaced.append(
+            self.emit("Slice", joined, starts, ends, self.emit.const([2], DType.I64), type=before.type)
+        )
+        return joined
 
     def _grown(self, state: State, before: Ref, new: Ref) -> Ref:
         emit = self.emit
@@ -156,7 +178,25 @@ class CachedFlattener(Flattener):
         places = emit("Expand", column, emit.shape(new.type.shape), type=new.type.with_dtype(DType.I64))
         return emit("ScatterElements", before, places, new, type=state.after, axis=state.axis)
 
+    def _apply(self, frame: Frame, node: Apply) -> None:
+        super()._apply(frame, node)
+        self._replace(frame, node)
+
+    def _scan(self, frame: Frame, node: Scan) -> None:
+        super()._scan(frame, node)
+        self._replace(frame, node)
+
+    def _replace(self, frame: Frame, node: Apply | Scan) -> None:
+        """The last states of a recurrence are those of the next step."""
+        count = self.incremental.consumers.get(node, 0)
+        if count and not (isinstance(node, Apply) and isinstance(node.op, CausalConv1d)):
+            self.replaced += [cast("Ref", frame.values[value]) for value in node.outputs[-count:]]
+
     def _made(self, frame: Frame, node: Apply, operands: Sequence[Argument]) -> Any:
+        if isinstance(node.op, CausalConv1d):
+            if node not in self.incremental.consumers:
+                return super()._made(frame, node, operands)
+            operands = (self._framed(cast("Ref", operands[0])), *operands[1:])
         step = self.incremental.step
         step = Step(step.size, step.past, self.start)
         return node.op.substitute(frame.sizes).onnx_step(cast("Emitter", self.emit), step, *operands)

@@ -18,22 +18,25 @@ from specc.backends.torch.signatures import argument_defaults, plain_sizes, size
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.backends.torch.surroundings import Surroundings
 from specc.dims import Dim
-from specc.ir.graph import Apply, Call, Graph, Input, Loop, Node, Path, Value, When
+from specc.ir.graph import Apply, Call, Graph, Input, Loop, Node, Path, Scan, Value, When
 from specc.op import Step
-from specc.passes.incremental import STATEFUL
+from specc.ops.convolution import CausalConv1d
 
 CACHE, START, PAST = "cache", "start", "past"
 CACHE_CLASS = '''\
 class Cache:
-    """Keys and values of earlier positions, one tuple for each attention in the order of execution.
+    """What is kept of earlier positions: a tuple for each attention or recurrence, in the order of
+    execution.
 
-    `past` is what the step before gave as `present`, None in the first one; `start` is how many positions it holds.
+    `past` is what the step before gave as `present`, None in the first one; `start` is how many
+    positions it holds.
     """
 
     def __init__(self, past: list[tuple[torch.Tensor, ...]] | None, start: int) -> None:
         self.past, self.start = past, start
         self.present: list[tuple[torch.Tensor, ...]] = []
-
+'''
+GROWN = '''
     def extend(self, *new: torch.Tensor, dim: int) -> tuple[torch.Tensor, ...]:
         """Append the new positions to the earlier ones and keep the whole."""
         if self.past is not None:
@@ -53,7 +56,25 @@ ONCE = '''
         assert self.past is not None
         return self.keep(*self.past[len(self.present)])
 '''
-"""More methods of the class, for models that compute something once a sequence."""
+STATES = '''
+    def state(self, index: int, first: torch.Tensor) -> torch.Tensor:
+        """A state of the recurrence that `carry` comes next for; `first` in the first step."""
+        return first if self.past is None else self.past[len(self.present)][index]
+
+    def carry(self, *results: torch.Tensor, states: int) -> tuple[torch.Tensor, ...]:
+        """Keep the last results, which are states; returns all."""
+        self.present.append(results[-states:])
+        return results
+'''
+FRAMES = '''
+    def frames(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        """x [B, C, T] after the last frames of earlier steps, or zeros; keeps the last ones of all."""
+        earlier = x.new_zeros(*x.shape[:2], count)
+        x = torch.cat((earlier if self.past is None else self.past[len(self.present)][0], x), -1)
+        self.present.append((x[..., x.shape[-1] - count :],))
+        return x
+'''
+"""Methods of the class for what grows, for what is computed once, for recurrences, for causal convolutions."""
 _KEPT = "list[tuple[torch.Tensor, ...]]"
 
 
@@ -61,33 +82,38 @@ _KEPT = "list[tuple[torch.Tensor, ...]]"
 class Stepping:
     """`steps`: each graph with an incremental form -> the step in its own sizes.
 
-    `start`: of an entry, in which group of what is kept, and on which axis, the number of earlier positions is seen;
-    None for a method that is called by one.
+    `carriers`, `consumers`: see `Incremental`. `is_entry`: other methods are called by one; `start`: in which group of
+    what is kept, and on which axis, the number of earlier positions is seen.
     """
 
     steps: Mapping[Graph, Step]
+    carriers: Mapping[Apply, int]
+    consumers: Mapping[Node, int]
+    is_entry: bool
     start: tuple[int, int] | None
 
     def params(self, plain: Sequence[Param]) -> tuple[Param, ...]:
-        if self.start is not None:
+        if self.is_entry:
             return (*plain, Param(PAST, f"{_KEPT} | None", "None"))
         return (*(Param(p.name, p.annotation) for p in plain), Param(CACHE, "Cache"))
 
     def returns(self, plain: str) -> str:
-        if self.start is None:
+        if not self.is_entry:
             return plain
         return f"tuple[{plain.removeprefix('tuple[').removesuffix(']')}, {_KEPT}]"
 
     def prelude(self, used: bool) -> list[Statement]:
         """`used`: whether anything reads how many positions came before."""
-        if self.start is None:
+        if not self.is_entry:
             return [assign(START, f"{CACHE}.{START}")] if used else []
+        if self.start is None:
+            return [assign(CACHE, f"Cache({PAST}, 0)")]
         group, axis = self.start
         length = f"0 if {PAST} is None else {PAST}[{group}][0].shape[{axis}]"
         return [assign(START, length), assign(CACHE, f"Cache({PAST}, {START})")]
 
     def doc(self, graph: Graph) -> str:
-        if self.start is None:
+        if not self.is_entry:
             return graph.doc
         what = f"`{graph.method}` of positions that follow those of `past`, and what to pass as `past` next"
         return f"{graph.doc}\n\n{what}" if graph.doc else what
@@ -106,7 +132,7 @@ class CachedMethod(Method):
 
     def statements(self) -> tuple[Statement, ...]:
         lines = super().statements()
-        if self.stepping.start is None or not isinstance(lines[-1], Line):
+        if not self.stepping.is_entry or not isinstance(lines[-1], Line):
             return lines
         return (*lines[:-1], Line("return", (), f"{lines[-1].expr}, {CACHE}.present"))
 
@@ -152,13 +178,26 @@ class CachedMethod(Method):
         return path not in self.folds and super().is_sequential(path)
 
     def is_identity(self, node: Apply) -> bool:
-        return node.op.name not in (*STATEFUL, "once") and super().is_identity(node)
+        return (
+            node.op.name not in ("cached", "once") and node not in self.stepping.carriers and super().is_identity(node)
+        )
 
     def sizes(self) -> tuple[Mapping[str, Dim | int], Mapping[str, str]]:
         return plain_sizes(self.graph, self.step), size_names(self.graph, self.step)
 
     def _operator(self, node: Apply, operands: Sequence[str | None]) -> str:
-        return node.op.torch_step(OpText(self, node), self.step, *operands)
+        text = OpText(self, node)
+        if node in self.stepping.carriers:
+            return f"{CACHE}.state({self.stepping.carriers[node]}, {operands[0]})"
+        if isinstance(node.op, CausalConv1d) and node not in self.stepping.consumers:
+            return super()._operator(node, operands)
+        return self.carrying(node, node.op.torch_step(text, self.step, *operands))
+
+    def carrying(self, node: Apply | Scan, call: str) -> str:
+        count = self.stepping.consumers.get(node, 0)
+        if not count or (isinstance(node, Apply) and isinstance(node.op, CausalConv1d)):
+            return call
+        return f"{CACHE}.carry(*{call}, states={count})"
 
     def _call(self, node: Call, inputs: tuple[Input, ...]) -> str:
         if node.graph not in self.stepping.steps:

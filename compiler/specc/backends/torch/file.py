@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from specc.backends.torch.cached import CACHE_CLASS, ONCE, Stepping
+from specc.backends.torch.cached import CACHE_CLASS, FRAMES, GROWN, ONCE, STATES, Stepping
 from specc.backends.torch.classes import ClassDraft, FunctionDraft, Param, docstring
 from specc.backends.torch.labels import PYTHON_NAMES, Scope
 from specc.backends.torch.layout import signature
@@ -15,7 +15,7 @@ from specc.backends.torch.leaves import leaf_of
 from specc.backends.torch.modules import Function, ModuleBuilder
 from specc.backends.torch.printer import literal, show
 from specc.backends.torch.sequential import sequential_lists
-from specc.ir.graph import Graph, Model, Module, PartList
+from specc.ir.graph import Apply, Graph, Model, Module, PartList
 from specc.passes.externs import extern_modules
 from specc.passes.incremental import Incremental
 from specc.passes.variants import children_first, variant_names
@@ -113,7 +113,9 @@ class FileBuilder:
         """The methods of a module that have an incremental form."""
         names = dict.fromkeys(g.method for g in module.graphs.values() if g in self.steps)
         entries = {one.entry: one.start for one in self.incremental if one.graph.module is module}
-        return {name: Stepping(self.steps, entries.get(name)) for name in names}
+        carriers = {node: k for one in self.incremental for node, k in one.carriers.items()}
+        consumers = {node: n for one in self.incremental for node, n in one.consumers.items()}
+        return {name: Stepping(self.steps, carriers, consumers, name in entries, entries.get(name)) for name in names}
 
     def _add(self, module: Module, draft: ClassDraft) -> None:
         bare = draft.bare()
@@ -149,7 +151,12 @@ class FileBuilder:
     def _text(self) -> str:
         names = self._class_names()
         sections: list[list[str]] = [source.splitlines() for source in self.helpers.values()]
-        more = ONCE if any(one.once for one in self.incremental) else ""
+        readers = [node for one in self.incremental for node in one.consumers]
+        frames = any(isinstance(node, Apply) and node.op.name == "causal_conv1d" for node in readers)
+        more = GROWN if any(one.states for one in self.incremental) else ""
+        more += ONCE if any(one.once for one in self.incremental) else ""
+        more += STATES if any(one.carriers for one in self.incremental) else ""
+        more += FRAMES if frames else ""
         sections += [f"{CACHE_CLASS}{more}".splitlines()] if self.incremental else []
         for draft, name in self.functions.items():
             lines = draft.lines({**names, draft.name: name}, 0)

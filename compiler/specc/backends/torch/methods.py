@@ -17,7 +17,7 @@ from specc.backends.torch.signatures import argument_defaults, plain_sizes, size
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.backends.torch.surroundings import Surroundings
 from specc.dims import Dim
-from specc.ir.graph import Absent, Apply, Argument, Call, Graph, Input, Loop, Path, Value
+from specc.ir.graph import Absent, Apply, Argument, Call, Graph, Input, Loop, Path, Scan, Value
 from specc.ir.route import Route
 from specc.types import Operand, Scalar, TensorType, show_axes
 
@@ -62,6 +62,10 @@ class Method:
 
     def is_identity(self, node: Apply) -> bool:
         return is_identity(node)
+
+    def carrying(self, node: Apply | Scan, call: str) -> str:
+        """The call of a recurrence, given what keeps its states."""
+        return call
 
     def arrange(self, program: Program) -> tuple[Item, ...]:
         """The items of the body in the order in which they are written."""

@@ -69,7 +69,7 @@ def write_scan(method: Method, step: ScanStep) -> None:
     names.reserved -= taken
     dims, stack = (literal(tuple(axes)) for axes in ([s.axis for s in scan.sequences], [e.axis for _, e in step.emits]))
     given = f"{name}, ({joined(states)},), ({joined(sequences)},), dims={dims}, stack={stack}"
-    call = f"{method.around.helper('scan', _SCAN)}({given})"
+    call = method.carrying(scan, f"{method.around.helper('scan', _SCAN)}({given})")
     results = [*(e.stacked for _, e in step.emits), *(s.result for s in scan.states)]
     targets = tuple(_named(method, value) if value in method.program.last_use else "_" for value in results)
     method.lines[-1].append(assign(targets, tidy(call if len(targets) > 1 else f"{call}[0]")))
