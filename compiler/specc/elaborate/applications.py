@@ -26,7 +26,7 @@ from specc.op import OpError, operators
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
-from specc.types import Scalar
+from specc.types import Scalar, TensorType
 
 if TYPE_CHECKING:
     pass
@@ -62,9 +62,13 @@ class Applications(Mismatches):
         for type_ in several:
             if type_.rank > MAX_RANK:
                 raise self.fail("S204", f"a tensor of rank {type_.rank} (limit {MAX_RANK})", span, str(type_))
-        outputs = tuple(Value(None, type_, span) for type_ in several)
+        outputs = tuple(Value(None, self.simplest(type_), span) for type_ in several)
         self.nodes.append(Apply(op, call.inputs, outputs, span, call.labels))
         return outputs[0] if not isinstance(inferred, tuple) else Results(outputs)
+
+    def simplest(self, type_: TensorType) -> TensorType:
+        """With sizes as the facts make them: `Y` for 4*((Y - 1)//4 + 1) where 4 divides Y."""
+        return type_.with_shape(tuple(d if d.label else self.facts.normal(d) for d in type_.shape))
 
     # ---- operators -----------------------------------------------------------------------------------------------
 

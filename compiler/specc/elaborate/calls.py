@@ -209,7 +209,7 @@ class CallChecker(Obligations):
                 inputs.append(absent.get(argument.name, Absent()))
         self.check_facts(graph, unifier, span, what)
         outputs = tuple(
-            Value(None, result.with_shape(tuple(unifier.resolve(d, labels) for d in result.shape)), span)
+            Value(None, self.simplest(result.with_shape(tuple(unifier.resolve(d, labels) for d in result.shape))), span)
             for result in self.elab.bodies.result_types[id(graph)]
         )
         self.nodes.append(Call(graph, path, tuple(inputs), outputs, span))
