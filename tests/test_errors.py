@@ -68,6 +68,13 @@ def test_golden_files_have_a_spec() -> None:
     assert {path.stem for path in ERRORS.glob("*.txt")} <= {path.stem for path in SPECS}
 
 
+def test_every_code_has_a_golden_message() -> None:
+    """Here, in `errors/checkpoints` (about weights files), `errors/cli` (about commands), or beside other goldens."""
+    folders = (ERRORS, ERRORS.with_name("golden"))
+    told = "".join(path.read_text(encoding="utf-8") for folder in folders for path in sorted(folder.rglob("*.txt")))
+    assert [code for code in codes.CODES if f"[{code}]: " not in told] == []
+
+
 def test_codes_in_messages_are_known() -> None:
     for path in ERRORS.glob("*.txt"):
         for code in re.findall(r"^(?:error|warning|note)\[(\w+)\]", path.read_text(encoding="utf-8"), re.MULTILINE):

@@ -85,7 +85,8 @@ def read_text(path: Path, shown: str) -> str:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             size = path.stat().st_size
-            raise Rejected([Diagnostic("P090", f"`{shown}` is larger than 1 MiB ({size:,} bytes)")])
+            help = 'split it, and take the parts in:  from "./parts.spec" import Name'
+            raise Rejected([Diagnostic("P090", f"`{shown}` is larger than 1 MiB ({size:,} bytes)", help=help)])
     except OSError as error:
         raise _unreadable(f"cannot read `{shown}`: {error.strerror}") from None
     try:

@@ -190,7 +190,9 @@ def _differences(
             f"the config of {source} does not say `{name} = {show(value)}`: it reads back as {show(found.get(name))}",
             settings[name].span if name in settings else node.sources[0].span,
             path=section_path(node, CONFIG),
-            help="--config DIR starts from a config.json that does, --format NAME writes another family's",
+            help="--config DIR starts from a config.json that does, --format NAME writes another family's"
+            if name in settings
+            else f"let the section read it:  config {{ {name} = KEY }};  --format NAME writes another family's",
         )
         for name, value in wanted.items()
         if not _same(found.get(name), value)

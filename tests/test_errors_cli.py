@@ -1,0 +1,223 @@
+"""Messages that no spec alone can give have golden files, too: `errors/cli/CODE.txt` is what a user sees.
+
+Each is a small session: commands that are refused, and one, where there is such, that is the mend. Of a refused
+command the messages are shown, of the mend that it works.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+from collections.abc import Callable
+from contextlib import chdir
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from specc import report
+from specc.diagnostics import Rejected
+from specc_runtime.build import Request, build
+from specc_runtime.cli import cli
+
+ERRORS = Path(__file__).with_name("errors") / "cli"
+
+NET = """\
+dim B
+model Net(dim: int = 4) {
+  forward(x: Tensor[B, dim]) -> y: Tensor[B, dim] = relu(x)
+}
+"""
+
+DECODER = """\
+dim B, T
+model LM(dim: int = 8) {
+  forward(x: Tensor[B, 2, T, dim]) -> y: Tensor[B, 2, T, dim] {
+    k = cached(x, along = T)
+    return sdpa(x, k, k, causal = true)
+  }
+}
+"""
+
+CONFIG = """\
+from std.nn import Linear
+dim B
+model Net(dim: int = 4, bias: bool = true) {
+  fc: Linear(dim, dim, bias)
+  forward(x: Tensor[B, dim]) -> y: Tensor[B, dim] = fc(x)
+}
+weights Net from "hf:net" { config { dim = hidden_size } }
+"""
+
+EXTERN = """\
+dim B
+extern fn twice(x: Tensor[B]) -> Tensor[B] from "twice.py"
+model Net { forward(x: Tensor[B]) -> y: Tensor[B] = twice(x) }
+"""
+
+TWICE = """\
+def torch(x):
+    return x + x
+
+
+def onnx(g, x):
+    return g.op("Add", x, x)
+"""
+
+SUMS = """\
+dim B
+model Net(dim: int = 4) {
+  forward(x: Tensor[B, dim]) -> y: Tensor[B, dim] = x
+}
+test Net "sizes" with B = 2 {
+  expect count_params() == 16
+}
+"""
+
+LOCK = """\
+version = 1
+<<<<<<< ours
+
+[[extern]]
+path = "twice.py"
+"""
+
+LONG = "let a = 1\n" * 160_000
+
+
+@dataclass(frozen=True)
+class Session:
+    """Files by name, what is refused, and what works: commands, or Python behind `>>> `."""
+
+    files: dict[str, str]
+    refused: list[str]
+    mend: list[str] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
+    changed: dict[str, str] = field(default_factory=dict)  # written after `before`
+    mended: dict[str, str] = field(default_factory=dict)  # written before the mend
+
+
+BUILD = "specc build net.spec --no-render"
+UNBIASED = f"{BUILD} --set bias=false --no-verify"
+STEPS = "specc build lm.spec --no-render --no-verify"
+
+SESSIONS = {
+    "P090": Session({"big.spec": LONG}, ["specc check big.spec"]),
+    "E007": Session(
+        {"two.spec": NET + NET.replace("Net", "Wide").replace("dim B\n", ""), "blocks.spec": "block Net { }\n"},
+        ["specc build two.spec", "specc build blocks.spec"],
+        ["specc build two.spec --model Wide --no-render"],
+    ),
+    "E009": Session(
+        {"net.spec": NET},
+        ["specc check net.spec --set dmi=8", "specc check net.spec --set dim=2.5", "specc inspect net.spec --at T=4"],
+        ["specc check net.spec --set dim=8"],
+    ),
+    "D406": Session(
+        {"lm.spec": DECODER.replace("cached(x, along = T)", "tanh(cached(x, along = T))")},
+        [f"{STEPS} --cache static=16"],
+        [f"{STEPS} --cache static=16"],
+        mended={"lm.spec": DECODER.replace("cached(x,", "cached(tanh(x),")},
+    ),
+    "W332": Session(
+        {"net.spec": CONFIG},
+        ["specc export build/net --to hf"],
+        [UNBIASED, "specc export build/net --to hf"],
+        before=[UNBIASED],
+        mended={"net.spec": CONFIG.replace("{ dim = hidden_size }", "{ dim = hidden_size; bias = use_bias }")},
+    ),
+    "T520": Session(
+        {"net.spec": SUMS},
+        ["specc test net.spec"],
+        ["specc test net.spec"],
+        mended={"net.spec": SUMS.replace("16", "0")},
+    ),
+    "B601": Session(
+        {"net.spec": NET},
+        ['>>> build(Request("net.spec", opset=9, render=False))'],
+        ['>>> build(Request("net.spec", opset=17, render=False))'],
+    ),
+    "B620": Session({"net.spec": NET, "lm.spec": DECODER}, [f"{BUILD} --cache concat"], [f"{STEPS} --cache concat"]),
+    "B630": Session(
+        {"net.spec": EXTERN, "twice.py": TWICE.replace('"Add"', '"Mul"')},
+        [f"{BUILD} --trust twice.py"],
+        [f"{BUILD} --trust twice.py"],
+        mended={"twice.py": TWICE},
+    ),
+    "B640": Session({"net.spec": NET}, [f"{BUILD} --no-verify"], [f"{BUILD} --no-verify"]),
+    "B650": Session({"net.spec": NET}, ["specc train net.spec"], [f"{BUILD} --emit torch"]),
+    "B660": Session(
+        {"net.spec": NET, "notes/todo.txt": "tea"},
+        [f"{BUILD} -o notes", "specc verify notes", "specc verify build/net"],
+        [BUILD],
+        before=[BUILD],
+        changed={"build/net/net.py": "# my own\n"},
+    ),
+    "X905": Session(
+        {"net.spec": EXTERN, "twice.py": TWICE, "specc.lock": LOCK},
+        ["specc trust --list"],
+        ["specc trust twice.py"],
+        mended={"specc.lock": "version = 1\n"},
+    ),
+}
+
+
+@pytest.mark.parametrize("code", SESSIONS)
+def test_session(
+    code: str, tmp_path: Path, golden: Callable[[Path, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = SESSIONS[code]
+    with chdir(tmp_path):
+        write(session.files)
+        for line in session.before:
+            assert run(line)[0] == 0
+        write(session.changed)
+        shown = []
+        with monkeypatch.context() as patch:
+            if code == "B640":
+                patch.setattr(os, "replace", full)
+                patch.setattr(os, "rename", full)
+            for line in session.refused:
+                status, text = run(line)
+                assert status == 1 and f"error[{code}]" in text, text
+                shown.append(f"{prompted(line)}\n{text}".replace(f"{tmp_path.resolve()}/", ""))
+        write(session.mended)
+        for line in session.mend:
+            status, text = run(line)
+            assert status == 0, text
+        if session.mend:
+            shown.append("".join(f"{prompted(line)}\n" for line in session.mend))
+    golden(ERRORS / f"{code}.txt", "\n".join(shown))
+
+
+def prompted(line: str) -> str:
+    return line if line.startswith(">>> ") else f"$ {line}"
+
+
+def write(files: dict[str, str]) -> None:
+    for name, text in files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text, encoding="utf-8")
+
+
+def run(line: str) -> tuple[int, str]:
+    """Exit status and messages of a command, or of Python, which ends with 1 if it raises `Rejected`."""
+    if line.startswith(">>> "):
+        try:
+            eval(line.removeprefix(">>> "), {"build": build, "Request": Request})
+        except Rejected as error:
+            return 1, report.full(error.diagnostics)
+        return 0, ""
+    done = CliRunner().invoke(cli, shlex.split(line)[1:])
+    return done.exit_code, done.stderr
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "build/net")
+
+
+def test_golden_files_have_a_session() -> None:
+    assert {path.stem for path in ERRORS.glob("*.txt")} == set(SESSIONS)
