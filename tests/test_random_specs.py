@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from randomspecs import recipes, strategy
+from randomspecs import recipes
 from randomspecs.checking import examine
-from randomspecs.running import FOUND, SHARES, Totals, run
+from randomspecs.running import FOUND, Totals, run, share
 
 from specc.op import operators
 
@@ -35,7 +35,7 @@ def test_found(path: Path, tmp_path: Path) -> None:
 
 
 def test_every_operator_has_a_recipe() -> None:
-    assert strategy.specs and operators().keys() - recipes.RECIPES.keys() <= strategy.ELSEWHERE
+    assert operators().keys() == recipes.RECIPES.keys()
 
 
 @pytest.mark.slow
@@ -48,4 +48,4 @@ def test_programs_agree(number: int) -> None:
 @pytest.mark.parametrize("number", CHUNKS)
 def test_every_operator_occurs(number: int) -> None:
     """Those that the specs of a chunk begin with are in its elaborated models; eight chunks begin with all."""
-    assert set(tuple(recipes.RECIPES)[number::SHARES]) - chunk(number).ops.keys() == set()
+    assert set(share(number)) - chunk(number).ops.keys() == set()

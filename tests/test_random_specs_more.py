@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from randomspecs.recipes import RECIPES
-from randomspecs.running import SHARES
+from randomspecs.running import share
 from test_random_specs import SPECS, chunk
 
 CHUNKS = range(4, 8)
@@ -19,4 +18,4 @@ def test_programs_agree(number: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", CHUNKS)
 def test_every_operator_occurs(number: int) -> None:
-    assert set(tuple(RECIPES)[number::SHARES]) - chunk(number).ops.keys() == set()
+    assert set(share(number)) - chunk(number).ops.keys() == set()

@@ -2,94 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from specc.dims import Dim, DimError, Facts
-from specc.op import Op, OpError, Pattern, operators
+from specc.op import Op, OpError, operators
 from specc.types import DType, Operand, Scalar, TensorType
 
 from .bounds import DRAWN, ERROR, FREE, LARGE, TRUTH, Bound
-
-FLOATS = (DType.COMPUTE, DType.F32)
-PRIMES = {"B": 2, "T": 3, "N": 5, "X": 3, "M": 3, "K": 5}
-"""About the sizes at which the programs run."""
-ELEMENTS = 4_000
-RANK = 6
-TEXT = 24
-"""Longest text of one size: deeper quotients are another test's subject (tests/test_dims.py)."""
-
-
-class Unfit(Exception):
-    """The step cannot be written here; another one is."""
-
-
-Choose = Callable[[int], int]
-"""n -> a number in 0 .. n-1; 0 is the simplest choice."""
-
-
-@dataclass(eq=False)
-class Value:
-    """A tensor in scope. `text` is a name, or the expression itself, which then stands where it is used (once)."""
-
-    text: str
-    type: TensorType
-    bound: Bound
-    used: int = 0
-
-    @property
-    def named(self) -> bool:
-        return self.text.isidentifier()
-
-    @property
-    def atom(self) -> str:
-        return self.text if self.named else f"({self.text})"
-
-    @property
-    def shape(self) -> tuple[Dim, ...]:
-        return self.type.shape
-
-    @property
-    def dtype(self) -> DType:
-        return self.type.dtype
-
-    @property
-    def is_float(self) -> bool:
-        return self.dtype in FLOATS
-
-
-@dataclass(frozen=True)
-class Argument:
-    name: str
-    type: TensorType
-    bound: Bound
-    optional: bool = False
-
-
-@dataclass
-class File:
-    """What the bodies of one spec share: imports, file-level declarations, names."""
-
-    choose: Choose
-    imports: dict[str, set[str]] = field(default_factory=dict)
-    declarations: list[str] = field(default_factory=list)
-    dims: list[str] = field(default_factory=lambda: ["B", "T", "N", "X", "M", "K"])
-    count: int = 0
-    budget: int = 40
-
-    def name(self, stem: str) -> str:
-        self.count += 1
-        return f"{stem}{self.count}"
-
-    def std(self, module: str, name: str) -> str:
-        self.imports.setdefault(module, set()).add(name)
-        return name
-
-
-Number = int | float | Dim
+from .calls import call_text, number_text, operand_text
+from .values import ELEMENTS, FLOATS, PRIMES, RANK, TEXT, Argument, File, Number, Unfit, Value
 
 
 @dataclass
@@ -241,7 +165,9 @@ class Body:
             given = Bound(-6.0, 6.0, 1e-6) if type_.dtype in FLOATS else TRUTH if type_.dtype is DType.BOOL else FREE
         self.admissible(type_)
         used = {s for d in type_.shape for s in d.symbols}
-        bound_dims = {s for a in self.arguments for d in a.type.shape if d.is_symbol() for s in d.symbols}
+        bound_dims = {
+            s for a in self.arguments if not a.optional for d in a.type.shape if d.is_symbol() for s in d.symbols
+        }
         if not used <= bound_dims | {s for d in type_.shape if d.is_symbol() for s in d.symbols}:
             raise Unfit
         name = self.file.name(stem)
@@ -306,7 +232,7 @@ class Body:
         bounds = list(bounds) if len(bounds) == len(types) else [bounds[0]] * len(types)
         for type_ in types:
             self.admissible(type_)
-        text = form.format(*map(self._text, operands)) if form else self._call(op, operands, attributes)
+        text = form.format(*map(operand_text, operands)) if form else call_text(self, op, operands, attributes)
         if len(types) == 1:
             text, bounds[0] = self._scaled(text, types[0], bounds[0])
         for type_, bound in zip(types, bounds, strict=True):
@@ -341,75 +267,7 @@ class Body:
             factor /= 2
         if factor < 1e-4:
             raise Unfit
-        return f"({text}) * {_number(factor)}", bound.scaled(factor)
-
-    def _text(self, operand: Value | Number | None) -> str:
-        if isinstance(operand, Value):
-            return operand.atom
-        text = _number(operand)
-        return text if re.fullmatch(r"\w[\w.]*", text) else f"({text})"
-
-    def _call(self, op: Op, operands: Sequence[Value | Number | None], attributes: dict[str, Any]) -> str:
-        """`f(x, w, k = 2)`: operands by position as long as nothing is left out, attributes by name."""
-        words: list[str] = []
-        rest = list(operands)
-        by_name = False
-        for param in op.params:
-            if param.kind == "list":
-                texts = [o.text for o in rest if isinstance(o, Value)]
-                words.extend(texts if op.name in ("cached", "once") else [f"[{', '.join(texts)}]"])
-                by_name = True
-            elif param.is_operand:
-                operand = rest.pop(0)
-                if operand is None:
-                    by_name = True
-                else:
-                    text = operand.text if isinstance(operand, Value) else self._text(operand)
-                    words.append(f"{param.name} = {text}" if by_name else text)
-            elif param.name in attributes:
-                value = attributes[param.name]
-                text = self.attribute(value)
-                axis = self._over(op, param.kind, value, operands)
-                words.append(
-                    f"over = {axis}" if axis else f"{param.name} = {text}" if not isinstance(value, Pattern) else text
-                )
-                by_name = True
-            else:
-                by_name = True
-        first = next((o for o in operands if isinstance(o, Value)), None)
-        if first is not None and words and words[0] == first.text and self.chance(4):
-            return f"{first.atom} |> {op.name}" + (f"({', '.join(words[1:])})" if len(words) > 1 else "")
-        return f"{op.name}({', '.join(words)})"
-
-    def _over(self, op: Op, kind: str, value: Any, operands: Sequence[Any]) -> str:
-        """`over = T` for an axis that is a declared dim and stands once in the tensor."""
-        if not kind.startswith(("Axis", "Axes")) or value is None or op.name in ("stack", "unsqueeze", "transpose"):
-            return ""
-        assert isinstance(operands[0], Value)
-        axes = value if isinstance(value, tuple) else (value,)
-        shape = operands[0].shape
-        dims = [shape[a] for a in axes]
-        if not all(d.is_symbol() and list(shape).count(d) == 1 for d in dims) or self.chance(2):
-            return ""
-        texts = [str(d) for d in dims]
-        return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
-
-    def attribute(self, value: Any) -> str:
-        """An attribute as the language writes it."""
-        if isinstance(value, Pattern):
-            sides = (", ".join(self._axis(axis) for axis in side) for side in (value.left, value.right))
-            return "[{}] -> [{}]".format(*sides)
-        if isinstance(value, tuple):
-            return f"[{', '.join(self.size(v) if isinstance(v, Dim) else self.attribute(v) for v in value)}]"
-        if isinstance(value, DType):
-            return value.value
-        if isinstance(value, str):
-            return f'"{value}"'
-        return self.size(value) if isinstance(value, Dim) else _number(value)
-
-    def _axis(self, factors: Sequence[Dim]) -> str:
-        texts = [str(f) if f.value is not None or f.is_symbol() else f"({f})" for f in factors]
-        return "*".join(texts)
+        return f"({text}) * {number_text(factor)}", bound.scaled(factor)
 
     # ---- mending operands ----------------------------------------------------------------------------------------
 
@@ -428,14 +286,3 @@ class Body:
         attributes = {k: float(v) for k, v in (("min", low), ("max", high)) if v is not None}
         bound = replace(value.bound.clamped(lo, hi), varied=False)
         return self.use(self.apply("clamp", value, bound=bound, inline=True, **attributes))
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        text = repr(value)
-        return text if "e" in text or "." in text else f"{text}.0"
-    return str(value)

@@ -9,10 +9,11 @@ from specc.dims import Dim
 from specc.op import Pattern
 from specc.types import DType
 
-from .body import Body, Unfit, Value
+from .body import Body
 from .bounds import ROUND, Bound, computed
 from .recipes import recipe
 from .reducing import longest
+from .values import Unfit, Value
 
 TENSOR = DType.COMPUTE
 
@@ -220,9 +221,9 @@ def sequence(body: Body, ranks: tuple[int, ...] = (3,)) -> Value:
     if found and not body.chance(4):
         return body.use(body.choose(*reversed(found)))
     symbols = [Dim.symbol(s) for s in sorted(body.low)]
-    if len(symbols) < 2:
+    if not symbols:
         raise Unfit
-    return body.need(TENSOR, symbols[0], symbols[1], 4)
+    return body.need(TENSOR, symbols[0] if len(symbols) > 1 else 2, symbols[-1], 4)
 
 
 @recipe("lstm", "gru")

@@ -10,9 +10,10 @@ from math import inf
 from specc.dims import Dim
 from specc.types import DType
 
-from .body import Body, Unfit, Value
+from .body import Body
 from .bounds import ERROR, TRUTH, Bound, computed
 from .recipes import recipe
+from .values import Unfit, Value
 
 
 def _sigmoid(x: float) -> float:
@@ -342,7 +343,8 @@ NARROW = (DType.F64, DType.I16, DType.I8, DType.U8)
 @recipe("cast_like")
 def cast_like(body: Body, name: str) -> None:
     like = body.floating(dtypes=(DType.COMPUTE,))
-    x = body.find(lambda v: v is not like and v.dtype is not DType.COMPUTE)
+    others = any(v.dtype is not DType.COMPUTE for v in body.pool)
+    x = body.find(lambda v: v.dtype is not DType.COMPUTE) if others else condition(body)
     body.apply(name, x, like, bound=x.bound)
 
 

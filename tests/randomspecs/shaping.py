@@ -8,9 +8,10 @@ from specc.dims import Dim
 from specc.op import Pattern
 from specc.types import DType
 
-from .body import Body, Unfit, Value
+from .body import Body
 from .bounds import ROUND, Bound
 from .recipes import recipe
+from .values import Unfit, Value
 
 
 def axis_of(body: Body, x: Value) -> int:

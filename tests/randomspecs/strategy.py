@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 
 from hypothesis import strategies as st
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from specc.dims import Dim
 from specc.types import DType, TensorType
 
-from . import layers, pointwise, reducing, shaping  # noqa: F401  (each registers its recipes)
-from .body import Body, Choose, File, Unfit
+from . import layers, norms, parts, pointwise, reducing, shaping  # noqa: F401  (each registers its recipes)
+from .body import Body
 from .recipes import RECIPES
-from .structure import STRUCTURES, text_of
+from .structure import STRUCTURES
+from .values import Choose, File, Unfit
+from .writing import text_of
 
-LONGEST, SHORTEST = 40, 5
-ELSEWHERE = {"= combine", "= dispatch"}
-"""Operators without a recipe of their own: what `route` becomes."""
+LONGEST, SHORTEST = 30, 5
 ATTEMPTS = 6
 """Recipes that are tried for one step before it is left out."""
 
@@ -28,12 +28,12 @@ def _below(n: int) -> st.SearchStrategy[int]:
 
 
 @st.composite
-def specs(draw: st.DrawFn, first: Sequence[str] = ()) -> str:
-    """The text of a valid spec of 5 to 40 operators; `first`: operators of which one is there from the start."""
+def specs(draw: st.DrawFn, first: str) -> str:
+    """The text of a valid spec of 5 to 40 operators, the operator `first` among them if it can be."""
     return write(lambda n: draw(_below(n)) if n > 1 else 0, first)
 
 
-def write(choose: Choose, first: Sequence[str] = ()) -> str:
+def write(choose: Choose, first: str = "") -> str:
     """A spec by these choices."""
     file = File(choose)
     body = Body(file, "model")
@@ -43,9 +43,10 @@ def write(choose: Choose, first: Sequence[str] = ()) -> str:
     body.argument(TensorType(DType.COMPUTE, tuple(shape)))
     body.pool[0].used = 0
     file.budget = SHORTEST + choose(LONGEST - SHORTEST + 1)
-    if first:
-        try_one(body, lambda: RECIPES[first[choose(len(first))]](body))
+    done = not first or try_one(body, lambda: RECIPES[first](body))
     fill(body)
+    if not done:  # at the end there is more that it could take
+        try_one(body, lambda: RECIPES[first](body))
     return text_of(body)
 
 
@@ -59,22 +60,22 @@ def fill(body: Body, steps: int | None = None) -> None:
         try_one(body, lambda: step(body))
 
 
-def try_one(body: Body, write: Callable[[], None]) -> None:
-    """What is unfit is undone, and tried again with other choices a few times."""
+def try_one(body: Body, write: Callable[[], None]) -> bool:
+    """What is unfit is undone, and tried again with other choices a few times; whether it came to be."""
     for _ in range(ATTEMPTS):
         try:
             with body.attempt():
                 write()
-            return
+            return True
         except Unfit:
             continue
+    return False
 
 
 def step(body: Body) -> None:
     """One operator, or one of the language's structures."""
     if STRUCTURES and body.kind != "fn" and body.depth < 3 and body.chance(5):
-        write_structure = list(STRUCTURES)[body.file.choose(len(STRUCTURES))]
-        write_structure(body, fill)
+        STRUCTURES[body.file.choose(len(STRUCTURES))](body, fill)
         return
     names = list(RECIPES)
     RECIPES[names[body.file.choose(len(names))]](body)
