@@ -321,6 +321,21 @@ def test_a_cache_that_cannot_be_is_an_error_with_the_way_out(
     assert done.returncode in (1, 2) and shown in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_static_cache_is_read_by_attention_alone(tmp_path: Path) -> None:
+    """Rows that hold nothing yet would go into a sum; the growing cache has none (D406)."""
+    path = tmp_path / "lm.spec"
+    path.write_text(
+        SPEC.replace("POSITIONS", "positions(T)").replace("    y = sdpa(q, k, v,", "    y = sdpa(q, k * 0.5, v,")
+    )
+    request = Request(str(path), render=False, out=tmp_path / "out")
+    with pytest.raises(Rejected) as refused:
+        build(replace(request, cache=Cache(16)))
+    [found] = refused.value.diagnostics
+    assert found.code == "D406" and found.help == "--cache concat" and found.span is not None
+    assert found.span.text == "k * 0.5"
+    assert "agree" in build(replace(request, cache=CONCAT)).proof
+
+
 def test_a_build_without_a_cache_says_so(tmp_path: Path) -> None:
     plain = open_build(make("gpt2", tmp_path / "out").folder)
     with pytest.raises(Rejected) as refused:

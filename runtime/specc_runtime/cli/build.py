@@ -62,6 +62,12 @@ _MAKING = (
     ),
     click.option("--entry", "entries", multiple=True, metavar="NAME", help="The entries to build.  [default: forward]"),
     click.option("--all-entries", is_flag=True, help="Build every entry."),
+    click.option(
+        "--cache",
+        metavar="concat|static=N",
+        callback=parse_cache,
+        help="Also build entries that go on: keys and values come in and go out, growing or in room for N positions.",
+    ),
     click.option("--self-contained", is_flag=True, help="Put the weights inside the .onnx file."),
     trusting,
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random weights."),
@@ -76,12 +82,6 @@ _MAKING = (
 )
 @click.option("--no-weights", is_flag=True, help="Structure only: no weights file.")
 @making
-@click.option(
-    "--cache",
-    metavar="concat|static=N",
-    callback=parse_cache,
-    help="Also build entries that continue: keys and values go in and come out, growing or in a buffer of N positions.",
-)
 def command(file: str, **given: Any) -> None:
     """Compile a spec to torch and ONNX, prove the two equal in onnxruntime, draw the graph with Netron."""
     with reporting(), terminable():
