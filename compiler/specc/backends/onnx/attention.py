@@ -8,6 +8,7 @@ projection `[B, T, 3*H*d] -> [3, B, H, T, d]` becomes a Split of the last axis. 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.values import Record, Ref, users_of
@@ -40,10 +41,10 @@ def merge_heads(emit: GraphEmitter, watched: Sequence[Ref] = ()) -> dict[int, Re
             continue
         with emit.at(record.scope, record.origin):
             heads = [source for source in sources if source is not None]
-            record.inputs[:3] = [_narrow(emit, *source) for source in heads]
+            record.inputs[:3] = [_narrow(emit, source) for source in heads]
         transposed, merged = tail
         before = record.outputs[0]
-        record.attributes |= {"q_num_heads": heads[0][1], "kv_num_heads": heads[1][1]}
+        record.attributes |= {"q_num_heads": heads[0].heads, "kv_num_heads": heads[1].heads}
         record.outputs[0] = merged
         assert merged.node is not None and transposed.node is not None
         dropped |= {id(merged.node), id(transposed.node)}
@@ -88,8 +89,16 @@ def _past_and_new(ref: Ref, users: dict[int, list[Record]], reader: Record) -> t
     return past, new
 
 
-_Source = tuple[Ref, int, int, int]
-"""A projection [B, T, n*H*d], its number of heads H, and which of how many pieces of its last axis is meant."""
+@dataclass(frozen=True)
+class _Source:
+    """A projection [B, T, n*H*d], its number of heads H, which of how many pieces of its last axis is meant, and how
+    that is rotated."""
+
+    projection: Ref
+    heads: int
+    pieces: int
+    piece: int
+    rotary: Record | None = None
 
 
 def _plain_attention(record: Record) -> bool:
@@ -105,6 +114,10 @@ def _plain_attention(record: Record) -> bool:
 def _unsplit(ref: Ref | None) -> _Source | None:
     """What `ref` [B, H, T, d] was split from."""
     assert ref is not None
+    rotary = ref.node
+    if rotary is not None and rotary.op_type == "RotaryEmbedding" and "num_heads" not in rotary.attributes:
+        turned = _unsplit(rotary.inputs[0])
+        return None if turned is None or turned.rotary is not None else replace(turned, rotary=rotary)
     reshaped = _transposed(ref, _HEADS_FORWARD)
     if reshaped is not None:
         return _unpacked(reshaped, 1, 0)
@@ -131,7 +144,7 @@ def _unpacked(ref: Ref, pieces: int, piece: int) -> _Source | None:
     if source is None or not source.known or source.type.rank != 3 or heads is None or width is None:
         return None
     flat = (*ref.type.shape[:2], Dim.const(pieces * heads * width))
-    return (source, heads, pieces, piece) if source.type.shape == flat else None
+    return _Source(source, heads, pieces, piece) if source.type.shape == flat else None
 
 
 def _piece(ref: Ref) -> tuple[Ref, int, int] | None:
@@ -154,14 +167,19 @@ def _piece(ref: Ref) -> tuple[Ref, int, int] | None:
     return None
 
 
-def _narrow(emit: GraphEmitter, source: Ref, heads: int, pieces: int, piece: int) -> Ref:
-    if pieces == 1:
-        return source
-    width = source.type.shape[-1] // pieces
-    type_ = TensorType(source.type.dtype, (*source.type.shape[:-1], width))
-    sizes = emit.const([width.value] * pieces, DType.I64) if emit.opset < 18 else None
-    count = pieces if emit.opset >= 18 else None
-    return emit.many("Split", pieces, source, sizes, types=[type_] * pieces, axis=2, num_outputs=count)[piece]
+def _narrow(emit: GraphEmitter, source: _Source) -> Ref:
+    """The piece that is meant, [B, T, H*d], rotated head by head."""
+    ref, pieces = source.projection, source.pieces
+    if pieces > 1:
+        width = ref.type.shape[-1] // pieces
+        type_ = TensorType(ref.type.dtype, (*ref.type.shape[:-1], width))
+        sizes = emit.const([width.value] * pieces, DType.I64) if emit.opset < 18 else None
+        count = pieces if emit.opset >= 18 else None
+        ref = emit.many("Split", pieces, ref, sizes, types=[type_] * pieces, axis=2, num_outputs=count)[source.piece]
+    if source.rotary is None:
+        return ref
+    angles, options = source.rotary.inputs[1:], source.rotary.attributes
+    return emit("RotaryEmbedding", ref, *angles, type=ref.type, num_heads=source.heads, **options)
 
 
 def _merge(users: dict[int, list[Record]], given_out: set[int], record: Record) -> tuple[Ref, Ref] | None:
