@@ -1,4 +1,4 @@
-"""The printer: the layout of messages, what programs read, fixes, and the table of codes."""
+"""The printer: the layout of messages, what programs read, and fixes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from specc import codes, report
+from specc import report
 from specc.diagnostics import Collector, Diagnostic, Edit, Label, Size
 from specc.source import Source, Span
 from specc.syntax.parser import parse
@@ -209,39 +209,3 @@ def test_ignored_warnings() -> None:
         Diagnostic("W305", "w", severity="warning"),
     ):
         assert not report.suppressed(kept) and report.concise([kept])
-
-
-# ---- codes -----------------------------------------------------------------------------------------------------------
-
-SECTIONS = {
-    code: (title, body)
-    for code, title, body in re.findall(
-        r"^## ([A-Z]\d+) (.*)\n((?:(?!## [A-Z]\d).*\n)*)", codes.EXPLANATIONS.read_text(encoding="utf-8"), re.MULTILINE
-    )
-}
-
-
-def test_every_code_is_explained() -> None:
-    assert list(SECTIONS) == list(codes.CODES)
-    for code, (title, body) in SECTIONS.items():
-        assert title == codes.title(code)
-        assert len(body.strip()) > 40
-        explained = codes.explain(code.lower())
-        assert explained is not None and explained.startswith(f"# {code}: {title}\n")
-    assert codes.explain("P999") is None and codes.title("P999") == ""
-    assert (
-        codes.severity("W305") == "warning" and codes.severity("N204") == "note" and codes.severity("S201") == "error"
-    )
-
-
-@pytest.mark.parametrize("code", [code for code, (_, body) in SECTIONS.items() if "```spec" in body])
-def test_examples_of_explanations(code: str) -> None:
-    """The examples of syntax errors fail with their code; all others are well-formed, and so are all fixed ones."""
-    for kind, text in re.findall(r"^```spec( fails)?\n(.*?)^```", SECTIONS[code][1], re.MULTILINE | re.DOTALL):
-        collector = Collector()
-        parse(Source("example.spec", text), collector)
-        found = [d.code for d in collector.found]
-        if kind and (code.startswith("P") or code == "E132"):
-            assert found[:1] == [code]
-        else:
-            assert not found
