@@ -142,7 +142,7 @@ def blocks_in_a_row(body: Body, fill: Fill) -> None:
     if before.err * growth**count > ERROR:
         raise Unfit
     texts = actuals(body, child, [x], stands)
-    part, i = body.file.name("layers"), body.file.name("i")
+    part, i = body.file.name("layers"), body.file.name("at")
     body.members.append(f"{part}: [{part_of(body, child, [result])} for {i} in range({body.size(count)})]")
     name, rest = body.file.name("v"), "".join(f", {t}" for t in texts[1:])
     kind = body.choose("fold", "loop", "enumerate")
@@ -235,7 +235,7 @@ def loop(body: Body, fill: Fill) -> None:
     """A loop over a range that collects a list of tensors."""
     x = body.keep(body.floating(rank=1))
     count = body.choose(2, 3)
-    step, many, i = body.file.name("v"), body.file.name("many"), body.file.name("i")
+    step, many, i = body.file.name("v"), body.file.name("many"), body.file.name("at")
     body.lines.append(
         f"{step} = {x.text}\n    {many} = []\n    for {i} in range({count}) {{\n"
         f"      {step} = cos({step}) * 0.5 + {i}\n      {many} += [{step}]\n    }}"
@@ -265,7 +265,7 @@ def scanned(body: Body, fill: Fill) -> None:
     batch, time, width = x.shape
     if width == time:
         raise Unfit
-    u, h, ys = (body.file.name(s) for s in ("u", "h", "v"))
+    u, h, ys = (body.file.name(s) for s in ("row", "h", "v"))
     start = f"zeros([{body.size(batch)}, {body.size(width)}])"
     start = f"carried({start})" if body.chance(2) else start
     update = body.choose(f"{h} = {h} * 0.5 + tanh({u})", f"{h} = sigmoid({u}) * {h} + {u} * 0.25")
