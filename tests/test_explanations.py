@@ -17,12 +17,14 @@ import ast
 import json
 import re
 import shlex
+import textwrap
 import tomllib
 from contextlib import chdir
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from test_errors import ERRORS, asked
 from test_weights import CHECKPOINTS, write_checkpoint
 
@@ -143,3 +145,18 @@ def test_other_texts(code: str) -> None:
             ast.parse(text)
         elif kind == "toml":
             tomllib.loads(text)
+
+
+@pytest.mark.parametrize("code", SECTIONS)
+def test_layout(code: str) -> None:
+    """For a terminal: no Markdown, prose in lines that fit, every word of it, and the blocks as they are."""
+    done = CliRunner().invoke(cli, ["explain", code], env={"COLUMNS": "80"})
+    assert done.exit_code == 0 and done.stdout.startswith(f"{code}: {codes.title(code)}\n\n")
+    assert "```" not in done.stdout and "\0" not in done.stdout
+    prose = [line for line in done.stdout.splitlines() if not line.startswith("    ")]
+    assert max(map(len, prose)) <= 80
+    for kind, text in BLOCKS[code]:
+        assert textwrap.indent(text, "    ") in done.stdout, kind
+    words = re.sub(r"^```.*?^```$", "", SECTIONS[code][1], flags=re.MULTILINE | re.DOTALL).split()
+    shown = iter(" ".join(prose).split())
+    assert all(word in shown for word in words), "in their order"

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from shutil import get_terminal_size
+
 import click
 
-from specc_runtime.cli.common import stop
+from specc_runtime.cli.common import stop, use_color
+
+_WIDEST = 100  # characters of a line of prose; a wider terminal makes it no easier to read
+
+_LABELS = {
+    "spec fails": "This fails:",
+    "python fails": "This fails:",
+    "text": "This is printed:",
+    "spec": "This is right:",
+    "spec section": "This is right:",
+    "python": "This is right:",
+    "toml": "This is right:",
+    "sh": "This mends it:",
+}
+"""What stands above a block of an explanation, by the words behind its fence. Others name a file."""
 
 
 @click.command("explain")
@@ -19,7 +39,7 @@ def command(what: str) -> None:
 
     text = codes.explain(what.upper())
     if text is not None:
-        click.echo(text)
+        click.echo(_laid_out(text, use_color(sys.stdout)))
         return
     head, _, rest = what.partition(".")
     module, _, name = rest.partition(".")
@@ -41,3 +61,30 @@ def command(what: str) -> None:
         return
     click.echo(f"specc explains diagnostic codes, operators and std blocks; it knows no `{what}`", err=True)
     stop(1)
+
+
+def _laid_out(explanation: str, color: bool) -> str:
+    """The Markdown of an explanation for a terminal: prose in lines that fit, blocks indented below what they are."""
+    from specc import codes
+
+    title, _, body = explanation.partition("\n")
+    heading = title.removeprefix("# ")
+    paragraphs = _paragraphs(body, min(get_terminal_size((_WIDEST, 0)).columns, _WIDEST), color)
+    text = "\n\n".join([click.style(heading, bold=True) if color else heading, *paragraphs])
+    return text if codes.severity(heading[:4]) == "error" else text.replace("This fails:", "This is flagged:")
+
+
+def _paragraphs(body: str, width: int, color: bool) -> Iterator[str]:
+    introduced = False  # by prose that ends with a colon
+    for prose, kind, block in re.findall(r"(.*?)(?:^```([^\n]+)\n(.*?)^```$|\Z)", body, re.MULTILINE | re.DOTALL):
+        for paragraph in filter(None, prose.strip().split("\n\n")):
+            words = re.sub(r"`[^`]+`", lambda code: code[0].replace(" ", "\0"), " ".join(paragraph.split()))
+            filled = textwrap.fill(words, width, break_on_hyphens=False, break_long_words=False)
+            yield filled.replace("\0", " ")
+            introduced = paragraph.endswith(":")
+        if kind:
+            label = _LABELS.get(kind) or f"{kind.removeprefix('spec ')}:"
+            if not introduced or kind not in _LABELS:
+                yield click.style(label, fg="red" if "fails" in kind else "green") if color else label
+            yield textwrap.indent(block.rstrip(), "    ")
+            introduced = False
