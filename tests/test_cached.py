@@ -161,6 +161,32 @@ def test_recurrent_layers_go_on_from_their_states(cell: str, tmp_path: Path) -> 
     assert "keeps states of one size" in refused.value.diagnostics[0].message
 
 
+SEQUENCES = """
+from std.nn import Linear, Embedding
+from std.rnn import LSTM
+dim B, T, N
+model S2S(vocab: int = 30, dim: int = 8) {
+  embed: Embedding(vocab, dim)
+  encoder: LSTM(dim, dim)
+  decoder: LSTM(dim, dim)
+  head: Linear(dim, vocab)
+  forward(source: Int[B, N], ids: Int[B, T]) -> logits: Tensor[B, T, vocab] {
+    m = encoder(embed(source))[:, -1]
+    return head(decoder(embed(ids) + m[:, none]))
+  }
+}
+"""
+
+
+def test_a_layer_along_the_source_is_not_carried(tmp_path: Path) -> None:
+    """Encoder and decoder are one block with the same sizes: only what goes along the step has states."""
+    path = tmp_path / "s2s.spec"
+    path.write_text(SEQUENCES)
+    made = build(Request(str(path), render=False, out=tmp_path / "out", cache=CONCAT))
+    kept = made.manifest["entries"]["forward_cached"]["cache"]["states"]
+    assert [[one["input"] for one in group] for group in kept] == [["past_states.0.h", "past_states.0.c"]]
+
+
 # ---- one small build -------------------------------------------------------------------------------------------------
 
 

@@ -34,8 +34,9 @@ class Incremental:
     the inputs that a step reads, `once_needs` those that the `once` values are computed from. `start`: in which group
     of all that is kept, and on which axis, the number of positions is seen; None where nothing grows. `carried`: for
     every recurrence and causal convolution its states; `carriers`: a `carried` -> which state of its reader it is;
-    `consumers`: a reader -> how many states it has. `steps`: each graph that differs from its
-    plain form -> the step in its own sizes. `warnings` are about steps that may differ from the whole.
+    `consumers`: a reader -> how many states it has; `calls`: those of graphs that differ, where they see the step.
+    `steps`: each graph that differs from its plain form -> the step in its own sizes. `warnings` are about steps that
+    may differ from the whole.
     """
 
     entry: str
@@ -49,6 +50,7 @@ class Incremental:
     start: tuple[int, int] | None
     carriers: Mapping[Apply, int]
     consumers: Mapping[Node, int]
+    calls: frozenset[Call]
     steps: Mapping[Graph, Step]
     warnings: tuple[Diagnostic, ...]
     outside_sdpa: tuple[Diagnostic, ...] = ()  # D406: what a static cache is refused for
@@ -164,6 +166,7 @@ def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> I
         start=walk.start,
         carriers=walk.carriers,
         consumers=walk.consumers,
+        calls=frozenset(walk.calls),
         steps=walk.steps,
         warnings=tuple(found),
         outside_sdpa=tuple(walk.outside.found),
@@ -190,7 +193,7 @@ def step_facts(model: Model, incremental: Incremental) -> Facts:
 
 
 def _step_of(graph: Graph) -> Dim | None:
-    """The entry's dim that `past` is of in its signature; else the one that its first cached values grow along."""
+    """The entry's dim that `past` is of in its signature; else that along which it keeps something, and has results."""
     for argument in graph.inputs:
         for size in argument.type.shape:
             for symbol in size.symbols:
@@ -198,31 +201,31 @@ def _step_of(graph: Graph) -> Dim | None:
                     return Dim.symbol(symbol.removeprefix("past(").removesuffix(")"))
     trail = _Trail(any(isinstance(n, Apply) and isinstance(n.op, Cached) for n in _reached(graph.nodes)))
     trail.graph(graph, {name: Dim.symbol(name) for name in graph.dims})
-    return trail.found
+    given = {size for _, value in graph.results for size in value.type.shape}
+    return next((dim for dim in trail.found if dim in given), next(iter(trail.found), None))
 
 
 class _Trail:
-    """Follows calls to the first node that keeps something, with what each callee's dims are in the entry.
+    """Follows calls to what keeps something, with what each callee's dims are in the entry; finds the dims along which.
 
-    `only_cached`: to the first `cached`, whatever recurrences come before.
+    `only_cached`: what is cached, whatever recurrences there are.
     """
 
     def __init__(self, only_cached: bool) -> None:
         self.only_cached = only_cached
-        self.found: Dim | None = None
+        self.found: dict[Dim, None] = {}
 
     def graph(self, graph: Graph, dims: Mapping[str, Dim]) -> None:
         self.nodes(graph.nodes, dims)
 
     def nodes(self, nodes: Sequence[Node], dims: Mapping[str, Dim]) -> None:
         for node in nodes:
-            if self.found is not None:
-                return
             if isinstance(node, Loop):
                 for iteration in node.iterations:
                     self.nodes(iteration.nodes, dims)
             elif (along := _along(node, self.only_cached)) is not None and along.is_symbol():
-                self.found = dims.get(along.symbols[0])
+                found = dims.get(along.symbols[0])
+                self.found.update({found: None} if found is not None else {})
             elif isinstance(node, Call):
                 types = [operand_type(i, _plain(dims)) for i in node.inputs]
                 bound = call_sizes(node.graph.inputs, types)

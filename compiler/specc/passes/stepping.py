@@ -41,6 +41,11 @@ class StepSizes(Sizes):
     def empty(self) -> StepSizes:
         return StepSizes(self.step, self.earlier)
 
+    @property
+    def is_stepping(self) -> bool:
+        """Whether the graph that these are the sizes of sees the step at all."""
+        return any(size == self.step for size in self.values())
+
     def own(self, graph: Graph) -> Step:
         """The step in the sizes of the graph that these are the sizes of."""
         name = next((name for name in graph.dims if self.get(name) == self.step), None)
@@ -107,6 +112,7 @@ class Walk:
     carried: list[tuple[State, ...]] = field(default_factory=list)
     carriers: dict[Apply, int] = field(default_factory=dict)
     consumers: dict[Node, int] = field(default_factory=dict)
+    calls: set[Call] = field(default_factory=set)
     waiting: list[Apply] = field(default_factory=list)  # what is carried and not yet a state of anything
     reads_past: Span | None = None
     steps: dict[Graph, Step] = field(default_factory=dict)
@@ -148,7 +154,8 @@ class Walk:
     def _scan(self, graph: Graph, node: Scan, sizes: StepSizes, path: str, values: dict[Value, Known]) -> None:
         """A loop along another axis is like any other nodes; one along the step begins anew in every step."""
         names = [state.before.name or "h" for state in node.states]
-        self._carry(graph, node, node.along, [state.start for state in node.states], names, sizes, path, values)
+        along = node.along.substitute(sizes)
+        self._carry(graph, node, along, [state.start for state in node.states], names, sizes, path, values)
         known = _depends(node.inputs, values)
         values.update(dict.fromkeys(node.bound, known))
         self._nodes(graph, node.nodes, sizes, path, values)
@@ -162,8 +169,9 @@ class Walk:
         known = [values.get(i, Known()) if isinstance(i, Value) else Known() for i in node.inputs]
         assert isinstance(inner, StepSizes)
         results = self.graph(node.graph, inner, below, known)
-        if node.graph in self.steps:
+        if node.graph in self.steps and inner.is_stepping:
             self.steps.setdefault(graph, sizes.own(graph))
+            self.calls.add(node)
         values.update(zip(node.outputs, results, strict=True))
 
     def _apply(self, graph: Graph, node: Apply, sizes: StepSizes, path: str, values: dict[Value, Known]) -> None:
@@ -232,7 +240,7 @@ class Walk:
         """The states of a recurrence along the step come in and go out; along another axis they are its own."""
         known = [values.get(i, Known()) if isinstance(i, Value) else Known() for i in starts]
         sources = [k.carried for k in known if k.carried is not None]
-        stepping = self.step.varies(along.substitute(sizes))
+        stepping = self.step.varies(along)
         what = "scan" if isinstance(node, Scan) else node.op.name
         if stepping and len(sources) < len(starts):
             found = f"{names[next(i for i, k in enumerate(known) if k.carried is None)]} begins anew in every step"

@@ -26,7 +26,7 @@ from specc.ops.convolution import CausalConv1d
 from specc.ops.positions import counted
 from specc.passes.incremental import Incremental, step_facts
 from specc.passes.plain import entry_facts, entry_sizes
-from specc.passes.stepping import State
+from specc.passes.stepping import State, StepSizes
 from specc.types import DType, TensorType
 
 PAST, TOTAL, LENGTH = "past_sequence_length", "total_sequence_length", "past_length"
@@ -98,6 +98,7 @@ class CachedFlattener(Flattener):
         self.present: list[Ref] = []
         self.replaced: list[Ref] = []  # what takes the place of `carried`
         self.start: Ref | None = None  # int64[1], of a static cache
+        self.is_stepping = False  # whether the graph at hand sees the step
 
     def run_entry(self) -> None:
         incremental = self.incremental
@@ -139,7 +140,7 @@ class CachedFlattener(Flattener):
     def _kept(self, node: Apply, operands: Sequence[Argument]) -> tuple[Argument, ...]:
         if node.op.name == "once":
             return tuple(self.once.pop(0))
-        if node in self.incremental.carriers:
+        if node in self.incremental.carriers and self.is_stepping:
             return (self.carried.pop(0),)
         if node.op.name != "cached":
             return super()._kept(node, operands)
@@ -179,6 +180,7 @@ class CachedFlattener(Flattener):
         return emit("ScatterElements", before, places, new, type=state.after, axis=state.axis)
 
     def _apply(self, frame: Frame, node: Apply) -> None:
+        self.is_stepping = isinstance(frame.sizes, StepSizes) and frame.sizes.is_stepping
         super()._apply(frame, node)
         self._replace(frame, node)
 
@@ -188,13 +190,19 @@ class CachedFlattener(Flattener):
 
     def _replace(self, frame: Frame, node: Apply | Scan) -> None:
         """The last states of a recurrence are those of the next step."""
-        count = self.incremental.consumers.get(node, 0)
+        count = self.incremental.consumers.get(node, 0) if self._along_step(frame, node) else 0
         if count and not (isinstance(node, Apply) and isinstance(node.op, CausalConv1d)):
             self.replaced += [cast("Ref", frame.values[value]) for value in node.outputs[-count:]]
 
+    def _along_step(self, frame: Frame, node: Apply | Scan) -> bool:
+        """Whether this run of a node is along the step; another may be along the source of a sequence to sequence."""
+        if isinstance(node, Scan):
+            return node.along.substitute(frame.sizes) == self.incremental.sizes.step
+        return isinstance(frame.sizes, StepSizes) and frame.sizes.is_stepping
+
     def _made(self, frame: Frame, node: Apply, operands: Sequence[Argument]) -> Any:
         if isinstance(node.op, CausalConv1d):
-            if node not in self.incremental.consumers:
+            if node not in self.incremental.consumers or not self.is_stepping:
                 return super()._made(frame, node, operands)
             operands = (self._framed(cast("Ref", operands[0])), *operands[1:])
         step = self.incremental.step

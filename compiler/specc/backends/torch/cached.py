@@ -82,13 +82,15 @@ _KEPT = "list[tuple[torch.Tensor, ...]]"
 class Stepping:
     """`steps`: each graph with an incremental form -> the step in its own sizes.
 
-    `carriers`, `consumers`: see `Incremental`. `is_entry`: other methods are called by one; `start`: in which group of
+    `carriers`, `consumers`, `calls`: see `Incremental`. `is_entry`: other methods are called by one; `start`: in which
+    group of
     what is kept, and on which axis, the number of earlier positions is seen.
     """
 
     steps: Mapping[Graph, Step]
     carriers: Mapping[Apply, int]
     consumers: Mapping[Node, int]
+    calls: frozenset[Call]
     is_entry: bool
     start: tuple[int, int] | None
 
@@ -126,7 +128,7 @@ class CachedMethod(Method):
         self.stepping = stepping
         self.step = stepping.steps[graph]
         self.lazy: dict[int, list[Item]] = {}  # id of a `once` -> the steps that only it needs
-        self.folds = frozenset(_stateful_folds(graph.nodes, stepping.steps))
+        self.folds = frozenset(_stateful_folds(graph.nodes, stepping.calls))
         super().__init__(graph, around)
         self.names.reserved |= {CACHE, START, PAST}
 
@@ -200,7 +202,7 @@ class CachedMethod(Method):
         return f"{CACHE}.carry(*{call}, states={count})"
 
     def _call(self, node: Call, inputs: tuple[Input, ...]) -> str:
-        if node.graph not in self.stepping.steps:
+        if node not in self.stepping.calls:
             return super()._call(node, inputs)
         names = argument_defaults(node.graph)
         pairs = zip(node.graph.inputs, inputs, strict=True)
@@ -209,16 +211,16 @@ class CachedMethod(Method):
         return f"{callee}.{node.graph.method}_cached({', '.join([*arguments, CACHE])})"
 
 
-def _stateful_folds(nodes: Sequence[Node], steps: Mapping[Graph, Step]) -> Iterator[Path]:
+def _stateful_folds(nodes: Sequence[Node], calls: frozenset[Call]) -> Iterator[Path]:
     """The lists of parts whose calls need the cache."""
     for node in nodes:
         if isinstance(node, Loop):
             inside = [inner for iteration in node.iterations for inner in iteration.nodes]
-            if node.fold is not None and any(isinstance(n, Call) and n.graph in steps for n in inside):
+            if node.fold is not None and any(isinstance(n, Call) and n in calls for n in inside):
                 yield node.fold
-            yield from _stateful_folds(inside, steps)
+            yield from _stateful_folds(inside, calls)
         elif isinstance(node, When):
-            yield from _stateful_folds(node.nodes, steps)
+            yield from _stateful_folds(node.nodes, calls)
 
 
 def _is_once(step: ItemStep) -> bool:

@@ -115,7 +115,10 @@ class FileBuilder:
         entries = {one.entry: one.start for one in self.incremental if one.graph.module is module}
         carriers = {node: k for one in self.incremental for node, k in one.carriers.items()}
         consumers = {node: n for one in self.incremental for node, n in one.consumers.items()}
-        return {name: Stepping(self.steps, carriers, consumers, name in entries, entries.get(name)) for name in names}
+        calls = frozenset(node for one in self.incremental for node in one.calls)
+        return {
+            name: Stepping(self.steps, carriers, consumers, calls, name in entries, entries.get(name)) for name in names
+        }
 
     def _add(self, module: Module, draft: ClassDraft) -> None:
         bare = draft.bare()
