@@ -14,7 +14,7 @@ from specc.backends.torch.merge import by_ranks, merge
 from specc.backends.torch.methods import Method
 from specc.backends.torch.optext import InitText, is_identity, without_device
 from specc.backends.torch.printer import literal, names_in, protected, tidy
-from specc.backends.torch.signatures import argument_defaults, ellipsis_rank, given_always, parameters_of, size_names
+from specc.backends.torch.signatures import argument_defaults, ellipsis_rank, given_always, parameters_of
 from specc.backends.torch.statements import Line, Remark, Statement, all_names, assign
 from specc.backends.torch.weights import InitSection
 from specc.dims import Facts
