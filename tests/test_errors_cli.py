@@ -112,8 +112,14 @@ SESSIONS = {
         ["specc build two.spec --model Wide --no-render"],
     ),
     "E009": Session(
-        {"net.spec": NET},
-        ["specc check net.spec --set dmi=8", "specc check net.spec --set dim=2.5", "specc inspect net.spec --at T=4"],
+        {"net.spec": NET, "head.spec": NET.replace("dim: int = 4", 'dim: int = 4, pool: "cls" | "mean" = "cls"')},
+        [
+            "specc check net.spec --set dmi=8",
+            "specc check net.spec --set dim=2.5",
+            "specc check net.spec --set dim=wide",
+            "specc check head.spec --set pool=maen",
+            "specc inspect net.spec --at T=4",
+        ],
         ["specc check net.spec --set dim=8"],
     ),
     "D406": Session(

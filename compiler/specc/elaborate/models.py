@@ -269,24 +269,32 @@ def _given(elab: Elaborator, decl: BlockDecl, param: ast.Param, given: Given, sc
                 found=f"{show(value)}   ({given.origin})",
             )
         return Binding(value, param.span, given.origin)
+    from_command = given.origin.startswith("--set ")
     try:
         value = evaluator.value(given.expr)
     except Fail:
-        if fits(given.text, param.type):  # --set pool=mean
-            value = given.text
-        else:
+        word = from_command and isinstance(given.expr, ast.Name) and not _takes_names(param.type)
+        if not word and not fits(given.text, param.type):
             raise
-    from_command = given.origin.startswith("--set ")
+        value = given.text  # --set pool=mean
     if from_command and not fits(value, param.type) and fits(given.text, param.type):
         value = given.text  # `--set pool=mean`: also the name of a function
     if from_command and not fits(value, param.type):
+        options = param.type.options if isinstance(param.type, ast.EnumType) else ()
+        guess = closest(given.text, options)
         raise _fail(
             "E009",
             f"--set {param.name.id}: {show(value)} is not of its type",
             expected=f"{param.type.span.text}   ({param.span.where})",
             found=show(value),
+            help=f"did you mean `{guess}`?" if guess else "",
         )
     return Binding(coerced(value, param.type), given.expr.span, given.origin)
+
+
+def _takes_names(type_: ast.TypeExpr) -> bool:
+    """Whether values of a type are written as names: functions, blocks, dtypes."""
+    return isinstance(type_, ast.NamedType) and type_.name in ("fn", "block", "dtype")
 
 
 def elaborate(elab: Elaborator, file: FileScope, options: Options) -> Model:
