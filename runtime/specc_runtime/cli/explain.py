@@ -85,6 +85,6 @@ def _paragraphs(body: str, width: int, color: bool) -> Iterator[str]:
         if kind:
             label = _LABELS.get(kind) or f"{kind.removeprefix('spec ')}:"
             if not introduced or kind not in _LABELS:
-                yield click.style(label, fg="red" if "fails" in kind else "green") if color else label
+                yield click.style(label, fg="red" if kind == "text" or "fails" in kind else "green") if color else label
             yield textwrap.indent(block.rstrip(), "    ")
             introduced = False
