@@ -280,7 +280,9 @@ def _given(elab: Elaborator, decl: BlockDecl, param: ast.Param, given: Given, sc
     if from_command and not fits(value, param.type) and fits(given.text, param.type):
         value = given.text  # `--set pool=mean`: also the name of a function
     if from_command and not fits(value, param.type):
-        options = param.type.options if isinstance(param.type, ast.EnumType) else ()
+        options: tuple[str, ...] = ("true", "false") if fits(True, param.type) else ()
+        if isinstance(param.type, ast.EnumType):
+            options = param.type.options
         guess = closest(given.text, options)
         raise _fail(
             "E009",
