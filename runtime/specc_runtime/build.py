@@ -180,7 +180,8 @@ def _emit(
         with clock("emitting torch"):
             from specc.backends.torch.export import emit
 
-            steps = [one for g in graphs if g.incremental for one in every_choice(model, g.entry)]
+            asked = request.cache or CacheRequest()
+            steps = [one for g in graphs if g.incremental for one in every_choice(model, g.entry, asked)]
             text = emit(model, version=_version(), incremental=steps)
             (work / f"{python_name(model.name)}.py").write_text(text, encoding="utf-8")
             write_copies(work, model, externs)

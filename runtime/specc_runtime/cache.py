@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
 from specc.ir.graph import Model
 from specc.passes.incremental import Incremental, derive, static, step_facts
+from specc.passes.last import last_only
 from specc.passes.plain import is_past
 from specc.passes.stepping import State
 from specc.types import DType, TensorType
@@ -23,11 +24,13 @@ PAST_LENGTH = "past_length"
 class Request:
     """What `--cache` asked for: a growing cache, or (`length`) one of fixed length.
 
-    `innermost`: of the entry that contains the calls rather than of one that calls it.
+    `innermost`: of the entry that contains the calls rather than of one that calls it. `logits`: "last" for results of
+    the last new position alone, "all" for those of every one; None chooses by what the positions are (`incremental`).
     """
 
     length: int | None = None
     innermost: bool = True
+    logits: Literal["all", "last"] | None = None
 
     @property
     def text(self) -> str:
@@ -72,7 +75,7 @@ class Cache:
     """`of`: the entry that this one continues. `step` and `past` are the names of the sizes of a step: its own
     positions and those before it. `wide`: inputs that are of all positions so far -> the axis. `states`: a group for
     each `cached` call in the order of execution. `context`: the most positions there can be, None if nothing limits
-    them."""
+    them. `last`: outputs that are of the last new position alone."""
 
     of: str
     length: int | None
@@ -82,6 +85,7 @@ class Cache:
     states: tuple[tuple[Kept, ...], ...]
     context: int | None
     once: Once | None = None
+    last: tuple[str, ...] = ()
 
     @property
     def flat(self) -> tuple[Kept, ...]:
@@ -102,6 +106,7 @@ class Cache:
             "past": self.past,
             "wide": dict(self.wide),
             "context": self.context,
+            "last": list(self.last),
             "states": _written(self.states),
             "once": None
             if self.once is None
@@ -121,6 +126,7 @@ class Cache:
             _read(data["states"]),
             data["context"],
             once,
+            tuple(data["last"]),
         )
 
 
@@ -182,17 +188,26 @@ def cached_entry(model: Model, found: Incremental, file: str, without: frozenset
     return CachedEntry(file, plain, cached_interface(model, found, without), describe(model, found))
 
 
-def every_choice(model: Model, entry: str) -> list[Incremental]:
+def every_choice(model: Model, entry: str, asked: Request) -> list[Incremental]:
     """The incremental entry for every choice of optional inputs: the emitted method takes them all."""
     full = model.entries[entry].full.present
-    return [incremental(model, entry, full - present, Request()) for present in model.entries[entry].graphs]
+    growing = Request(logits=asked.logits)
+    return [incremental(model, entry, full - present, growing) for present in model.entries[entry].graphs]
 
 
 def incremental(model: Model, entry: str, without: frozenset[str], asked: Request) -> Incremental:
-    """The incremental entry as asked for; raises `Rejected` (B620, D401 to D408)."""
+    """The incremental entry as asked for; raises `Rejected` (B620, D401 to D408).
+
+    Where its new positions are integers, tokens that a text is continued by, its results are of the last one unless
+    `logits` says otherwise: the others would only be thrown away. Of frames or pixels every position counts.
+    """
     found = derive(model, entry, without)
     if isinstance(found, list):
         raise Rejected(found)
+    step = found.step.size
+    tokens = all(a.type.dtype.is_int for a in found.graph.inputs if a.value is not None and step in a.type.shape)
+    if (asked.logits or ("last" if tokens else "all")) == "last":
+        found = last_only(found)
     if asked.length is None:
         return found
     if not found.states:
@@ -231,6 +246,7 @@ def describe(model: Model, found: Incremental) -> Cache:
         _kept((*found.states, *found.carried)),
         _context(model, found),
         once,
+        found.last,
     )
 
 

@@ -319,7 +319,7 @@ class Subject:
         from specc_runtime.programs import Crash
         from specc_runtime.steps import in_parts, open_steps
 
-        request = replace(self.request, cache=Cache(innermost=False), out=self.folder / "cached")
+        request = replace(self.request, cache=Cache(innermost=False, logits="all"), out=self.folder / "cached")
         try:
             steps = open_steps(open_build(build(request).folder))
         except Rejected as rejected:

@@ -188,7 +188,8 @@ class OnnxSteps(Steps):
 def in_parts(steps: Steps, plain: Interface, feeds: Mapping[str, Array], parts: Sequence[int]) -> Outputs:
     """The outputs of the plain entry for its inputs, from steps that are given so many positions each.
 
-    An output without an axis of positions is that of the last step.
+    An output without an axis of positions is that of the last step; one of `Cache.last` has the last position of every
+    step.
     """
     import numpy as np
 

@@ -55,6 +55,8 @@ class Incremental:
     warnings: tuple[Diagnostic, ...]
     outside_sdpa: tuple[Diagnostic, ...] = ()  # D406: what a static cache is refused for
     length: int | None = None  # of a static cache
+    last: tuple[str, ...] = ()  # outputs of which only the last position is computed (`passes.last`)
+    whole: Graph | None = None  # what `graph` was before that
 
     @property
     def name(self) -> str:

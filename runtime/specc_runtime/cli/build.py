@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,11 @@ _MAKING = (
         callback=parse_cache,
         help="Also build entries that go on: keys and values come in and go out, growing or in room for N positions.",
     ),
+    click.option(
+        "--logits",
+        type=click.Choice(["all", "last"]),
+        help="Of which new positions such an entry gives results.  [default: last, of tokens; all, of anything else]",
+    ),
     click.option("--self-contained", is_flag=True, help="Put the weights inside the .onnx file."),
     trusting,
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random weights."),
@@ -95,6 +101,11 @@ def make(
     from specc_runtime.build import Request, build
 
     wanted = None if given.pop("all_entries") else tuple(entries) or ("forward",)
+    logits = given.pop("logits")
+    if logits is not None:
+        if given["cache"] is None:
+            raise click.UsageError("--logits is about entries that go on from earlier calls: add --cache concat")
+        given["cache"] = replace(given["cache"], logits=logits)
     request = Request(
         file, verify=not no_verify, render=not no_render, without=frozenset(without), entries=wanted, **given
     )

@@ -7,7 +7,7 @@ hand a `Cache` on, which knows how many positions came before and collects keys 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from specc.backends.torch.classes import Param
 from specc.backends.torch.methods import Method
@@ -83,8 +83,8 @@ class Stepping:
     """`steps`: each graph with an incremental form -> the step in its own sizes.
 
     `carriers`, `consumers`, `calls`: see `Incremental`. `is_entry`: other methods are called by one; `start`: in which
-    group of
-    what is kept, and on which axis, the number of earlier positions is seen.
+    group of what is kept, and on which axis, the number of earlier positions is seen. `cut`: a graph -> what stands for
+    it where results are of the last position only.
     """
 
     steps: Mapping[Graph, Step]
@@ -93,6 +93,7 @@ class Stepping:
     calls: frozenset[Call]
     is_entry: bool
     start: tuple[int, int] | None
+    cut: Mapping[Graph, Graph] = field(default_factory=dict)
 
     def params(self, plain: Sequence[Param]) -> tuple[Param, ...]:
         if self.is_entry:

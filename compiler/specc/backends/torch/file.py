@@ -116,8 +116,10 @@ class FileBuilder:
         carriers = {node: k for one in self.incremental for node, k in one.carriers.items()}
         consumers = {node: n for one in self.incremental for node, n in one.consumers.items()}
         calls = frozenset(node for one in self.incremental for node in one.calls)
+        cut = {one.whole: one.graph for one in self.incremental if one.whole is not None}
         return {
-            name: Stepping(self.steps, carriers, consumers, calls, name in entries, entries.get(name)) for name in names
+            name: Stepping(self.steps, carriers, consumers, calls, name in entries, entries.get(name), cut)
+            for name in names
         }
 
     def _add(self, module: Module, draft: ClassDraft) -> None:

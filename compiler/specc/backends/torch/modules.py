@@ -238,7 +238,7 @@ class ModuleBuilder(Function):
     def _cached(self, name: str) -> FunctionDraft:
         """A method as a step of decoding."""
         stepping = self.stepping[name]
-        graphs = [graph for graph in self.target.method(name) if graph in stepping.steps]
+        graphs = [stepping.cut.get(g, g) for g in self.target.method(name) if g in stepping.steps]
         facts = self.facts if name in self.entries else None
         return self.draft(f"{name}_cached", graphs, facts, is_method=True, stepping=stepping)
 
