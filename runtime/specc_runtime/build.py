@@ -21,6 +21,7 @@ from specc.reading import project_root
 from specc_runtime import manifest
 from specc_runtime.cache import Request as CacheRequest
 from specc_runtime.cache import cached_entry, every_choice, incremental, once_file
+from specc_runtime.companions import copy_companions
 from specc_runtime.destination import destination
 from specc_runtime.externs import Loaded, load_trusted, write_copies
 from specc_runtime.module import WEIGHTS, python_name
@@ -138,6 +139,8 @@ def _fill(
     finally:
         if written is not None:
             written.writing.stop()
+    if request.cache is not None and source is not None:
+        copy_companions(source.checkpoint, work)
     certificate = None
     if request.verify and written is not None and request.emit >= {"torch", "onnx"}:
         with clock("verifying"):

@@ -15,6 +15,7 @@ from specc.ir.json import plain
 from specc.passes.incremental import Incremental
 from specc_runtime import cache, manifest
 from specc_runtime.cache import cached_interface
+from specc_runtime.companions import special_tokens
 from specc_runtime.externs import copies
 from specc_runtime.inputs import describe
 from specc_runtime.module import WEIGHTS
@@ -71,12 +72,20 @@ def record(
             for g in graphs
         },
         "weights": written.to_json(source, request.seed) if written is not None else None,
+        **_special_tokens(source, request),
         "files": _files(work, certificate),
         "externs": copies(model) if "torch" in request.emit else {},
         "certificate": certificate.to_json() if certificate is not None else None,
         "versions": manifest.versions(),
         "timings": {stage: round(seconds, 3) for stage, seconds in timings.items()},
     }
+
+
+def _special_tokens(source: Source | None, request: Request) -> dict[str, Any]:
+    """What a build that continues texts has to know of its checkpoint besides the tensors."""
+    if source is None or request.cache is None:
+        return {}
+    return {"special_tokens": special_tokens(source.checkpoint).to_json()}
 
 
 def _interface(model: ir.Model, graph: Graph) -> dict[str, Any]:

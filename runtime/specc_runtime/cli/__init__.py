@@ -26,6 +26,7 @@ COMMANDS = {
     "inspect": "Show the tree of blocks with shapes and parameters.",
     "view": "Open a build (or a spec, or an .onnx file) in Netron.",
     "verify": "Repeat the proof that a build's torch and ONNX programs are equal.",
+    "generate": "Continue a prompt with a build that has a cache.",
     "test": "Run the `test` sections of a spec.",
     "trust": "Let builds run a Python file of extern functions.",
     "fmt": "Give specs one layout; comments and meaning are kept.",

@@ -1,0 +1,320 @@
+"""Generating text with a cached build: prompts in, tokens and text out, in onnxruntime or in torch."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime.cache import Cache
+from specc_runtime.companions import SpecialTokens
+from specc_runtime.decoder import decoder_of
+from specc_runtime.inputs import Interface
+from specc_runtime.module import Build, open_build
+from specc_runtime.sampling import Sampler, Sampling
+from specc_runtime.steps import open_steps
+from specc_runtime.tokens import TOKENIZER, Detokenizer, Ending, check_fit, load_tokenizer, no_tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    Array = np.ndarray[Any, Any]
+
+Reason = Literal["", "eos", "stop", "length", "context"]
+Prompt = str | Sequence[int]
+MAX_NEW_TOKENS = 128
+
+
+@dataclass
+class Statistics:
+    """Positions that went in and tokens that came out, of all rows together, and the seconds it took."""
+
+    prompt: int = 0
+    prefill: float = 0.0
+    steps: int = 0
+    decode: float = 0.0
+
+    @property
+    def prefill_rate(self) -> float:
+        """Tokens of prompts per second."""
+        return self.prompt / self.prefill if self.prefill else 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        """Tokens per second, without the first of each row, which the prefill gives."""
+        return self.steps / self.decode if self.decode else 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text: the new tokens, an ending one included, and their text without it or a stop string.
+
+    `reason` it ended: "eos", "stop" (a stop string), "length" (of `max_new_tokens`), "context" (nothing more fits).
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was generated, a row for each prompt. `seed` gives it again."""
+
+    rows: tuple[Row, ...]
+    statistics: Statistics
+    seed: int
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The new tokens of the one prompt."""
+        [row] = self.rows
+        return row.tokens
+
+    @property
+    def text(self) -> str:
+        """The text of the one prompt."""
+        [row] = self.rows
+        return row.text
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token as it comes, and the text that it completes, which is often none."""
+
+    token: int
+    text: str
+
+
+class Generator:
+    """Generates with a cached entry of a build.
+
+    `backend`: "onnxruntime" or "torch". `tokenizer`: a tokenizer.json or a folder that has one, where the build has
+    none or another is wanted. Raises `Rejected`: B620 for a build without a cache, G705 for a model that does not
+    continue texts, G702 and G703 for a tokenizer that is damaged or of another model.
+    """
+
+    def __init__(
+        self,
+        build: Build | str | Path,
+        backend: str = "onnxruntime",
+        *,
+        entry: str | None = None,
+        tokenizer: str | Path | None = None,
+    ) -> None:
+        self.build = build if isinstance(build, Build) else open_build(build)
+        self.steps = open_steps(self.build, backend, entry)
+        self.cache: Cache = self.steps.cache
+        self.of: Interface = self.steps.of
+        self.decoder = decoder_of(self.of.method, self.cache, self.of)
+        self.special = SpecialTokens.from_json(self.build.manifest.get("special_tokens") or SpecialTokens().to_json())
+        self.tokenizer = self._tokenizer(tokenizer)
+
+    def _tokenizer(self, given: str | Path | None) -> Tokenizer | None:
+        path = Path(given) if given is not None else self.build.folder / TOKENIZER
+        if given is None and not path.is_file():
+            return None
+        found = load_tokenizer(path)
+        check_fit(found, self.decoder.rows, str(path))
+        return found
+
+    # ---- prompts -------------------------------------------------------------------------------------------------
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The tokens of a prompt, with those that the tokenizer puts around a text. Raises `Rejected` (G702-G704)."""
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise Rejected([no_tokenizer(f"`{self.build.folder}` has no tokenizer to read a text with")])
+            tokens = list(self.tokenizer.encode(prompt).ids)
+        else:
+            tokens = [int(token) for token in prompt]
+        if not tokens and self.special.bos is not None:
+            tokens = [self.special.bos]
+        if not tokens:
+            help = "give at least one token: the model continues something"
+            raise Rejected([Diagnostic("G704", "the prompt is empty", help=help)])
+        rows = self.decoder.rows
+        strange = next((t for t in tokens if t < 0 or (rows is not None and t >= rows)), None)
+        if strange is not None:
+            message = f"token {strange} of the prompt is none of the model's {rows:,}: 0 to {(rows or 1) - 1}"
+            raise Rejected([Diagnostic("G703", message)])
+        return tokens
+
+    # ---- generating ----------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        *,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+    ) -> Generation:
+        """Continue a prompt, or several as one batch; prompts are texts or lists of tokens.
+
+        Raises `Rejected`: G701 if a prompt is longer than the context, G702 to G704 for prompts that cannot be read.
+        """
+        several = not isinstance(prompt, str) and any(not _is_token(one) for one in prompt)
+        prompts: Sequence[Any] = prompt if several else [prompt]
+        run = self._run(prompts, max_new_tokens, sampling or Sampling(), stop)
+        for _ in run:
+            pass
+        return run.generation
+
+    def stream(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        *,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+    ) -> Run:
+        """Continue one prompt: an iterator of pieces; `generation` of it is what there is so far.
+
+        Raises `Rejected` as `generate` does, before the first piece.
+        """
+        return self._run([prompt], max_new_tokens, sampling or Sampling(), stop)
+
+    def _run(self, prompts: Sequence[Prompt], limit: int, sampling: Sampling, stop: Sequence[str]) -> Run:
+        tokens = [self.encode(prompt) for prompt in prompts]
+        if limit < 1:
+            raise Rejected([Diagnostic("G707", f"max-tokens is {limit}: expected an int of at least 1")])
+        if any(stop) and self.tokenizer is None:
+            raise Rejected([no_tokenizer("stop strings need a tokenizer")])
+        self._check_length(max(map(len, tokens)))
+        if self.decoder.mask is None and len({len(t) for t in tokens}) > 1:
+            message = f"prompts of {min(map(len, tokens))} to {max(map(len, tokens))} tokens in one batch"
+            help = "give them one by one, or build the model with its attention_mask"
+            raise Rejected([Diagnostic("G704", f"{message}: the build has no mask to tell padding by", help=help)])
+        seed = sampling.seed if sampling.seed is not None else random.SystemRandom().randrange(2**32)
+        texts = [
+            Text(one, limit, self.special.eos, Sampler(sampling, row, seed), self._detokenizer(one), Ending(stop))
+            for row, one in enumerate(tokens)
+        ]
+        return Run(self, texts, seed)
+
+    def _check_length(self, length: int) -> None:
+        room = self.cache.room
+        if room is None or length <= room:
+            return
+        static = self.cache.length == room
+        message = f"the prompt has {length:,} tokens, {'the cache' if static else 'the context'} room for {room:,}"
+        longer = self.cache.context is None or room < self.cache.context
+        help = f"build it with a longer cache:  --cache static={length}" if static and longer else "a shorter prompt"
+        raise Rejected([Diagnostic("G701", message, help=help)])
+
+    def _detokenizer(self, prompt: Sequence[int]) -> Detokenizer | None:
+        return Detokenizer(self.tokenizer, prompt) if self.tokenizer is not None else None
+
+
+def _is_token(value: object) -> bool:
+    return hasattr(value, "__index__") and getattr(value, "ndim", 0) == 0
+
+
+@dataclass
+class Text:
+    """One row while it is generated."""
+
+    prompt: Sequence[int]
+    limit: int
+    eos: Sequence[int]
+    sampler: Sampler
+    detokenizer: Detokenizer | None
+    ending: Ending
+    tokens: list[int] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    reason: Reason = ""
+
+    def take(self, logits: Array, last: bool) -> Piece:
+        """The next token from its logits; `last`: there is room for no other."""
+        token = self.sampler.choose(logits, [*self.prompt, *self.tokens])
+        self.tokens.append(token)
+        text = ""
+        if token in self.eos:
+            self.reason = "eos"
+        elif self.detokenizer is not None:
+            text = self.ending.push(self.detokenizer.push(token))
+            if self.ending.found:
+                self.reason = "stop"
+        if not self.reason:
+            self.reason = "length" if len(self.tokens) >= self.limit else "context" if last else ""
+        if self.reason not in ("", "stop") and self.detokenizer is not None:
+            text += self.ending.push(self.detokenizer.finish()) + self.ending.finish()
+            self.reason = "stop" if self.ending.found else self.reason
+        self.shown.append(text)
+        return Piece(token, text)
+
+    @property
+    def row(self) -> Row:
+        return Row(tuple(self.tokens), "".join(self.shown), self.reason)
+
+
+class Run:
+    """A generation under way: gives the pieces of its first row; done when every row is."""
+
+    def __init__(self, generator: Generator, texts: list[Text], seed: int) -> None:
+        self.generator, self.texts, self.seed = generator, texts, seed
+        self.statistics = Statistics()
+        self._pieces = self._all()
+
+    @property
+    def generation(self) -> Generation:
+        """What there is so far."""
+        return Generation(tuple(text.row for text in self.texts), self.statistics, self.seed)
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self
+
+    def __next__(self) -> Piece:
+        return next(self._pieces)
+
+    def _all(self) -> Iterator[Piece]:
+        import numpy as np
+
+        steps, decoder, room = self.generator.steps, self.generator.decoder, self.generator.cache.room
+        steps.reset()
+        fed, mask = self._padded()
+        self.statistics.prompt = sum(len(text.prompt) for text in self.texts)
+        start = time.perf_counter()
+        while True:
+            logits = self._step(fed, mask)
+            now = time.perf_counter()
+            if not self.statistics.prefill:
+                self.statistics.prefill = now - start
+            else:
+                self.statistics.decode += now - start
+                self.statistics.steps += sum(not text.reason for text in self.texts)
+            start = now
+            active = [text for text in self.texts if not text.reason]
+            last = room is not None and steps.position >= room
+            pieces = {id(t): t.take(logits[n], last) for n, t in enumerate(self.texts) if not t.reason}
+            if self.texts[0] in active:
+                yield pieces[id(self.texts[0])]
+            if all(text.reason for text in self.texts):
+                return
+            fed = np.array([[text.tokens[-1]] for text in self.texts], np.int64)
+            mask = np.concatenate((mask, np.ones((len(fed), 1), bool)), 1) if decoder.wide else np.ones(fed.shape, bool)
+
+    def _padded(self) -> tuple[Array, Array]:
+        """The prompts side by side, short ones padded on the left, and the mask that says so."""
+        import numpy as np
+
+        width = max(len(text.prompt) for text in self.texts)
+        pad, rows = self.generator.special.pad or 0, self.generator.decoder.rows
+        ids = np.full((len(self.texts), width), pad if rows is None or pad < rows else 0, np.int64)
+        mask = np.zeros(ids.shape, bool)
+        for row, text in enumerate(self.texts):
+            ids[row, width - len(text.prompt) :] = text.prompt
+            mask[row, width - len(text.prompt) :] = True
+        return ids, mask
+
+    def _step(self, fed: Array, mask: Array) -> Array:
+        """The logits of the last position of every row."""
+        decoder = self.generator.decoder
+        feeds = {decoder.tokens: fed, **({decoder.mask: mask} if decoder.mask is not None else {})}
+        return self.generator.steps.step(feeds)[decoder.logits][:, -1]

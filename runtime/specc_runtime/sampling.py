@@ -1,0 +1,132 @@
+"""How the next token is chosen from logits: repetition penalty, temperature, top-k, top-p, in this order, as
+transformers does it; then the largest, or one drawn by a seeded generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from specc.diagnostics import Diagnostic, Rejected
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of the choice. Without temperature, top-k and top-p the most likely token is taken (greedy).
+
+    `repetition_penalty` divides the positive logits of tokens that the text has, and multiplies the negative ones. The
+    same `seed` draws the same tokens; without one it is drawn too. Raises `Rejected` (G707) for a value out of range.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        wrong = [
+            Diagnostic("G707", f"{name} is {value}: expected {range_}")
+            for name, value, good, range_ in (
+                ("temperature", self.temperature, _within(self.temperature, 0, math.inf), "a number of at least 0"),
+                ("top-k", self.top_k, self.top_k is None or self.top_k >= 0, "an int of at least 0 (0: all tokens)"),
+                ("top-p", self.top_p, _within(self.top_p, 0, 1) and self.top_p != 0, "a number above 0, at most 1"),
+                (
+                    "repetition-penalty",
+                    self.repetition_penalty,
+                    _within(self.repetition_penalty, 0, math.inf) and self.repetition_penalty != 0,
+                    "a number above 0 (1: no penalty)",
+                ),
+                ("seed", self.seed, self.seed is None or self.seed >= 0, "an int of at least 0"),
+            )
+            if not good
+        ]
+        if wrong:
+            raise Rejected(wrong)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn: a temperature of 0 is the limit of low ones."""
+        return self.temperature == 0 or (self.temperature, self.top_k, self.top_p) == (None, None, None)
+
+
+def _within(value: float | None, low: float, high: float) -> bool:
+    return value is None or (math.isfinite(value) and low <= value <= high)
+
+
+class Sampler:
+    """Chooses the tokens of one text; every row of a batch has its own, so that rows do not depend on each other."""
+
+    def __init__(self, settings: Sampling, row: int, seed: int) -> None:
+        import numpy as np
+
+        self.settings = settings
+        self.random = np.random.default_rng([seed, row])
+
+    def choose(self, logits: Array, text: Sequence[int]) -> int:
+        """The next token: `logits` is f32[vocab], `text` what there is so far, prompt included."""
+        import numpy as np
+
+        scores = process(logits, text, self.settings)
+        if self.settings.greedy:
+            return int(scores.argmax())
+        weights = np.exp(scores.astype(np.float64) - float(scores.max())).cumsum()
+        return int(np.searchsorted(weights, self.random.random() * weights[-1], side="right"))
+
+
+def process(logits: Array, text: Sequence[int], settings: Sampling) -> Array:
+    """f32[vocab] after the settings; a token that is out of the question is -inf."""
+    import numpy as np
+
+    scores = logits.astype(np.float32)
+    if settings.repetition_penalty != 1.0:
+        scores = penalised(scores, text, settings.repetition_penalty)
+    if settings.greedy:
+        return scores
+    if settings.temperature is not None and settings.temperature != 1.0:
+        scores = scores / np.float32(settings.temperature)
+    if settings.top_k:
+        scores = most_likely(scores, settings.top_k)
+    if settings.top_p is not None and settings.top_p < 1.0:
+        scores = nucleus(scores, settings.top_p)
+    return scores
+
+
+def penalised(scores: Array, text: Sequence[int], penalty: float) -> Array:
+    """Tokens that the text has become less likely (Keskar et al., "CTRL", 2019)."""
+    import numpy as np
+
+    seen = np.unique(np.asarray(text, np.int64))
+    found = scores[seen]
+    factor = np.float32(penalty)
+    scores[seen] = np.where(found < 0, found * factor, found / factor)
+    return scores
+
+
+def most_likely(scores: Array, count: int) -> Array:
+    """The `count` largest scores, and others as large as the last of them."""
+    import numpy as np
+
+    if count >= scores.size:
+        return scores
+    return np.where(scores < np.partition(scores, -count)[-count], np.float32(-np.inf), scores)
+
+
+def nucleus(scores: Array, share: float) -> Array:
+    """The smallest set of tokens whose probabilities sum to `share` or more (Holtzman et al., 2019), one at least."""
+    import numpy as np
+
+    order = np.argsort(scores, kind="stable")
+    sorted_ = scores[order]
+    weights = np.exp(sorted_ - sorted_[-1])
+    below = (weights / weights.sum(dtype=np.float32)).cumsum(dtype=np.float32)
+    dropped = order[:-1][below[:-1] <= np.float32(1.0 - share)]
+    scores = scores.copy()
+    scores[dropped] = -np.inf
+    return scores
