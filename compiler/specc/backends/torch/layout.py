@@ -85,6 +85,10 @@ def break_up(prefix: str, node: ast.expr, suffix: str, indent: int, *, bare: boo
     line = pad + prefix + show(node, -1 if bare else 0) + suffix
     if len(line) <= WIDTH:
         return [line]
+    if isinstance(node, ast.Call) and prefix and not suffix and _reaches_deep(node.func):
+        whole = " " * (indent + _STEP) + show(node)
+        if len(whole) <= WIDTH:
+            return [f"{pad}{prefix}(", whole, f"{pad})"]
     if isinstance(node, ast.Call):
         items: list[tuple[str, ast.expr]] = [("", a) for a in node.args]
         items += [(f"{k.arg}=" if k.arg else "**", k.value) for k in node.keywords]
@@ -102,6 +106,15 @@ def break_up(prefix: str, node: ast.expr, suffix: str, indent: int, *, bare: boo
     if isinstance(node, ast.Starred):
         return break_up(f"{prefix}*", node.value, suffix, indent)
     return [f"{pad}{prefix}(", *_operands(node, indent + _STEP), f"{pad}){suffix}"]
+
+
+def _reaches_deep(function: ast.expr) -> bool:
+    """Whether a name goes through two elements: `self.block[0].layer[0].attend`, which is kept together."""
+    elements = 0
+    while isinstance(function, (ast.Attribute, ast.Subscript)):
+        elements += isinstance(function, ast.Attribute) and isinstance(function.value, ast.Subscript)
+        function = function.value
+    return elements > 1 and isinstance(function, ast.Name)
 
 
 def _bracketed(opening: str, items: list[tuple[str, ast.expr]], closing: str, indent: int) -> list[str]:
