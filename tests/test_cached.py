@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from building import make, specc
 from parity import randomised
-from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family, checkpoint
+from test_zoo_decoders import GEMMA, GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family, checkpoint
 from test_zoo_mamba import MAMBA
-from test_zoo_moe import MIXTRAL
+from test_zoo_moe import MIXTRAL, QWEN3_MOE
 from test_zoo_more import NEOX, PHI3
 
 from specc.diagnostics import Rejected
@@ -90,7 +90,9 @@ def greedy(steps: Steps, ids: Any, mask: Any, count: int) -> Any:
         pytest.param(QWEN3, LONG, CONCAT, 23, id="qwen3"),
         pytest.param(GEMMA2, {**LONG, "attn_logit_softcapping": 0.5}, CONCAT, 23, id="gemma2"),
         pytest.param(GEMMA2, {**LONG, "sliding_window": 90}, STATIC, 24, id="gemma2-static"),
+        pytest.param(GEMMA, LONG, CONCAT, 23, id="gemma"),
         pytest.param(MIXTRAL, LONG, CONCAT, 23, id="mixtral"),
+        pytest.param(QWEN3_MOE, LONG, CONCAT, 23, id="qwen3_moe"),
         pytest.param(NEOX, LONG, CONCAT, 23, id="gpt_neox"),
         pytest.param(PHI3, {**LONG, "original_max_position_embeddings": 96}, CONCAT, 23, id="phi3"),
     ],
@@ -367,6 +369,13 @@ def test_a_build_without_a_cache_says_so(tmp_path: Path) -> None:
     with pytest.raises(Rejected) as refused:
         open_steps(plain)
     assert refused.value.diagnostics[0].code == "B620" and "--cache concat" in refused.value.diagnostics[0].help
+
+
+@pytest.mark.parametrize("name", ["gpt", "transformer"])
+def test_models_without_published_checkpoints_go_on_too(name: str, tmp_path: Path) -> None:
+    made = make(name, tmp_path / "out", cache=CONCAT, verify=True)
+    [cached] = [entry for entry in made.manifest["entries"] if entry.endswith("_cached")]
+    assert len(made.manifest["certificate"]["entries"][cached]["runs"]) >= 5
 
 
 # ---- encoder-decoders ------------------------------------------------------------------------------------------------
