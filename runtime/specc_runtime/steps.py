@@ -142,9 +142,25 @@ class OnnxSteps(Steps):
             self.kept, self.constant = self._empty(feeds), self._computed_once(given)
         values |= self.kept | self.constant
         with programs.crashing(self.program):
-            found = dict(zip(self.names, self.session.run_with_ort_values(self.names, values), strict=True))
+            found = self._called(values)
         self.kept = {state.input: found.pop(state.output) for state in self.cache.flat}
         return {name: value.numpy() for name, value in found.items()}
+
+    def _called(self, values: Mapping[str, onnxruntime.OrtValue]) -> dict[str, onnxruntime.OrtValue]:
+        """The results of a step by name. A static cache is written where it lies: nothing of it is copied."""
+        if self.cache.length is None:
+            return dict(zip(self.names, self.session.run_with_ort_values(self.names, values), strict=True))
+        binding = self.session.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        kept = {state.output: values[state.input] for state in self.cache.flat}
+        for name in self.names:
+            if name in kept:
+                binding.bind_ortvalue_output(name, kept[name])
+            else:
+                binding.bind_output(name)
+        self.session.run_with_iobinding(binding)
+        return dict(zip(self.names, binding.get_outputs(), strict=True)) | kept
 
     def _computed_once(self, given: Mapping[str, Array]) -> dict[str, onnxruntime.OrtValue]:
         import onnxruntime as ort
