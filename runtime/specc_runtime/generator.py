@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime.bound import open_bound
 from specc_runtime.cache import Cache
 from specc_runtime.companions import SpecialTokens
 from specc_runtime.decoder import decoder_of
+from specc_runtime.devices import Device
 from specc_runtime.inputs import Interface
 from specc_runtime.module import Build, open_build
 from specc_runtime.sampling import Sampler, Sampling
-from specc_runtime.steps import open_steps
 from specc_runtime.tokens import TOKENIZER, Detokenizer, Ending, check_fit, load_tokenizer, no_tokenizer
 
 if TYPE_CHECKING:
@@ -94,21 +95,22 @@ class Piece:
 class Generator:
     """Generates with a cached entry of a build.
 
-    `backend`: "onnxruntime" or "torch". `tokenizer`: a tokenizer.json or a folder that has one, where the build has
-    none or another is wanted. Raises `Rejected`: B620 for a build without a cache, G705 for a model that does not
-    continue texts, G702 and G703 for a tokenizer that is damaged or of another model.
+    `backend` runs it on `device`. `tokenizer`: a tokenizer.json or a folder that has one, where the build has none or
+    another is wanted. Raises `Rejected`: B620 for a build without a cache, G705 for a model that does not continue
+    texts, G706 for a device that is not there, G702 and G703 for a tokenizer that is damaged or of another model.
     """
 
     def __init__(
         self,
         build: Build | str | Path,
-        backend: str = "onnxruntime",
+        backend: Literal["onnxruntime", "torch"] = "onnxruntime",
+        device: Device = "cpu",
         *,
         entry: str | None = None,
         tokenizer: str | Path | None = None,
     ) -> None:
         self.build = build if isinstance(build, Build) else open_build(build)
-        self.steps = open_steps(self.build, backend, entry)
+        self.steps = open_bound(self.build, backend, entry, device)
         self.cache: Cache = self.steps.cache
         self.of: Interface = self.steps.of
         self.decoder = decoder_of(self.of.method, self.cache, self.of)
@@ -227,13 +229,18 @@ class Text:
     detokenizer: Detokenizer | None
     ending: Ending
     tokens: list[int] = field(default_factory=list)
+    whole: list[int] = field(init=False)
     shown: list[str] = field(default_factory=list)
     reason: Reason = ""
 
+    def __post_init__(self) -> None:
+        self.whole = list(self.prompt)
+
     def take(self, logits: Array, last: bool) -> Piece:
         """The next token from its logits; `last`: there is room for no other."""
-        token = self.sampler.choose(logits, [*self.prompt, *self.tokens])
+        token = self.sampler.choose(logits, self.whole)
         self.tokens.append(token)
+        self.whole.append(token)
         text = ""
         if token in self.eos:
             self.reason = "eos"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc_runtime import manifest
+from specc_runtime.devices import Device, check_session, providers
 from specc_runtime.exported import exported
 from specc_runtime.inputs import Interface
 from specc_runtime.python_file import UserFile, load_source
@@ -23,11 +24,11 @@ _AGAIN = "build it again:  specc build FILE"
 
 
 def load_module(
-    source: Path, weights: Path | None, class_name: str, externs: Sequence[UserFile] = ()
+    source: Path, weights: Path | None, class_name: str, externs: Sequence[UserFile] = (), dtype: str = "f32"
 ) -> torch.nn.Module:
     """The emitted model in eval mode with its weights; parameters share the file's pages until they are written to.
 
-    Without weights its parameters are those that the class draws. `externs` are the files that the source imports from
+    Without weights its parameters are those that the class draws. `dtype` is that of the build. `externs` are the files that the source imports from
     beside it. Raises `Rejected` (B660) if the source or the weights are not of this model, X904 if an extern
     file fails.
     """
@@ -39,10 +40,12 @@ def load_module(
     except (OSError, SyntaxError, ImportError, AttributeError) as error:
         raise Rejected([Diagnostic("B660", f"cannot load {class_name} from {source}: {error}", help=_AGAIN)]) from None
     if weights is None:
-        return model_class().eval()  # type: ignore[no-any-return]
+        drawn: torch.nn.Module = model_class().to(_torch_dtype(dtype))
+        _fill_constants(drawn, model_class, dtype)
+        return drawn.eval()
     with torch.device("meta"):
         module: torch.nn.Module = model_class()
-    _fill_constants(module, model_class)
+    _fill_constants(module, model_class, dtype)
     tied = tied_names(module)
     try:
         state = _tensors(weights)
@@ -67,16 +70,34 @@ def _tensors(weights: Path) -> dict[str, torch.Tensor]:
         raise Rejected([Diagnostic("B660", f"cannot read {weights}: {error}", help=_AGAIN)]) from None
 
 
-def _fill_constants(module: torch.nn.Module, model_class: type[torch.nn.Module]) -> None:
-    """Tables that are computed rather than stored (non-persistent buffers), which the meta device does not compute."""
+def _torch_dtype(dtype: str) -> torch.dtype:
+    import torch
+
+    return {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+
+
+def _fill_constants(module: torch.nn.Module, model_class: type[torch.nn.Module], dtype: str) -> None:
+    """Tables that are computed rather than stored (non-persistent buffers), which the meta device does not compute.
+
+    They are computed in f32; one that a spec does not pin to it then has the dtype of the build.
+    """
+    import torch
+
     stored = module.state_dict()
     constants = [name for name, _ in module.named_buffers() if name not in stored]
     if not constants:
         return
     computed = dict(model_class().named_buffers())
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(_torch_dtype(dtype))
+    try:
+        with torch.device("meta"):
+            wanted = {name: buffer.dtype for name, buffer in model_class().named_buffers()}
+    finally:
+        torch.set_default_dtype(before)
     for name in constants:
         owner, _, leaf = name.rpartition(".")
-        module.get_submodule(owner).register_buffer(leaf, computed[name], persistent=False)
+        module.get_submodule(owner).register_buffer(leaf, computed[name].to(wanted[name]), persistent=False)
 
 
 def tied_names(module: torch.nn.Module) -> dict[str, str]:
@@ -116,21 +137,23 @@ class Build:
         if not self.source.is_file():
             message = f"`{self.folder}` has no torch source"
             raise Rejected([Diagnostic("B660", message, help="build it with  --emit torch,onnx")])
-        return load_module(self.source, self.weights, self.manifest["model"], list(extern_copies(self).values()))
+        return load_module(self.source, self.weights, self.manifest["model"], list(extern_copies(self).values()), self.manifest["dtype"])
 
     def session(
-        self, entry: str = "forward", options: onnxruntime.SessionOptions | None = None
+        self, entry: str = "forward", options: onnxruntime.SessionOptions | None = None, device: Device = "cpu"
     ) -> onnxruntime.InferenceSession:
-        """An onnxruntime session on the CPU. Raises `Rejected` (B660) where a file is missing."""
+        """An onnxruntime session. Raises `Rejected`: B660 where a file is missing, G706 without such a device."""
         file = self.manifest["entries"].get(entry, {}).get("onnx")
         if file is None:
             known = ", ".join(name for name, e in self.manifest["entries"].items() if e["onnx"])
             message = f"`{self.folder}` has no ONNX graph of `{entry}`"
             raise Rejected([Diagnostic("B660", message, notes=(("available", known or "none"),))])
-        return self.session_of(file, options)
+        return self.session_of(file, options, device)
 
-    def session_of(self, file: str, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
-        """An onnxruntime session on a graph of the folder. Raises `Rejected` (B660) where a file is missing."""
+    def session_of(
+        self, file: str, options: onnxruntime.SessionOptions | None = None, device: Device = "cpu"
+    ) -> onnxruntime.InferenceSession:
+        """An onnxruntime session on a graph of the folder. Raises as `session` does."""
         import onnxruntime
 
         if self.weights is None:
@@ -139,7 +162,9 @@ class Build:
         missing = next((p for p in (self.folder / file, self.weights) if not p.is_file()), None)
         if missing is not None:
             raise Rejected([Diagnostic("B660", f"{missing} is missing", help=_AGAIN)])
-        return onnxruntime.InferenceSession(self.folder / file, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(self.folder / file, options, providers=providers(device))
+        check_session(device, session.get_providers())
+        return session
 
     def exported(self, entry: str = "forward") -> torch.export.ExportedProgram:
         """The entry as a `torch.export` program, its runtime sizes dynamic within the model's facts.

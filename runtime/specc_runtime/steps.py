@@ -13,6 +13,7 @@ from specc.backends.torch.labels import python_name
 from specc.diagnostics import Diagnostic, Rejected
 from specc_runtime import programs
 from specc_runtime.cache import PAST_LENGTH, Cache
+from specc_runtime.devices import Device, check_torch
 from specc_runtime.inputs import NUMPY, Interface
 from specc_runtime.programs import Outputs
 
@@ -71,8 +72,11 @@ class TorchSteps(Steps):
     """The emitted module's `<entry>_cached`."""
 
     def __init__(self, module: torch.nn.Module, cache: Cache, of: Interface) -> None:
+        import torch
+
         super().__init__(cache, of)
         self.module = module
+        self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self.past: list[tuple[torch.Tensor, ...]] | None = None
         self.constant: dict[str, Array] = {}  # what the first step gave for all
 
@@ -88,7 +92,8 @@ class TorchSteps(Steps):
 
         if self.cache.once is not None:
             self.constant |= {name: feeds[name] for name in self.cache.once.inputs if name in feeds}
-        given = {python_name(name): torch.from_numpy(value) for name, value in {**self.constant, **feeds}.items()}
+        fed = {name: torch.from_numpy(value).to(self.device) for name, value in {**self.constant, **feeds}.items()}
+        given = {python_name(name): value for name, value in fed.items()}
         try:
             with torch.inference_mode():
                 *results, self.past = getattr(self.module, f"{self.cache.of}_cached")(**given, past=self.past)
@@ -96,7 +101,7 @@ class TorchSteps(Steps):
             raise programs.Crash("torch", error) from error
         kept = {state.output for state in self.cache.flat}
         names = [o.name for o in self.of.outputs if o.name not in kept]
-        return {name: value.numpy() for name, value in zip(names, results, strict=True)}
+        return {name: value.cpu().numpy() for name, value in zip(names, results, strict=True)}
 
 
 class OnnxSteps(Steps):
@@ -238,10 +243,11 @@ def part_of(steps: Steps, plain: Interface, feeds: Mapping[str, Array], start: i
     return given
 
 
-def open_steps(build: Build, engine: str = "onnxruntime", entry: str | None = None) -> Steps:
+def open_steps(build: Build, engine: str = "onnxruntime", entry: str | None = None, device: Device = "cpu") -> Steps:
     """A cached entry of a build, ready for its first step, on "onnxruntime" or on "torch".
 
-    Without an entry it is the only cached one. Raises `Rejected`: B620 if the build has none, B660 for damaged files.
+    Without an entry it is the only cached one. Raises `Rejected`: B620 if the build has none, B660 for damaged files,
+    G706 for a device that is not there.
     """
     cached = {name: found for name, found in build.manifest["entries"].items() if "cache" in found}
     name = entry if entry is not None else next(iter(cached), "")
@@ -251,6 +257,7 @@ def open_steps(build: Build, engine: str = "onnxruntime", entry: str | None = No
         raise Rejected([Diagnostic("B620", message, help="build it again with  --cache concat", notes=known)])
     cache, of = Cache.from_json(cached[name]["cache"]), Interface.from_json(cached[name]["interface"])
     if engine == "torch":
-        return TorchSteps(build.module(), cache, of)
-    once = build.session_of(cache.once.file) if cache.once is not None else None
-    return OnnxSteps(build.session(name), cache, of, once=once)
+        check_torch(device)
+        return TorchSteps(build.module().to(device), cache, of)
+    once = build.session_of(cache.once.file, device=device) if cache.once is not None else None
+    return OnnxSteps(build.session(name, device=device), cache, of, once=once)

@@ -46,7 +46,14 @@ def parse_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--seed", metavar="N", type=int, help="Of sampling; the same one gives the same text.")
 @click.option("--stop", "stops", metavar="TEXT", multiple=True, help="End before this text (repeatable).")
 @click.option("--tokenizer", metavar="DIR|FILE", type=click.Path(path_type=Path), help="Another tokenizer.json.")
-@click.option("--backend", type=click.Choice(["onnxruntime", "torch"]), default="onnxruntime", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["onnxruntime", "torch"]),
+    default="onnxruntime",
+    show_default=True,
+    help="What runs it.",
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What it runs on.")
 @click.option("--stats/--no-stats", default=True, help="Tokens per second, on stderr at the end.  [default: --stats]")
 def command(build: Path, stats: bool, **given: Any) -> None:
     """Continue a prompt with a build that has a cache (`specc build FILE --cache concat`).
@@ -60,7 +67,7 @@ def command(build: Path, stats: bool, **given: Any) -> None:
 
         _check_usage(given)
         sampling = Sampling(*(given[name] for name in ("temperature", "top_k", "top_p", "repetition_penalty", "seed")))
-        generator = Generator(build, given["backend"], tokenizer=given["tokenizer"])
+        generator = Generator(build, given["backend"], given["device"], tokenizer=given["tokenizer"])
         run = generator.stream(_prompt(given), given["max_tokens"], sampling=sampling, stop=given["stops"])
         interrupted = _show(generator, run)
     if stats:

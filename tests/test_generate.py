@@ -1,0 +1,474 @@
+"""Generating text: the tokens of transformers, sampling as transformers does it, text as it comes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from building import command, make, specc
+from test_cached import GPT2, LONG, one_thread  # noqa: F401  (a fixture)
+from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, Family, checkpoint
+from test_zoo_moe import MIXTRAL
+from test_zoo_more import NEOX, PHI3
+
+from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime import Generator, Sampling, open_build
+from specc_runtime.bound import BoundSteps
+from specc_runtime.build import Request, build
+from specc_runtime.cache import Request as Cache
+from specc_runtime.companions import SpecialTokens
+from specc_runtime.sampling import process
+from specc_runtime.tokens import Detokenizer, Ending
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+
+CONCAT = Cache()
+BACKENDS = ("onnxruntime", "torch")
+PROMPTS = [[5, 9, 2, 33, 41, 17, 8], [3, 11, 60], [7]]
+TEXT = "The quick brown fox jumps over the lazy dog: naïve café, 日本語, 😀 and 🦊.\n"
+
+
+def found(call: Callable[..., Any], *given: Any, **named: Any) -> Diagnostic:
+    """What a call is refused with."""
+    with pytest.raises(Rejected) as refused:
+        call(*given, **named)
+    [diagnostic] = refused.value.diagnostics
+    return diagnostic
+
+
+# ---- the tokens of transformers --------------------------------------------------------------------------------------
+
+FAMILIES = [
+    pytest.param(GPT2, {}, id="gpt2"),
+    pytest.param(LLAMA, LONG, id="llama"),
+    pytest.param(MISTRAL, {**LONG, "sliding_window": 4}, id="mistral"),
+    pytest.param(QWEN2, {**LONG, **SLIDING}, id="qwen2"),
+    pytest.param(QWEN3, LONG, id="qwen3"),
+    pytest.param(GEMMA2, LONG, id="gemma2"),
+    pytest.param(MIXTRAL, LONG, id="mixtral"),
+    pytest.param(NEOX, LONG, id="gpt_neox"),
+    pytest.param(PHI3, {**LONG, "original_max_position_embeddings": 96}, id="phi3"),
+]
+
+
+@pytest.mark.parametrize(("family", "config"), FAMILIES)
+def test_greedy_gives_the_tokens_of_transformers(family: Family, config: dict[str, Any], tmp_path: Path) -> None:
+    """64 tokens for a prompt alone, and for prompts of unequal length in a batch, in both programs."""
+    model = checkpoint(family, tmp_path / "checkpoint", **config)
+    weights, out = str(tmp_path / "checkpoint"), tmp_path / "out"
+    build(Request(family.spec, weights=weights, render=False, verify=False, out=out, cache=CONCAT))
+    with torch.no_grad():
+        expected = [
+            tuple(
+                model.generate(
+                    input_ids=torch.tensor([prompt]),
+                    attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                    do_sample=False,
+                    max_new_tokens=64,
+                    eos_token_id=None,
+                    pad_token_id=0,
+                )[0, len(prompt) :].tolist()
+            )
+            for prompt in PROMPTS
+        ]
+    for backend in BACKENDS:
+        generator = Generator(out, backend)
+        generator.special = SpecialTokens()
+        assert generator.generate(PROMPTS[0], 64).tokens == expected[0], backend
+        assert [row.tokens for row in generator.generate(PROMPTS, 64).rows] == expected, backend
+
+
+# ---- one small build with a tokenizer --------------------------------------------------------------------------------
+
+
+def bpe(vocab: int) -> Any:
+    """A byte-level BPE tokenizer of a few lines."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocab, special_tokens=["<eos>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([TEXT] * 3, trainer)
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with its tokenizer, as transformers saves it."""
+    folder = tmp_path_factory.mktemp("generate") / "checkpoint"
+    checkpoint(GPT2, folder, vocab_size=320, bos_token_id=0, eos_token_id=0)
+    bpe(320).save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(saved: Path) -> Path:
+    out = saved.parent / "out"
+    build(Request("gpt2", weights=str(saved), render=False, verify=False, out=out, cache=CONCAT))
+    return out
+
+
+@pytest.fixture(scope="module")
+def generator(built: Path) -> Generator:
+    return Generator(built)
+
+
+def test_a_build_takes_along_what_generating_needs(saved: Path, built: Path) -> None:
+    content = open_build(built).manifest
+    assert content["special_tokens"] == {"bos": 0, "eos": [0], "pad": None, "decoder_start": None}
+    for name in ("tokenizer.json", "generation_config.json"):
+        assert (built / name).read_bytes() == (saved / name).read_bytes()
+        assert len(content["files"][name]["sha256"]) == 64
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_streams_is_the_whole_text(generator: Generator, seed: int) -> None:
+    """Random tokens: bytes of half characters, spaces, characters of three and four bytes."""
+    tokenizer = generator.tokenizer
+    assert tokenizer is not None
+    prompt = tokenizer.encode(TEXT).ids[:9]
+    run = generator.stream(prompt, 60, sampling=Sampling(temperature=5.0, seed=seed))
+    pieces = list(run)
+    whole = tokenizer.decode([*prompt, *run.generation.tokens])[len(tokenizer.decode(prompt)) :]
+    assert "".join(piece.text for piece in pieces) == run.generation.text == whole
+    assert tuple(piece.token for piece in pieces) == run.generation.tokens
+
+
+@pytest.mark.parametrize("kind", ["bytes", "words"])
+def test_text_comes_in_whole_characters(kind: str) -> None:
+    """Of a tokenizer of bytes, and of one whose words begin with a mark that is a space except in front."""
+    tokenizer = bpe(300)
+    if kind == "words":
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True))
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+        tokenizer.decoder = tokenizers.decoders.Sequence(
+            [tokenizers.decoders.ByteFallback(), tokenizers.decoders.Metaspace()]
+        )
+        units = [f"<0x{n:02X}>" for n in range(256)]
+        trainer = tokenizers.trainers.BpeTrainer(vocab_size=330, special_tokens=units, limit_alphabet=20)
+        tokenizer.train_from_iterator([TEXT], trainer)
+        tokenizer = tokenizers.Tokenizer.from_str(
+            json.dumps({**json.loads(tokenizer.to_str()), "added_tokens": []})  # its bytes are tokens like others
+        )
+    tokens = tokenizer.encode(TEXT * 2).ids
+    for start in (0, 5):
+        stream = Detokenizer(tokenizer, tokens[:start])
+        pieces = [stream.push(token) for token in tokens[start:]] + [stream.finish()]
+        assert "".join(pieces) == tokenizer.decode(tokens)[len(tokenizer.decode(tokens[:start])) :]
+        assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+        assert sum(map(bool, pieces)) > len(tokens) // 4
+
+
+def test_a_character_that_never_ends_is_given_out() -> None:
+    tokenizer = bpe(300)
+    broken = tokenizer.token_to_id("ð")  # the first byte of four
+    stream = Detokenizer(tokenizer, [])
+    assert stream.push(broken) == ""
+    assert stream.finish() == "\N{REPLACEMENT CHARACTER}"
+    pieces = [Detokenizer.push(stream, broken) for _ in range(40)]
+    assert "".join(pieces).count("\N{REPLACEMENT CHARACTER}") >= 20
+
+
+def test_stop_strings_end_the_text_before_them() -> None:
+    ending = Ending(["END", "\n\n"])
+    shown = [ending.push(text) for text in ("one E", "N", "ough\n", "two EN", "D three")]
+    assert shown == ["one ", "", "ENough", "\ntwo ", ""] and ending.found
+    assert Ending(["x"]).push("axb") == "a"
+    rest = Ending(["END"])
+    assert (rest.push("the EN"), rest.finish()) == ("the ", "EN")
+
+
+def test_generation_ends_at_a_stop_string(generator: Generator) -> None:
+    free = generator.generate(PROMPTS[0], 30)
+    at = len(free.text) // 2
+    stop = free.text[at : at + 3]
+    held = generator.generate(PROMPTS[0], 30, stop=[stop])
+    assert held.text == free.text[: free.text.index(stop)] and held.rows[0].reason == "stop"
+    assert len(held.tokens) < 30 and free.rows[0].reason == "length"
+
+
+def test_generation_ends_with_the_ending_token(built: Path) -> None:
+    """Rows of a batch end by themselves; what the others give is what they give alone."""
+    generator = Generator(built)
+    generator.special = SpecialTokens()
+    alone = [generator.generate(prompt, 40).rows[0] for prompt in PROMPTS]
+    ending = alone[0].tokens[10]
+    generator.special = SpecialTokens(eos=(ending,))
+    rows = generator.generate(PROMPTS, 40).rows
+    for row, free in zip(rows, alone, strict=True):
+        ends = ending in free.tokens
+        kept = free.tokens[: free.tokens.index(ending) + 1] if ends else free.tokens
+        assert (row.tokens, row.reason) == (kept, "eos" if ends else "length")
+    assert rows[0].reason == "eos"
+
+
+def test_the_context_ends_a_generation(generator: Generator) -> None:
+    last = generator.generate([5] * 94, 60)
+    assert len(last.tokens) == 3 and last.rows[0].reason == "context"
+    assert len(generator.generate([5] * 96, 60).tokens) == 1
+    refused = found(generator.generate, [5] * 97)
+    assert refused.code == "G701" and refused.message == "the prompt has 97 tokens, the context room for 96"
+
+
+# ---- sampling --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Sampling(temperature=0.7),
+        Sampling(top_k=5),
+        Sampling(top_k=500),
+        Sampling(top_p=0.8),
+        Sampling(top_p=0.01),
+        Sampling(temperature=1.0, repetition_penalty=1.3),
+        Sampling(temperature=1.4, top_k=20, top_p=0.9, repetition_penalty=0.8),
+    ],
+    ids=str,
+)
+def test_logits_are_processed_as_transformers_does(settings: Sampling) -> None:
+    """The same values, bit by bit but for the last of a division, and the same tokens left over."""
+    processors = transformers.LogitsProcessorList()
+    if settings.repetition_penalty != 1.0:
+        processors.append(transformers.RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    if settings.temperature is not None and settings.temperature != 1.0:
+        processors.append(transformers.TemperatureLogitsWarper(settings.temperature))
+    if settings.top_k:
+        processors.append(transformers.TopKLogitsWarper(settings.top_k))
+    if settings.top_p is not None:
+        processors.append(transformers.TopPLogitsWarper(settings.top_p))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        logits = (rng.standard_normal(100) * 3).astype(np.float32)
+        if settings.top_p is None:
+            logits[:4] = logits[4]  # which of equal ones are in a nucleus is up to torch's sort
+        text = rng.integers(0, 100, 30)
+        expected = processors(torch.from_numpy(text)[None], torch.from_numpy(logits)[None].clone())[0].numpy()
+        np.testing.assert_allclose(process(logits, text.tolist(), settings), expected, rtol=1e-6)
+
+
+def test_repetition_penalty_counts_for_greedy_decoding(generator: Generator) -> None:
+    free, held = (
+        generator.generate(PROMPTS[0], 40, sampling=Sampling(repetition_penalty=penalty)).tokens for penalty in (1, 50)
+    )
+    assert len(set(held)) == 40 > len(set(free)) and not set(held) & set(PROMPTS[0])
+
+
+def test_a_seed_gives_the_same_tokens(built: Path, generator: Generator) -> None:
+    def sample(seed: int | None, on: Generator = generator, top_k: int = 40) -> Any:
+        return on.generate(PROMPTS[:2], 30, sampling=Sampling(temperature=1.5, top_k=top_k, top_p=0.95, seed=seed))
+
+    first, again, other = sample(7), sample(7), sample(8)
+    assert [row.tokens for row in first.rows] == [row.tokens for row in again.rows] != [r.tokens for r in other.rows]
+    assert [row.tokens for row in sample(7, Generator(built, "torch")).rows] == [row.tokens for row in first.rows]
+    drawn = sample(None)
+    assert [row.tokens for row in sample(drawn.seed).rows] == [row.tokens for row in drawn.rows]
+    greedy = generator.generate(PROMPTS[:2], 30)
+    assert [row.tokens for row in sample(7, top_k=1).rows] == [row.tokens for row in greedy.rows]
+
+
+def test_draws_follow_the_probabilities() -> None:
+    from specc_runtime.sampling import Sampler
+
+    sampler = Sampler(Sampling(temperature=1.0), 0, 3)
+    logits = np.log(np.array([0.5, 0.25, 0.25, 0.0], np.float32) + np.float32(1e-30))
+    counts = np.bincount([sampler.choose(logits, []) for _ in range(4000)], minlength=4) / 4000
+    np.testing.assert_allclose(counts, [0.5, 0.25, 0.25, 0.0], atol=0.03)
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"temperature": -1.0}, "temperature is -1.0: expected a number of at least 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": -3}, "top-k is -3"),
+        ({"top_p": 0.0}, "top-p is 0.0: expected a number above 0, at most 1"),
+        ({"top_p": 1.5}, "top-p is 1.5"),
+        ({"repetition_penalty": 0.0}, "repetition-penalty is 0.0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], shown: str) -> None:
+    refused = found(Sampling, **settings)
+    assert refused.code == "G707" and refused.message.startswith(shown)
+
+
+def test_prompts_that_cannot_be_continued(generator: Generator, tmp_path: Path) -> None:
+    assert found(generator.generate, [5, 320]).message == "token 320 of the prompt is none of the model's 320: 0 to 319"
+    assert found(generator.generate, [-1]).code == "G703"
+    assert found(generator.generate, [5], 0).code == "G707"
+    plain = Generator(make("gpt2", tmp_path / "plain", cache=CONCAT, without=frozenset({"attention_mask"})).folder)
+    assert found(plain.generate, "text").code == "G702"
+    assert found(plain.generate, [1], stop=["x"]).code == "G702"
+    assert found(plain.generate, []).code == "G704"
+    unequal = found(plain.generate, [[1, 2], [3]])
+    assert unequal.code == "G704" and "prompts of 1 to 2 tokens in one batch: the build has no mask" in unequal.message
+    assert len(plain.generate([[1, 2], [3, 4]], 5).rows) == 2
+    assert plain.generate([1, 2], 5).text == ""
+
+
+def test_an_empty_prompt_begins_a_text(generator: Generator) -> None:
+    assert generator.generate("", 10).tokens == generator.generate([0], 10).tokens
+
+
+def test_a_tokenizer_of_another_model(built: Path, tmp_path: Path) -> None:
+    tokenizer = bpe(320)
+    tokenizer.add_tokens([f"more{n}" for n in range(325 - tokenizer.get_vocab_size())])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    refused = found(Generator, built, tokenizer=tmp_path)
+    assert refused.code == "G703" and "is token 324, the model has 320 tokens" in refused.message
+    (tmp_path / "tokenizer.json").write_text('{"model": 3}')
+    assert found(Generator, built, tokenizer=tmp_path).code == "G702"
+    (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
+    assert found(Generator, built, tokenizer=tmp_path).code == "G702"
+    assert found(Generator, built, tokenizer=tmp_path / "none").code == "G702"
+
+
+def test_builds_that_do_not_generate(tmp_path: Path) -> None:
+    refused = found(Generator, make("gpt2", tmp_path / "plain").folder)
+    assert refused.code == "B620" and "--cache concat" in refused.help
+
+
+def test_token_numbers_of_a_checkpoint_are_checked(saved: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(saved, folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": "</s>"}')
+    refused = found(
+        build, Request("gpt2", weights=str(folder), render=False, verify=False, out=tmp_path / "out", cache=CONCAT)
+    )
+    assert refused.code == "E006" and "`eos_token_id` is '</s>': expected an int or a list of ints" in refused.message
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_streams_text_alone_to_stdout(built: Path, generator: Generator, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("The quick")
+    expected = generator.generate("The quick", 12)
+    for words in (["--prompt", "The quick"], ["--prompt-file", "prompt.txt"]):
+        done = specc("generate", built, *words, "--max-tokens", 12, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, expected.text + "\n"), done.stderr
+        assert "tokens/s; ended by: --max-tokens" in done.stderr
+
+
+def test_the_command_gives_tokens_where_there_is_no_tokenizer(tmp_path: Path) -> None:
+    out = make("gpt2", tmp_path / "plain", cache=CONCAT).folder
+    tokens = Generator(out).generate([1, 2, 3], 6).tokens
+    done = specc("generate", out, "--ids", "1,2,3", "--max-tokens", 6, "--no-stats", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == (",".join(map(str, tokens)) + "\n", "")
+    done = specc("generate", out, "--prompt", "text", cwd=tmp_path)
+    assert done.returncode == 1 and "error[G702]" in done.stderr and "--ids" in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "shown"),
+    [
+        ([], 2, "give one of --prompt TEXT, --prompt-file FILE and --ids 1,2,3"),
+        (["--ids", "1,x"], 2, "expected token numbers"),
+        (["--ids", "1", "--prompt", "a"], 2, "give one of"),
+        (["--ids", "1", "--greedy", "--top-k", "3"], 2, "--greedy samples nothing"),
+        (["--ids", "1", "--top-p", "7"], 1, "error[G707]"),
+        (["--prompt-file", "none.txt"], 1, "cannot read none.txt: No such file"),
+        (["--prompt-file", "binary"], 1, "binary is not text: byte 1 is not UTF-8"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_words(built: Path, words: list[str], code: int, shown: str, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from specc_runtime.cli import cli
+
+    (tmp_path / "binary").write_bytes(b"a\xff\x00")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        done = CliRunner().invoke(cli, ["generate", str(built), *words])
+    assert done.exit_code == code and shown in done.stderr and done.stdout == ""
+
+
+def test_ctrl_c_ends_a_generation_with_its_statistics(tmp_path: Path) -> None:
+    """A recurrent model has no context that would end it."""
+    sets = {"vocab": "40", "dim": "8"}
+    out = tmp_path / "out"
+    build(Request("lstm", sets=sets, render=False, verify=False, out=out, cache=CONCAT))
+    words = command("generate", out, "--ids", "1,2", "--max-tokens", 10**9)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and running.stderr is not None
+        shown = running.stdout.read(20)
+        running.send_signal(signal.SIGINT)
+        rest, errors = running.stdout.read(), running.stderr.read()
+    assert running.returncode == 130, errors
+    text = shown + rest
+    assert text.endswith("\n") and all(part.isdecimal() for part in text.strip().split(","))
+    assert errors.endswith("ended by: interrupted\n") and "Traceback" not in errors
+
+
+def test_a_closed_pipe_ends_a_generation(built: Path) -> None:
+    words = command("generate", built, "--prompt", "The", "--max-tokens", 90)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        errors = running.stderr.read()
+    assert running.returncode == 1 and errors == ""
+
+
+# ---- where it runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "opset"), [(GPT2, 24), (LLAMA, 23)], ids=["gpt2", "llama"])
+def test_a_cache_of_fixed_length_is_one_buffer(family: Family, opset: int, tmp_path: Path) -> None:
+    """Bound as past and as present, it gives what a growing one gives, up to its last position, and again."""
+    checkpoint(family, tmp_path / "checkpoint", **LONG if family is LLAMA else {})
+    request = Request(family.spec, weights=str(tmp_path / "checkpoint"), render=False, verify=False, opset=opset)
+    for name, cache in (("grows", CONCAT), ("fixed", Cache(40))):
+        build(replace(request, out=tmp_path / name, cache=cache))
+    grows, fixed = Generator(tmp_path / "grows"), Generator(tmp_path / "fixed")
+    assert isinstance(fixed.steps, BoundSteps) and not isinstance(grows.steps, BoundSteps)
+    for generator in (grows, fixed):
+        generator.special = SpecialTokens()
+    for prompts in (PROMPTS, PROMPTS[:1]):
+        expected = [row.tokens[: 40 - len(prompts[0]) + 1] for row in grows.generate(prompts, 60).rows]
+        rows = fixed.generate(prompts, 60).rows
+        assert [row.tokens for row in rows] == expected and {row.reason for row in rows} == {"context"}
+    refused = found(fixed.generate, [2] * 41)
+    assert "the cache room for 40" in refused.message and "--cache static=41" in refused.help
+    fixed.generate(PROMPTS[:2], 5)
+    fixed.steps.reorder([1, 1])
+    mask = np.ones((2, fixed.steps.position + 1), bool)
+    logits = fixed.steps.step({"input_ids": np.array([[3], [3]]), "attention_mask": mask})["logits"]
+    np.testing.assert_array_equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_device_that_is_not_there(built: Path, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused = found(Generator, built, backend, "cuda")
+    assert refused.code == "G706" and "--device cpu" in refused.help
+
+
+def test_a_provider_that_does_not_load(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime would go on with the CPU and say nothing that a program sees."""
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda file, options, providers: session(file, options, providers[-1:])
+    )
+    assert found(Generator, built, device="cuda").code == "G706"
