@@ -100,6 +100,17 @@ class Session:
     mended: dict[str, str] = field(default_factory=dict)  # written before the mend
 
 
+TABLE = """\
+from std.nn import Embedding, Linear
+dim B
+model Net(dim: int = 20) {
+  table: Embedding(7, dim)
+  fc: Linear(dim, dim)
+  head: Linear(dim, 7)
+  forward(ids: Int[B]) -> y: Tensor[B, 7] = head(relu(fc(table(ids))))
+}
+"""
+
 BUILD = "specc build net.spec --no-render"
 UNBIASED = f"{BUILD} --set bias=false --no-verify"
 STEPS = "specc build lm.spec --no-render --no-verify"
@@ -127,6 +138,20 @@ SESSIONS = {
         [f"{STEPS} --cache static=16"],
         [f"{STEPS} --cache static=16"],
         mended={"lm.spec": DECODER.replace("cached(x,", "cached(tanh(x),")},
+    ),
+    "B670": Session(
+        {"net.spec": NET, "table.spec": TABLE},
+        [
+            f"{BUILD} --quant int2",
+            f"{BUILD} --quant int8:block=32",
+            f"{BUILD} --quant int4:block=48",
+            f"{BUILD} --quant int4:asym,sym",
+            f"{BUILD} --quant int8 --no-weights",
+            f"{BUILD} --quant int8 --emit torch",
+            f"{BUILD} --quant int8",
+            "specc build table.spec --no-render --quant int4:embed",
+        ],
+        ["specc build table.spec --no-render --quant int4:head"],
     ),
     "W332": Session(
         {"net.spec": CONFIG},

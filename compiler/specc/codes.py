@@ -155,6 +155,7 @@ CODES: dict[str, str] = {
     "B640": "the build cannot be written",
     "B650": "not supported yet",
     "B660": "the output folder or a build cannot be used",
+    "B670": "weights cannot be stored in few bits like this",
     # X: trust
     # G: generating text
     "G701": "a prompt is longer than the context",

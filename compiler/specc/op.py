@@ -84,6 +84,16 @@ class OpError(Exception):
 
 
 @dataclass(frozen=True)
+class Packing:
+    """That a weight, a matrix, may be stored in few bits row by row: which operand it is, and whether its rows are
+    looked up, rather than multiplied with.
+    """
+
+    operand: int
+    looked_up: bool = False
+
+
+@dataclass(frozen=True)
 class Cost:
     """Floating-point operations of one evaluation as a formula over the runtime dims; a multiply-add counts as two."""
 
@@ -235,6 +245,16 @@ class Emitter(Protocol):
     def squeeze(self, x: Handle, axes: Sequence[int]) -> Handle: ...
 
 
+class Packed(Protocol):
+    """A matrix [rows, width] that is stored in few bits."""
+
+    def product(self, x: Handle) -> Handle:
+        """x @ w^T: [.., width] gives [.., rows]."""
+
+    def look_up(self, ids: Handle) -> Handle:
+        """Rows ids[..]: [.., width]."""
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class Op:
     """Base of all operators; see the module's text."""
@@ -246,6 +266,7 @@ class Op:
     elementwise: ClassVar[bool] = (
         False  # an element of a result comes from one place of the operands: axes may move, not mix
     )
+    packing: ClassVar[Packing | None] = None  # the weight that may be stored in few bits, see `onnx_packed`
     params: ClassVar[tuple[ParamSpec, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -359,6 +380,10 @@ class Op:
     def onnx_step(self, emit: Emitter, step: Step, *operands: Any) -> Handle | tuple[Handle, ...]:
         """The same as `onnx` for an incremental entry."""
         return self.onnx(emit, *operands)
+
+    def onnx_packed(self, emit: Emitter, weight: Packed, *operands: Any) -> Handle:
+        """The same as `onnx` for an operator with a `packing`, its weight packed; it has one result."""
+        raise NotImplementedError(self.name)
 
     def cost(self, results: Sequence[TensorType], *operands: Any) -> Cost:
         """FLOPs; by default one per element of the first result."""

@@ -17,6 +17,7 @@ from specc.elaborate.names import available, closest
 from specc.ir import graph as ir
 from specc.ir.json import to_json
 from specc.passes.incremental import innermost, keeps_state, without_cache
+from specc.quantisation import Scheme
 from specc.reading import project_root
 from specc_runtime import manifest
 from specc_runtime.cache import Request as CacheRequest
@@ -26,10 +27,15 @@ from specc_runtime.destination import destination
 from specc_runtime.externs import Loaded, load_trusted, write_copies
 from specc_runtime.module import WEIGHTS, python_name
 from specc_runtime.publish import publishing
+from specc_runtime.quantised import Quantised, graph_file, refuse
+from specc_runtime.quantised import write as write_quantised
 from specc_runtime.record import Graph, record
 from specc_runtime.weights import Source, Written, open_source, write_weights
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from specc.backends.onnx.proto import WeightsRef
     from specc_runtime.certificate import Certificate
 
 Say = Callable[[str], None]
@@ -56,6 +62,8 @@ class Request:
     no_weights: bool = False
     seed: int = 0
     cache: CacheRequest | None = None  # also build the entries that continue their earlier calls
+    quant: Scheme | None = None  # also make graphs whose weights are stored in few bits
+    quant_text: Path | None = None  # whose perplexity the certificate gives with them and without
     trust: tuple[str, ...] = ()  # files of extern functions that may run this time, whatever the lock says
 
 
@@ -78,6 +86,8 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
     programs differ; everything else is about the spec or the checkpoint.
     """
     clock = _Clock(say)
+    if request.quant is not None:
+        refuse(request.quant, weights=not request.no_weights, onnx="onnx" in request.emit)
     with ExitStack() as opened:
         with clock("checking"):
             project = driver.open_project(request.target)
@@ -141,6 +151,10 @@ def _fill(
             written.writing.stop()
     if request.cache is not None and source is not None:
         copy_companions(source.checkpoint, work)
+    quantised = None
+    if request.quant is not None:
+        with clock("quantising"):
+            quantised = _quantise(work, model, externs, graphs, request, request.quant)
     certificate = None
     if request.verify and written is not None and request.emit >= {"torch", "onnx"}:
         with clock("verifying"):
@@ -156,6 +170,8 @@ def _fill(
                 seed=request.seed,
                 progress=clock.say,
                 externs=externs,
+                quant=request.quant,
+                text=request.quant_text,
             )
     pictures: list[str] = []
     reason = ""
@@ -164,7 +180,7 @@ def _fill(
             from specc_runtime.pictures import draw
 
             pictures, reason = draw(work, model, request.without, request.opset, externs)
-    content = record(work, checked, source, written, graphs, request, certificate, clock.seconds)
+    content = record(work, checked, source, written, graphs, request, certificate, clock.seconds, quantised)
     manifest.write(work, "manifest.json", content)
     return _Made(content, written.warnings if written is not None else (), certificate, pictures, reason)
 
@@ -198,32 +214,58 @@ def _emit(
 def _write_graph(
     work: Path, model: ir.Model, graph: Graph, written: Written | None, externs: Loaded, request: Request
 ) -> None:
+    weights = written.reference(work, embed=request.self_contained) if written is not None else None
+    for file, proto in _protos(model, graph, externs, request, weights).items():
+        (work / file).write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _protos(
+    model: ir.Model,
+    graph: Graph,
+    externs: Loaded,
+    request: Request,
+    weights: WeightsRef | None,
+    quant: Scheme | None = None,
+) -> dict[str, ModelProto]:
+    """File -> the graph."""
+    from specc.backends.onnx.cached import build_cached, build_once
     from specc.backends.onnx.export import build as build_onnx
 
-    weights = written.reference(work, embed=request.self_contained) if written is not None else None
+    opset, version = request.opset, _version()
     if graph.incremental is not None:
-        from specc.backends.onnx.cached import build_cached, build_once
-
         made = {
             graph.file: build_cached,
             **({once_file(graph.incremental): build_once} if graph.incremental.once else {}),
         }
-        for file, write in made.items():
-            proto = write(
-                model, graph.incremental, opset=request.opset, weights=weights, version=_version(), externs=externs
+        return {
+            file: write(
+                model, graph.incremental, opset=opset, weights=weights, version=version, externs=externs, quant=quant
             )
-            (work / file).write_bytes(proto.SerializeToString(deterministic=True))
-        return
+            for file, write in made.items()
+        }
     proto = build_onnx(
         model,
         graph.entry,
-        opset=request.opset,
+        opset=opset,
         without=graph.without,
         weights=weights,
-        version=_version(),
+        version=version,
         externs=externs,
+        quant=quant,
     )
-    (work / graph.file).write_bytes(proto.SerializeToString(deterministic=True))
+    return {graph.file: proto}
+
+
+def _quantise(
+    work: Path, model: ir.Model, externs: Loaded, graphs: list[Graph], request: Request, scheme: Scheme
+) -> Quantised:
+    """The same graphs with weights in few bits."""
+    made = {
+        graph_file(file, scheme): proto
+        for graph in graphs
+        for file, proto in _protos(model, graph, externs, request, None, scheme).items()
+    }
+    return write_quantised(work, work / WEIGHTS, made, scheme, model.module.name)
 
 
 def _graphs(model: ir.Model, request: Request) -> list[Graph]:

@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 from specc_runtime.compare import Figures
+from specc_runtime.loss import Loss
 
 FORMAT = "specc-certificate/1"
 
@@ -52,6 +53,7 @@ class Certificate:
     files: Mapping[str, str]
     versions: Mapping[str, str]
     entries: Mapping[str, Entry]
+    quantised: Mapping[str, Loss] = field(default_factory=dict)  # file -> what the few bits cost
 
     def to_json(self) -> dict[str, Any]:
         """The content of manifest.json's `certificate`; see schemas/certificate.schema.json."""
@@ -62,7 +64,12 @@ class Certificate:
             "files": dict(self.files),
             "versions": dict(self.versions),
             "entries": {name: _entry(entry) for name, entry in self.entries.items()},
+            **self._quantised(),
         }
+
+    def _quantised(self) -> dict[str, Any]:
+        losses = {file: loss.to_json() for file, loss in self.quantised.items()}
+        return {"quantised": losses} if losses else {}
 
     def worst(self) -> tuple[float, float]:
         """(largest difference, its limit), by the share of the limit that it uses."""
@@ -82,7 +89,8 @@ class Certificate:
         skipped = sum(len(entry.skipped) for entry in self.entries.values())
         largest, limit = self.worst()
         text = f"torch and onnxruntime agree in {count} runs: largest difference {largest:.1e}, limit {limit:.1e}"
-        return f"{text} ({skipped} sizes skipped)" if skipped else text
+        text = f"{text} ({skipped} sizes skipped)" if skipped else text
+        return "\n".join([text, *(f"{file}: {loss.summary()}" for file, loss in self.quantised.items())])
 
 
 def _entry(entry: Entry) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from specc_runtime.companions import special_tokens
 from specc_runtime.externs import copies
 from specc_runtime.inputs import describe
 from specc_runtime.module import WEIGHTS
+from specc_runtime.quantised import Quantised, graph_file
 
 if TYPE_CHECKING:
     from specc_runtime.build import Request
@@ -50,6 +51,7 @@ def record(
     request: Request,
     certificate: Certificate | None,
     timings: Mapping[str, float],
+    quantised: Quantised | None = None,
 ) -> manifest.Json:
     """The content of manifest.json; `work` holds every other file of the build. No path in it is absolute."""
     model = checked.model
@@ -66,6 +68,7 @@ def record(
             g.name: {
                 "onnx": g.file if "onnx" in request.emit else None,
                 "opset": request.opset,
+                **({"quantised": graph_file(g.file, quantised.scheme)} if quantised is not None else {}),
                 "without": sorted(g.without),
                 **_interface(model, g),
             }
@@ -73,6 +76,7 @@ def record(
         },
         "weights": written.to_json(source, request.seed) if written is not None else None,
         **_special_tokens(source, request),
+        **({"quantisation": quantised.to_json()} if quantised is not None else {}),
         "files": _files(work, certificate),
         "externs": copies(model) if "torch" in request.emit else {},
         "certificate": certificate.to_json() if certificate is not None else None,
@@ -111,7 +115,7 @@ def _files(work: Path, certificate: Certificate | None) -> dict[str, dict[str, A
     for path in sorted(p for p in work.rglob("*") if p.is_file()):
         name = path.relative_to(work).as_posix()
         digest = known.get(name)
-        if digest is None and name != WEIGHTS:
+        if digest is None and path.suffix != Path(WEIGHTS).suffix:
             digest = manifest.sha256(path)
         files[name] = {"bytes": path.stat().st_size, "sha256": digest}
     return files

@@ -17,7 +17,8 @@ from specc.backends.onnx.export import DEFAULT_OPSET
 from specc.diagnostics import Rejected
 from specc.elaborate.models import Options
 from specc.ir.graph import Model
-from specc_runtime import divergence, manifest, programs, taps
+from specc.quantisation import Scheme
+from specc_runtime import divergence, manifest, programs, quant_proof, quantised, taps
 from specc_runtime.cache import Cache, CachedEntry
 from specc_runtime.cached_proof import CachedProof
 from specc_runtime.certificate import Certificate, Entry, Run, Skipped
@@ -70,9 +71,11 @@ def prove(
     seed: int = 0,
     progress: Say = lambda _: None,
     externs: Loaded | None = None,
+    quant: Scheme | None = None,
+    text: Path | None = None,
 ) -> Certificate:
     """Compare the finished files of a build folder; `entries` are (name, ONNX file, optional inputs left out), `cached`
-    those that continue one of them.
+    those that continue one of them. `quant`: what the graphs in few bits are, `text` what their perplexity is told of.
 
     Raises `Rejected` with B630, placed at the line of the first value that differs; before that X903 X904 where an
     extern function does not do what its signature says.
@@ -86,7 +89,7 @@ def prove(
     if externs is not None and externs.files:
         check_externs(model, subject.module(), [(name, without) for name, _, without in entries], externs, seed)
     try:
-        return compare_programs(subject, seed=seed, progress=progress)
+        certificate = compare_programs(subject, seed=seed, progress=progress)
     except Mismatch as mismatch:
         progress("looking for the first value that differs")
         mismatch.externs = externs
@@ -96,6 +99,15 @@ def prove(
             raise Rejected([divergence.stepped(mismatch, steps.cache.of, graph.span.head())]) from None
         without = next(w for name, _, w in entries if name == mismatch.entry)
         raise Rejected([divergence.located(mismatch, model, without, opset, folder)]) from None
+    return certificate if quant is None else _with_quantised(certificate, subject, quant, text, progress)
+
+
+def _with_quantised(
+    certificate: Certificate, subject: Subject, scheme: Scheme, text: Path | None, progress: Say
+) -> Certificate:
+    """The certificate, now also of the graphs with weights in few bits."""
+    entries = [*((file, of) for _, file, of in subject.entries), *((entry.file, entry.of) for entry in subject.cached)]
+    return quant_proof.certified(certificate, subject.folder, entries, scheme, text, progress)
 
 
 def check_externs(
@@ -231,7 +243,7 @@ class _Comparison:
         return figures
 
 
-def repeat(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
+def repeat(folder: Path, *, progress: Say = lambda _: None, text: Path | None = None) -> Certificate:
     """Check the recorded hashes of a published build and compare its programs again, with the files of the folder
     alone.
 
@@ -256,7 +268,7 @@ def repeat(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
     subject = Subject(folder, source, weights, record["model"], entries, cached, tuple(beside.values()))
     seed = (record["certificate"] or {}).get("seed", 0)
     try:
-        return compare_programs(subject, seed=seed, progress=progress)
+        certificate = compare_programs(subject, seed=seed, progress=progress)
     except Mismatch as mismatch:
         entry = record["entries"][mismatch.entry]
         without = frozenset(entry["without"])
@@ -268,6 +280,10 @@ def repeat(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
         progress("looking for the first value that differs")
         mismatch.externs = load_copies(model, beside)
         raise Rejected([divergence.located(mismatch, model, without, entry["opset"], folder)]) from None
+    quant = record.get("quantisation")
+    if quant is None:
+        return certificate
+    return _with_quantised(certificate, subject, quantised.parse(quant["scheme"]), text, progress)
 
 
 def _cached_entry(name: str, entries: Mapping[str, Any]) -> CachedEntry:

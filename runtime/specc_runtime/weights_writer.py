@@ -47,7 +47,7 @@ class NewTensor:
 
     name: str
     info: TensorInfo
-    source: Expr | Initializer
+    source: Expr | Initializer | None = None  # None: somebody else writes it
 
     @property
     def nbytes(self) -> int:
@@ -112,10 +112,10 @@ class Writing:
         self, path: Path, tensors: Sequence[NewTensor], checkpoint: Checkpoint | None = None, *, seed: int = 0
     ) -> None:
         """`seed` is that of drawn tensors. Raises `OSError` if there can be no such file."""
-        header, self.places = _layout(tensors)
-        self._out = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+        header, self.places = layout(tensors)
+        self._out = new_file(path)
         self._pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
-        self._parts = [self._pool.submit(_write, self._out, header, 0)]
+        self._parts = [self._pool.submit(write_at, self._out, header, 0)]
         # Larger tensors first: threads end together. Each writes at its own place, so no order shows in the file.
         for tensor in sorted(tensors, key=lambda t: -t.nbytes):
             offset = self.places[tensor.name].offset
@@ -152,7 +152,7 @@ def write_safetensors(
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
-def _layout(tensors: Sequence[NewTensor]) -> tuple[bytes, dict[str, Place]]:
+def layout(tensors: Sequence[NewTensor]) -> tuple[bytes, dict[str, Place]]:
     """The bytes before the data, and every tensor's place.
 
     Data is in the given order, larger elements first (alignment).
@@ -182,6 +182,7 @@ def _write_tensor(out: int, offset: int, tensor: NewTensor, checkpoint: Checkpoi
     if isinstance(source, Initializer):
         blocks = _drawn(tensor, source, seed)
     else:
+        assert source is not None, f"{tensor.name} is written by somebody else"
         assert checkpoint is not None, f"{tensor.name} is read from a checkpoint, and there is none"
         if isinstance(source, Read) and source.dtype == tensor.info.dtype:
             entry = checkpoint.tensors[source.name]
@@ -190,7 +191,7 @@ def _write_tensor(out: int, offset: int, tensor: NewTensor, checkpoint: Checkpoi
         blocks = _rearranged(source, tensor.info.dtype, checkpoint)
     done = 0
     for block in blocks:
-        done += _write(out, block.reshape(-1).data.cast("B") if block.size else b"", offset + done)
+        done += write_at(out, block.reshape(-1).data.cast("B") if block.size else b"", offset + done)
     return done
 
 
@@ -225,7 +226,12 @@ def stream(seed: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *(int(word) for word in words)])))
 
 
-def _write(out: int, data: bytes | memoryview, offset: int) -> int:
+def new_file(path: Path) -> int:
+    """A descriptor of a new, empty file."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+
+
+def write_at(out: int, data: bytes | memoryview, offset: int) -> int:
     """Write everything at an offset; the number of bytes."""
     view = memoryview(data)
     done = 0
@@ -253,4 +259,4 @@ def copy_range(source: int, start: int, out: int, offset: int, count: int, name:
         if not data:
             raise damaged(name, "it became shorter while it was read")
         start += len(data)
-        offset += _write(out, data, offset)
+        offset += write_at(out, data, offset)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from specc.dims import Facts
-from specc.op import Cost, Emitter, Handle, Op, OpError, Tensor, TorchText, numel
+from specc.op import Cost, Emitter, Handle, Op, OpError, Packed, Packing, Tensor, TorchText, numel
 from specc.ops import expect
 from specc.ops.broadcasting import broadcast_leading, common_dtype
 from specc.types import Operand, TensorType
@@ -68,6 +68,7 @@ class Linear(Op):
     """
 
     name = "linear"
+    packing = Packing(1)
     x: ClassVar[Tensor]
     w: ClassVar[Tensor]
     b: ClassVar[Tensor | None]
@@ -93,6 +94,10 @@ class Linear(Op):
         product = emit("MatMul", x, emit.transpose(w, (1, 0)))
         return product if b is None else emit("Add", product, b)
 
+    def onnx_packed(self, emit: Emitter, weight: Packed, x: Handle, w: Handle, b: Handle | None) -> Handle:
+        product = weight.product(x)
+        return product if b is None else emit("Add", product, b)
+
     def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
         w = operands[1]
         assert isinstance(w, TensorType)
@@ -110,6 +115,7 @@ class Embedding(Op):
     """
 
     name = "embedding"
+    packing = Packing(1, looked_up=True)
     ids: ClassVar[Tensor]
     w: ClassVar[Tensor]
 
@@ -124,6 +130,9 @@ class Embedding(Op):
 
     def onnx(self, emit: Emitter, ids: Handle, w: Handle) -> Handle:
         return emit("Gather", w, ids, axis=0)
+
+    def onnx_packed(self, emit: Emitter, weight: Packed, ids: Handle, w: Handle) -> Handle:
+        return weight.look_up(ids)
 
     def mixes(self, ids: TensorType, w: TensorType) -> Sequence[Collection[int]]:
         return [(), (0,)]

@@ -16,6 +16,7 @@ import click
 from specc_runtime.cli.common import configuration, print_diagnostics, reporting, trusting, use_color
 
 if TYPE_CHECKING:
+    from specc.quantisation import Scheme
     from specc_runtime.build import Result
     from specc_runtime.cache import Request
 
@@ -37,6 +38,15 @@ def parse_cache(ctx: click.Context, param: click.Parameter, value: str | None) -
     if found is None:
         raise click.BadParameter(f"`{value}`: expected concat, or static=N with a number of positions", ctx, param)
     return found
+
+
+def parse_quant(ctx: click.Context, param: click.Parameter, value: str | None) -> Scheme | None:
+    if value is None:
+        return None
+    from specc_runtime.quantised import parse
+
+    with reporting():
+        return parse(value)
 
 
 def making(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,6 +83,18 @@ _MAKING = (
         "--logits",
         type=click.Choice(["all", "last"]),
         help="Of which new positions such an entry gives results.  [default: last, of tokens; all, of anything else]",
+    ),
+    click.option(
+        "--quant",
+        metavar="int8|int4[:OPTIONS]",
+        callback=parse_quant,
+        help="Also make graphs with weights in few bits. OPTIONS: embed, head; of int4 also block=N, sym, asym.",
+    ),
+    click.option(
+        "--quant-text",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="A text whose perplexity is told with these weights and without.",
     ),
     click.option("--self-contained", is_flag=True, help="Put the weights inside the .onnx file."),
     trusting,
@@ -152,7 +174,7 @@ def summary(result: Result) -> str:
     rows = [(f"{folder}/{name}", size(entry["bytes"])) for name, entry in record["files"].items()]
     width = max((len(name) for name, _ in rows), default=0)
     lines += [f"  {name:<{width}}  {amount:>9}" for name, amount in rows]
-    lines.append(f"  {result.proof or 'not verified'}")
+    lines += [f"  {line}" for line in (result.proof or "not verified").splitlines()]
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.export import DEFAULT_OPSET, metadata
 from specc.backends.onnx.externs import Externs, NotLoaded
 from specc.backends.onnx.flatten import Argument, Flattener, Frame
+from specc.backends.onnx.packed import pack
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import WeightsRef, model_proto
 from specc.backends.onnx.values import Ref
@@ -27,6 +28,7 @@ from specc.ops.positions import counted
 from specc.passes.incremental import Incremental, step_facts
 from specc.passes.plain import entry_facts, entry_sizes
 from specc.passes.stepping import State, StepSizes
+from specc.quantisation import Scheme
 from specc.types import DType, TensorType
 
 PAST, TOTAL, LENGTH = "past_sequence_length", "total_sequence_length", "past_length"
@@ -44,10 +46,13 @@ def build_cached(
     compute: DType = DType.F32,
     version: str = "",
     externs: Externs | None = None,
+    quant: Scheme | None = None,
 ) -> ModelProto:
-    """The flat graph of an incremental entry; `weights`, `version` and `externs` as in `export.build`."""
+    """The flat graph of an incremental entry; `weights`, `version`, `externs` and `quant` as in `export.build`."""
     emit = GraphEmitter(opset, compute, externs or NotLoaded())
     CachedFlattener(emit, model, incremental).run_entry()
+    if quant is not None:
+        pack(emit, quant)
     take_past(emit)
     merge_heads(emit)
     use_gemm(emit)
@@ -72,10 +77,13 @@ def build_once(
     compute: DType = DType.F32,
     version: str = "",
     externs: Externs | None = None,
+    quant: Scheme | None = None,
 ) -> ModelProto:
     """The flat graph of what an incremental entry computes once a sequence: keys and values of an encoder's output."""
     emit = GraphEmitter(opset, compute, externs or NotLoaded())
     OnceFlattener(emit, model, incremental).run_entry()
+    if quant is not None:
+        pack(emit, quant)
     use_gemm(emit)
     about = metadata(model, incremental.entry, incremental.graph) | {
         "specc.entry": incremental.once_name,

@@ -13,7 +13,7 @@ from typing import Any
 
 from specc.backends.onnx.externs import Externs, lower
 from specc.backends.onnx.sizes import Sizes, may_be_zero
-from specc.backends.onnx.values import ELEMENT, Record, Ref, guess_type, stored
+from specc.backends.onnx.values import ELEMENT, Record, Ref, Site, guess_type, stored
 from specc.dims import Dim
 from specc.ops.extern import Extern
 from specc.types import DType, Scalar, TensorType
@@ -43,6 +43,7 @@ class GraphEmitter:
         self.parameters: dict[str, Ref] = {}
         self.constants: list[Ref] = []
         self.records: list[Record] = []
+        self.sites: list[Site] = []
         self.functions: dict[str, int] = {}  # domain -> version, beside the standard operators
         self.scope = ""
         self.origin = ""

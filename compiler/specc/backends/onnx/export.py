@@ -12,12 +12,14 @@ from specc.backends.onnx.attention import merge_heads
 from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.externs import Externs, NotLoaded
 from specc.backends.onnx.flatten import Flattener
+from specc.backends.onnx.packed import pack
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import IR_VERSION, WeightsRef, model_proto
 from specc.backends.onnx.values import Ref
 from specc.diagnostics import Diagnostic, Rejected
 from specc.ir.graph import Graph, Model, aliases
 from specc.passes.plain import entry_facts, entry_sizes
+from specc.quantisation import Scheme
 from specc.source import Span
 from specc.types import DType
 
@@ -43,14 +45,16 @@ def build(
     compute: DType = DType.F32,
     version: str = "",
     externs: Externs | None = None,
+    quant: Scheme | None = None,
 ) -> ModelProto:
     """The flat graph of an entry, with every optional input but those in `without`.
 
     Inputs and outputs are named as in the signature (`output` where it gives no name); dims are `dim_param`s;
     initializers are state_dict names, tied ones once. `weights` says where their bytes are; None declares them as
     external data without a file. `externs` lowers extern operations; without it a model that has any is refused (X901).
+    `quant`: how to store weights that operators can read packed; what it cannot pack is refused (B670).
     """
-    emit, _ = _flat(model, entry, opset, without, compute, externs, debug=False)
+    emit, _ = _flat(model, entry, opset, without, compute, externs, quant, debug=False)
     return _finish(model, entry, emit, without, weights, version)
 
 
@@ -69,7 +73,7 @@ def build_debug(
 
     Two keys may share an output: a call's result is the value that its body returns.
     """
-    emit, flattener = _flat(model, entry, opset, without, compute, externs, debug=True)
+    emit, flattener = _flat(model, entry, opset, without, compute, externs, None, debug=True)
     names: dict[int, str] = {id(ref): name for name, ref in emit.outputs}
     taps: list[TapOutput] = []
     for tap in flattener.taps:
@@ -96,6 +100,7 @@ def _flat(
     without: frozenset[str],
     compute: DType,
     externs: Externs | None,
+    quant: Scheme | None,
     *,
     debug: bool,
 ) -> tuple[GraphEmitter, Flattener]:
@@ -107,6 +112,8 @@ def _flat(
     graph = select(model, entry, without)
     flattener.entry(graph, entry_sizes(graph))
     watched: list[Ref] = [tap.ref for tap in flattener.taps] if debug else []
+    if quant is not None:
+        pack(emit, quant)
     stand_ins = merge_heads(emit, watched)
     use_gemm(emit, watched)
     for tap in flattener.taps if debug else ():

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.scans import BodyEmitter, add_scan
-from specc.backends.onnx.values import Ref
+from specc.backends.onnx.values import Ref, Site
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
 from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Path, Read, Scan, Value, When, dotted
@@ -179,6 +179,10 @@ class Flattener:
         except OpError as error:
             where = f"in {frame.scope}" if frame.scope else ""
             raise Rejected([Diagnostic(error.code, error.message, node.span, path=where, help=error.help)]) from None
+        packing = node.op.packing
+        if packing is not None and not isinstance(self.emit, BodyEmitter):
+            emit = self.emit
+            emit.sites.append(Site(node.op, packing, tuple(operands), made, emit.scope, emit.origin))
         return made if isinstance(made, tuple) else (made,)
 
     def _call(self, frame: Frame, node: Call) -> None:

@@ -54,7 +54,7 @@ class _Rewriter:
             else:
                 with self.emit.at(record.scope, record.origin):
                     self._write(layer)
-        self.emit.records = _in_order(self.emit.records)
+        self.emit.records = in_order(self.emit.records)
 
     def _layer(self, record: Record) -> _Layer | None:
         if record.op_type != "MatMul" or record.domain:
@@ -110,7 +110,7 @@ class _Rewriter:
         return None
 
 
-def _in_order(records: Sequence[Record]) -> list[Record]:
+def in_order(records: Sequence[Record]) -> list[Record]:
     """The nodes in their order, but none before what it reads: a new `Reshape` may read a size that is computed later
     for something else.
     """

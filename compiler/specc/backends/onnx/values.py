@@ -10,6 +10,7 @@ import numpy as np
 from onnx import TensorProto
 
 from specc.dims import Dim
+from specc.op import Op, Packing
 from specc.types import DType, TensorType
 
 if TYPE_CHECKING:
@@ -73,6 +74,23 @@ class Record:
     overload: str = ""  # tells local functions of one name apart
     key: object = None  # under which the emitter finds it again
     body: BodyEmitter | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A place where an operator reads a weight that it could read packed (`Op.packing`)."""
+
+    op: Op
+    packing: Packing
+    operands: tuple[Any, ...]
+    result: Ref
+    scope: str
+    origin: str
+
+    @property
+    def weight(self) -> Ref | None:
+        found = self.operands[self.packing.operand]
+        return found if isinstance(found, Ref) else None
 
 
 def numbers(array: np.ndarray[Any, Any]) -> str:

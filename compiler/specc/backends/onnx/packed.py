@@ -1,0 +1,163 @@
+"""Weights in few bits: the operators that state it (`Op.packing`) are lowered again onto packed weights.
+
+int8 is written in standard operators: `DynamicQuantizeLinear`, `MatMulInteger`, a scale for each output channel.
+onnxruntime fuses them when a session is loaded (`DynamicQuantizeMatMul`, `MatMulIntegerToFloat`), and writing those
+ourselves is no faster: 0.55 ms each for 128 x 768 by 768 x 2304. Weights keep torch's layout [out, in]; the transpose
+is folded when a session is loaded, so a table that is looked up and multiplied with is stored once.
+
+int4 is `MatMulNBits`, whose layout is that of a row-major [out, in] matrix in blocks, low nibble first.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from specc.backends.onnx.emitter import GraphEmitter
+from specc.backends.onnx.products import in_order
+from specc.backends.onnx.values import Ref, Site, live, users_of
+from specc.diagnostics import Diagnostic, Rejected
+from specc.dims import Dim
+from specc.op import Emitter, Packed
+from specc.quantisation import SCALE, ZERO, Scheme, part
+from specc.types import DType, TensorType
+
+CONTRIB = "com.microsoft"
+ACCURACY_LEVEL = 4  # of MatMulNBits on the CPU: activations in int8, blocks summed in int32
+
+_TO_A_RESULT = frozenset(
+    "Add Cast Clip Div Gather Identity Mul Neg Relu Reshape Sigmoid Slice Softmax LogSoftmax Sub Squeeze Tanh "
+    "Unsqueeze".split()
+)
+"""What may lie between a head and the results of the graph."""
+
+
+def pack(emit: GraphEmitter, scheme: Scheme) -> None:
+    """Rewrites the places that the scheme is about."""
+    heads = _heads(emit)
+    replaced: set[int] = set()
+    for site in emit.sites:
+        weight, before = site.weight, site.result.node
+        if weight is None or emit.parameters.get(weight.name) is not weight or before is None:
+            continue
+        if id(before) in replaced or not _wanted(site, weight, scheme, heads):
+            continue
+        packed = cast("Packed", PackedWeight(emit, weight, scheme))
+        with emit.at(site.scope, site.origin):
+            made = site.op.onnx_packed(cast("Emitter", emit), packed, *site.operands)
+        emit.adopt(cast("Ref", made), site.result)
+        replaced.add(id(before))
+    emit.records = [record for record in emit.records if id(record) not in replaced]
+    emit.records = live(in_order(emit.records), [ref for _, ref in emit.outputs])
+
+
+def _wanted(site: Site, weight: Ref, scheme: Scheme, heads: frozenset[int]) -> bool:
+    if site.packing.looked_up:
+        return scheme.embed
+    x = site.operands[0]
+    return isinstance(x, Ref) and x.type.rank >= 2 and (scheme.head or id(weight) not in heads)
+
+
+def _heads(emit: GraphEmitter) -> frozenset[int]:
+    """The weights whose products are results of the graph, but for operations that mix nothing."""
+    outputs = [ref for _, ref in emit.outputs]
+    users = users_of(live(emit.records, outputs))
+    results = {id(ref) for ref in outputs}
+
+    def gives_result(ref: Ref) -> bool:
+        if id(ref) in results:
+            return True
+        readers = users.get(id(ref), [])
+        return len(readers) == 1 and readers[0].op_type in _TO_A_RESULT and gives_result(readers[0].outputs[0])
+
+    products = [site for site in emit.sites if not site.packing.looked_up]
+    return frozenset(id(site.weight) for site in products if gives_result(site.result))
+
+
+class PackedWeight:
+    """A matrix of the state_dict, its rows in few bits. Implements `specc.op.Packed`."""
+
+    def __init__(self, emit: GraphEmitter, weight: Ref, scheme: Scheme) -> None:
+        self.emit, self.name, self.scheme = emit, weight.name, scheme
+        rows, width = (dim.value for dim in weight.type.shape)
+        assert rows is not None and width is not None
+        self.rows, self.width = rows, width
+
+    def product(self, x: Ref) -> Ref:
+        type_ = TensorType(DType.COMPUTE, (*x.type.shape[:-1], Dim.const(self.rows)))
+        return self._integers(x, type_) if self.scheme.bits == 8 else self._blocks(x, type_)
+
+    def look_up(self, ids: Ref) -> Ref:
+        type_ = TensorType(DType.COMPUTE, (*ids.type.shape, Dim.const(self.width)))
+        if self.scheme.bits == 8:
+            rows = self.emit("Gather", self._data(), ids, type=type_.with_dtype(DType.I8), axis=0)
+            scales = self._part(SCALE, DType.COMPUTE, self.rows)
+            scale = self.emit("Gather", scales, ids, type=TensorType(DType.COMPUTE, ids.type.shape), axis=0)
+            return self.emit("Mul", self.emit.cast(rows, DType.COMPUTE), self.emit.unsqueeze(scale, [-1]), type=type_)
+        if self.width % self.scheme.block:
+            fitting = [str(b) for b in (256, 128, 64, 32, 16) if self.width % b == 0]
+            message = f"{self.name} has rows of {self.width}: blocks of {self.scheme.block} do not divide them"
+            help = f"int4:block={fitting[0]},embed" if fitting else "leave `embed` out"
+            raise Rejected([Diagnostic("B670", message, help=help)])
+        flat = self.emit.reshape(self._data(), (Dim.const(self.rows), Dim.const(self.width // 2)))
+        self.emit.functions[CONTRIB] = 1
+        return self.emit(
+            "GatherBlockQuantized",
+            flat,
+            ids,
+            self._scales(),
+            self._zeros(),
+            type=type_,
+            domain=CONTRIB,
+            bits=4,
+            block_size=self.scheme.block,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
+    # ---- the two forms -----------------------------------------------------------------------------------------------
+
+    def _integers(self, x: Ref, type_: TensorType) -> Ref:
+        single = TensorType(DType.COMPUTE, ())
+        types = (x.type.with_dtype(DType.U8), single, single.with_dtype(DType.U8))
+        rounded, step, zero = self.emit.many("DynamicQuantizeLinear", 3, x, types=types)
+        turned = self.emit.transpose(self._data(), (1, 0))
+        sums = self.emit("MatMulInteger", rounded, turned, zero, type=type_.with_dtype(DType.I32))
+        scale = self.emit("Mul", step, self._part(SCALE, DType.COMPUTE, self.rows))
+        return self.emit("Mul", self.emit.cast(sums, DType.COMPUTE), scale, type=type_)
+
+    def _blocks(self, x: Ref, type_: TensorType) -> Ref:
+        self.emit.functions[CONTRIB] = 1
+        return self.emit(
+            "MatMulNBits",
+            x,
+            self._data(),
+            self._scales(),
+            self._zeros(),
+            type=type_,
+            domain=CONTRIB,
+            K=self.width,
+            N=self.rows,
+            bits=4,
+            block_size=self.scheme.block,
+            accuracy_level=ACCURACY_LEVEL,
+        )
+
+    # ---- what is stored ----------------------------------------------------------------------------------------------
+
+    def _data(self) -> Ref:
+        if self.scheme.bits == 8:
+            return self._part(self.scheme.kind, DType.I8, self.rows, self.width)
+        blocks = self.scheme.blocks(self.width)
+        return self._part(self.scheme.kind, DType.U8, self.rows, blocks, self.scheme.block // 2)
+
+    def _scales(self) -> Ref:
+        return self._part(SCALE, DType.COMPUTE, self.rows, self.scheme.blocks(self.width))
+
+    def _zeros(self) -> Ref | None:
+        if self.scheme.symmetric:
+            return None
+        return self._part(ZERO, DType.U8, self.rows, -(-self.scheme.blocks(self.width) // 2))
+
+    def _part(self, what: str, dtype: DType, *shape: int) -> Ref:
+        type_ = TensorType(dtype, tuple(Dim.const(n) for n in shape))
+        return self.emit.parameter(part(self.name, what), type_)

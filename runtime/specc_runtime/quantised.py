@@ -1,0 +1,249 @@
+"""The quantised graphs of a build and their weights: `model.int8.onnx` beside `model.int8.safetensors`.
+
+The two are all that running them takes; the fp32 graph and its weights stay as the reference. Weights are packed a
+block of rows at a time on their way from the one file to the other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specc.diagnostics import Diagnostic, Rejected
+from specc.quantisation import BLOCKS, SCALE, ZERO, Scheme, part, whole
+from specc.weights.layout import TensorInfo
+from specc_runtime.checkpoint import Checkpoint
+from specc_runtime.tensor_file import TensorEntry
+from specc_runtime.weights_writer import NewTensor, Place, copy_range, layout, new_file, write_at
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnx import ModelProto
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+BLOCK = 1 << 20  # elements that are packed at a time
+
+_SYNTAX = "int8[:embed,head]  or  int4[:block=32|64|128,sym|asym,embed,head]"
+
+
+def parse(text: str) -> Scheme:
+    """What `--quant` asks for; raises `Rejected` (B670)."""
+    kind, _, rest = text.partition(":")
+    if kind not in ("int8", "int4"):
+        raise _unknown(f"--quant {text}: there is no `{kind}`")
+    given: dict[str, Any] = {}
+    for option in rest.split(",") if rest else ():
+        name, _, value = option.strip().partition("=")
+        if name in ("embed", "head") and not value:
+            found: dict[str, Any] = {name: True}
+        elif kind == "int4" and name in ("sym", "asym") and not value:
+            found = {"symmetric": name == "sym"}
+        elif kind == "int4" and name == "block" and value.isdecimal() and int(value) in BLOCKS:
+            found = {"block": int(value)}
+        elif kind == "int4" and name == "block":
+            known = ", ".join(map(str, BLOCKS))
+            raise _unknown(f"--quant {text}: a block has {known} elements, not `{value}`")
+        else:
+            raise _unknown(f"--quant {text}: {kind} has no option `{option.strip()}`")
+        if found.keys() & given.keys():
+            raise _unknown(f"--quant {text}: `{option.strip()}` says again what an option before it says")
+        given |= found
+    return Scheme(8 if kind == "int8" else 4, **given)
+
+
+def _unknown(message: str) -> Rejected:
+    return Rejected([Diagnostic("B670", message, help=f"--quant {_SYNTAX}")])
+
+
+def refuse(scheme: Scheme, *, weights: bool, onnx: bool) -> None:
+    """Raises `Rejected` (B670) for a build that has nothing to quantise, whatever its model."""
+    if not weights:
+        message, help = "there are no weights to quantise", "leave --no-weights out, or --quant"
+    elif not onnx:
+        message, help = "weights in few bits are of ONNX graphs", "--emit torch,onnx"
+    else:
+        return
+    raise Rejected([Diagnostic("B670", f"--quant {scheme.text}: {message}", help=help)])
+
+
+def weights_file(scheme: Scheme) -> str:
+    return f"model.{scheme.kind}.safetensors"
+
+
+def graph_file(file: str, scheme: Scheme) -> str:
+    """The quantised graph's file for that of an fp32 graph: `model.onnx` -> `model.int8.onnx`."""
+    return f"{file.removesuffix('.onnx')}.{scheme.kind}.onnx"
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What was written. `packed`: the tensors in few bits; `steps`: the largest rounding error of a weight, in steps of
+    its scale; `before`, `after`: bytes of the packed tensors in fp32 and as they are stored."""
+
+    scheme: Scheme
+    packed: tuple[str, ...]
+    steps: float
+    before: int
+    after: int
+
+    def to_json(self) -> dict[str, Any]:
+        """For manifest.json."""
+        return {
+            "scheme": self.scheme.text,
+            "weights": weights_file(self.scheme),
+            "packed": list(self.packed),
+            "steps": float(f"{self.steps:.3g}"),
+            "bytes": {"before": self.before, "after": self.after},
+        }
+
+
+def write(folder: Path, weights: Path, graphs: Mapping[str, ModelProto], scheme: Scheme, model: str) -> Quantised:
+    """Write the graphs, by file name, and the one file of weights that they read; `weights` is the fp32 file, `model`
+    what the model is called.
+
+    Raises `Rejected` (B670) where no graph reads a packed weight, `OSError` where a file cannot be written.
+    """
+    wanted = {t.name: _info(t) for proto in graphs.values() for t in external(proto)}
+    packed = sorted({whole(name)[0] for name in wanted if whole(name)[1]})
+    if not packed:
+        message = f"--quant {scheme.text}: {model} has no linear layer whose weight could be stored in few bits"
+        kept = [name for name in ("head", "embed") if not getattr(scheme, name)]
+        help = f"layers that give results and tables are packed where asked:  --quant {scheme.kind}:{','.join(kept)}"
+        raise Rejected([Diagnostic("B670", message, help=help if kept else "leave --quant out")])
+    file = folder / weights_file(scheme)
+    tensors = [NewTensor(name, info) for name, info in wanted.items()]
+    header, places = layout(tensors)
+    out = new_file(file)
+    steps = 0.0
+    try:
+        write_at(out, header, 0)
+        with Checkpoint.open(weights) as source:
+            entries = source.tensors
+            for name in wanted:
+                if not whole(name)[1]:
+                    entry = entries[name]
+                    given = source.descriptor(entry.file)
+                    copy_range(given, entry.offset, out, places[name].offset, entry.nbytes, weights)
+            for name in packed:
+                parts = {what: places[part(name, what)] for what in _parts(scheme)}
+                steps = max(steps, _pack(source.array(name), scheme, out, parts))
+                source.release(name)
+    finally:
+        os.close(out)
+    for name, proto in graphs.items():
+        _place(proto, file.name, places)
+        (folder / name).write_bytes(proto.SerializeToString(deterministic=True))
+    before = sum(entries[name].nbytes for name in packed)
+    after = sum(place.nbytes for name, place in places.items() if whole(name)[1])
+    return Quantised(scheme, tuple(packed), steps, before, after)
+
+
+def _parts(scheme: Scheme) -> tuple[str, ...]:
+    return (scheme.kind, SCALE) if scheme.bits == 8 or scheme.symmetric else (scheme.kind, SCALE, ZERO)
+
+
+def _pack(matrix: Array, scheme: Scheme, out: int, places: Mapping[str, Place]) -> float:
+    """Write the parts of one tensor; the largest rounding error, in steps."""
+    import numpy as np
+
+    from specc_runtime import packing
+
+    at = {what: place.offset for what, place in places.items()}
+    largest = 0.0
+    for rows in blocks_of_rows(matrix):
+        made = packing.pack(np.ascontiguousarray(rows, dtype=np.float32), scheme)
+        largest = max(largest, packing.steps_off(rows, made))
+        for what, array in ((scheme.kind, made.data), (SCALE, made.scale), (ZERO, made.zero)):
+            if array is not None:
+                at[what] += write_at(out, np.ascontiguousarray(array).reshape(-1).data.cast("B"), at[what])
+    return largest
+
+
+def blocks_of_rows(matrix: Array) -> Iterator[Array]:
+    count = max(1, BLOCK // max(matrix.shape[1], 1))
+    for first in range(0, len(matrix), count):
+        yield matrix[first : first + count]
+
+
+# ---- the graphs ------------------------------------------------------------------------------------------------------
+
+
+def external(proto: ModelProto) -> Iterator[Any]:
+    """The initializers whose bytes are in another file."""
+    from onnx import TensorProto
+
+    yield from (t for t in proto.graph.initializer if t.data_location == TensorProto.EXTERNAL)
+
+
+def _info(tensor: Any) -> TensorInfo:
+    from onnx import TensorProto
+
+    names = {
+        TensorProto.FLOAT: "F32",
+        TensorProto.INT8: "I8",
+        TensorProto.UINT8: "U8",
+        TensorProto.INT64: "I64",
+        TensorProto.INT32: "I32",
+        TensorProto.BOOL: "BOOL",
+        TensorProto.DOUBLE: "F64",
+    }
+    return TensorInfo(tuple(tensor.dims), names[tensor.data_type])
+
+
+def _place(proto: ModelProto, location: str, places: Mapping[str, Place]) -> None:
+    """Say where the bytes of each initializer are."""
+    for tensor in external(proto):
+        del tensor.external_data[:]
+        place = places[tensor.name]
+        found = {"location": location, "offset": str(place.offset), "length": str(place.nbytes)}
+        for key, value in found.items():
+            tensor.external_data.add(key=key, value=value)
+
+
+# ---- reading them back -----------------------------------------------------------------------------------------------
+
+
+class PackedFile:
+    """A file of packed weights, mapped into memory. Use it in a `with` statement, or `close` it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = Checkpoint.open(path)
+        self.entries: Mapping[str, TensorEntry] = self._file.tensors
+
+    def names(self) -> list[str]:
+        """The tensors that are packed."""
+        return sorted({tensor for tensor, what in map(whole, self.entries) if what})
+
+    def unpacked(self, name: str, width: int) -> Array:
+        """A tensor [rows, width] as the bits say it."""
+        import numpy as np
+
+        from specc_runtime import packing
+
+        kinds = [what for what in ("int8", "int4", SCALE, ZERO) if part(name, what) in self.entries]
+        parts = {what: self._array(part(name, what)) for what in kinds}
+        data = parts.get("int8", parts.get("int4"))
+        assert data is not None
+        result = np.empty((len(data), width), np.float32)
+        count = max(1, BLOCK // max(width, 1))
+        for first in range(0, len(data), count):
+            rows = slice(first, first + count)
+            zero = parts[ZERO][rows] if ZERO in parts else None
+            result[rows] = packing.unpack(packing.Packed(data[rows], parts[SCALE][rows], zero), width)
+        return result
+
+    def _array(self, name: str) -> Array:
+        return self._file.array(name)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> PackedFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
