@@ -20,11 +20,12 @@ from test_zoo_more import NEOX, PHI3
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc_runtime import Generator, Sampling, open_build
-from specc_runtime.bound import BoundSteps
 from specc_runtime.build import Request, build
 from specc_runtime.cache import Request as Cache
 from specc_runtime.companions import SpecialTokens
+from specc_runtime.device_steps import DeviceSteps
 from specc_runtime.sampling import process
+from specc_runtime.steps import OnnxSteps
 from specc_runtime.tokens import Detokenizer, Ending
 
 torch = pytest.importorskip("torch")
@@ -430,26 +431,31 @@ def test_a_closed_pipe_ends_a_generation(built: Path) -> None:
 
 @pytest.mark.parametrize(("family", "opset"), [(GPT2, 24), (LLAMA, 23)], ids=["gpt2", "llama"])
 def test_a_cache_of_fixed_length_is_one_buffer(family: Family, opset: int, tmp_path: Path) -> None:
-    """Bound as past and as present, it gives what a growing one gives, up to its last position, and again."""
+    """It gives what a growing one gives, up to its last position, and again; kept on a device, too."""
     checkpoint(family, tmp_path / "checkpoint", **LONG if family is LLAMA else {})
     request = Request(family.spec, weights=str(tmp_path / "checkpoint"), render=False, verify=False, opset=opset)
     for name, cache in (("grows", CONCAT), ("fixed", Cache(40))):
         build(replace(request, out=tmp_path / name, cache=cache))
     grows, fixed = Generator(tmp_path / "grows"), Generator(tmp_path / "fixed")
-    assert isinstance(fixed.steps, BoundSteps) and not isinstance(grows.steps, BoundSteps)
     for generator in (grows, fixed):
         generator.special = SpecialTokens()
     for prompts in (PROMPTS, PROMPTS[:1]):
         expected = [row.tokens[: 40 - len(prompts[0]) + 1] for row in grows.generate(prompts, 60).rows]
         rows = fixed.generate(prompts, 60).rows
         assert [row.tokens for row in rows] == expected and {row.reason for row in rows} == {"context"}
+    for generator in (grows, fixed):
+        plain = generator.generate(PROMPTS, 20)
+        steps = generator.steps
+        assert isinstance(steps, OnnxSteps)
+        generator.steps = DeviceSteps(steps.session, steps.cache, steps.of, steps.once, "cpu")
+        assert generator.generate(PROMPTS, 20).rows == plain.rows
+        generator.steps.reorder([1, 1, 0])
+        mask = np.ones((3, generator.steps.position + 1), bool)
+        logits = generator.steps.step({"input_ids": np.full((3, 1), 5), "attention_mask": mask})["logits"]
+        np.testing.assert_array_equal(logits[0], logits[1])
+        assert (logits[0] != logits[2]).any()
     refused = found(fixed.generate, [2] * 41)
     assert "the cache room for 40" in refused.message and "--cache static=41" in refused.help
-    fixed.generate(PROMPTS[:2], 5)
-    fixed.steps.reorder([1, 1])
-    mask = np.ones((2, fixed.steps.position + 1), bool)
-    logits = fixed.steps.step({"input_ids": np.array([[3], [3]]), "attention_mask": mask})["logits"]
-    np.testing.assert_array_equal(logits[0], logits[1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from specc.diagnostics import Diagnostic, Rejected
-from specc_runtime.bound import open_bound
 from specc_runtime.cache import Cache
 from specc_runtime.companions import SpecialTokens
 from specc_runtime.decoder import decoder_of
+from specc_runtime.device_steps import open_on
 from specc_runtime.devices import Device
 from specc_runtime.inputs import Interface
 from specc_runtime.module import Build, open_build
@@ -110,7 +110,7 @@ class Generator:
         tokenizer: str | Path | None = None,
     ) -> None:
         self.build = build if isinstance(build, Build) else open_build(build)
-        self.steps = open_bound(self.build, backend, entry, device)
+        self.steps = open_on(device, self.build, backend, entry)
         self.cache: Cache = self.steps.cache
         self.of: Interface = self.steps.of
         self.decoder = decoder_of(self.of.method, self.cache, self.of)
