@@ -42,6 +42,21 @@ model LM(dim: int = 8) {
 }
 """
 
+WRITER = """\
+from std.nn import Embedding, Linear
+dim B, T, S = past(T) + T
+model LM(vocab: int = 20, dim: int = 8, context: int = 16) {
+  dim S <= context
+  wte: Embedding(vocab, dim)
+  head: Linear(dim, vocab)
+  forward(input_ids: Int[B, T]) -> logits: Tensor[B, T, vocab] {
+    x = wte(input_ids)[:, none]
+    k = cached(x, along = T)
+    return head(sdpa(x, k, k, causal = true)[:, 0])
+  }
+}
+"""
+
 CONFIG = """\
 from std.nn import Linear
 dim B
@@ -115,6 +130,13 @@ BUILD = "specc build net.spec --no-render"
 UNBIASED = f"{BUILD} --set bias=false --no-verify"
 STEPS = "specc build lm.spec --no-render --no-verify"
 
+GENERATE = "specc generate build/lm --no-stats"
+
+
+def generation(refused: str, mend: str) -> Session:
+    return Session({"lm.spec": WRITER}, [refused], [mend], before=[f"{STEPS} --cache static=4"])
+
+
 SESSIONS = {
     "P090": Session({"big.spec": LONG}, ["specc check big.spec"]),
     "E007": Session(
@@ -187,6 +209,24 @@ SESSIONS = {
         before=[BUILD],
         changed={"build/net/net.py": "# my own\n"},
     ),
+    "G701": Session(
+        {"lm.spec": WRITER},
+        [f"{GENERATE} --ids 1,2,3,4,5,6"],
+        [f"{STEPS} --cache static=8", f"{GENERATE} --ids 1,2,3,4,5,6"],
+        before=[f"{STEPS} --cache static=4"],
+    ),
+    "G702": generation(f"{GENERATE} --prompt Hello", f"{GENERATE} --ids 1,2"),
+    "G703": generation(f"{GENERATE} --ids 1,99", f"{GENERATE} --ids 1,19"),
+    "G704": generation(f'{GENERATE} --ids ""', f"{GENERATE} --ids 1"),
+    "G705": Session(
+        {"lm.spec": DECODER},
+        [f"{GENERATE} --ids 1"],
+        [f"{STEPS} --cache concat", f"{GENERATE} --ids 1"],
+        before=[f"{STEPS} --cache concat"],
+        mended={"lm.spec": WRITER},
+    ),
+    "G706": generation(f"{GENERATE} --ids 1 --device cuda", f"{GENERATE} --ids 1 --device cpu"),
+    "G707": generation(f"{GENERATE} --ids 1 --temperature -1", f"{GENERATE} --ids 1 --temperature 0.7"),
     "X905": Session(
         {"net.spec": EXTERN, "twice.py": TWICE, "specc.lock": LOCK},
         ["specc trust --list"],
@@ -204,13 +244,12 @@ def test_session(
     with chdir(tmp_path):
         write(session.files)
         for line in session.before:
-            assert run(line)[0] == 0
+            status, text = run(line)
+            assert status == 0, text
         write(session.changed)
         shown = []
         with monkeypatch.context() as patch:
-            if code == "B640":
-                patch.setattr(os, "replace", full)
-                patch.setattr(os, "rename", full)
+            SURROUNDINGS.get(code, lambda _: None)(patch)
             for line in session.refused:
                 status, text = run(line)
                 assert status == 1 and f"error[{code}]" in text, text
@@ -246,8 +285,23 @@ def run(line: str) -> tuple[int, str]:
     return done.exit_code, done.stderr
 
 
-def full(*_: Any, **__: Any) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "build/net")
+def full_disk(patch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "build/net")
+
+    patch.setattr(os, "replace", full)
+    patch.setattr(os, "rename", full)
+
+
+def no_gpu(patch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    patch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    patch.setattr(onnxruntime, "__version__", "1.31.0")
+
+
+SURROUNDINGS = {"B640": full_disk, "G706": no_gpu}
+"""What a machine has to be like for a code to be told."""
 
 
 def test_golden_files_have_a_session() -> None:
