@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from building import command, make, specc
-from test_cached import GPT2, LONG, one_thread  # noqa: F401  (a fixture)
-from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, Family, checkpoint
+from test_cached import BART, GPT2, LONG, one_thread  # noqa: F401  (a fixture)
+from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family, checkpoint
 from test_zoo_moe import MIXTRAL
 from test_zoo_more import NEOX, PHI3
 
@@ -86,6 +86,54 @@ def test_greedy_gives_the_tokens_of_transformers(family: Family, config: dict[st
         generator.special = SpecialTokens()
         assert generator.generate(PROMPTS[0], 64).tokens == expected[0], backend
         assert [row.tokens for row in generator.generate(PROMPTS, 64).rows] == expected, backend
+
+
+@pytest.mark.parametrize("family", [pytest.param(T5, id="t5"), pytest.param(BART, id="bart")])
+def test_an_encoder_decoder_gives_the_tokens_of_transformers(family: Family, tmp_path: Path) -> None:
+    """The prompts go to the encoder, padded on the right; the text begins with the decoder's own token."""
+    start = {"decoder_start_token_id": 2, "pad_token_id": 0}
+    model = checkpoint(replace(family, small={**family.small, **start}), tmp_path / "checkpoint")
+    weights, out = str(tmp_path / "checkpoint"), tmp_path / "out"
+    built = Request(family.spec, weights=weights, render=False, verify=False, out=out, cache=CONCAT)
+    build(replace(built, entries=("encode", "decode")))
+    settings = {"do_sample": False, "max_new_tokens": 40, "eos_token_id": None, "forced_eos_token_id": None}
+    with torch.no_grad():
+        expected = [
+            tuple(model.generate(input_ids=torch.tensor([[x % 53 for x in p]]), **settings)[0, 1:].tolist())
+            for p in PROMPTS
+        ]
+    for backend in BACKENDS:
+        generator = Generator(out, backend)
+        assert generator.special.start == 2
+        generator.special = replace(generator.special, eos=())
+        prompts = [[x % 53 for x in prompt] for prompt in PROMPTS]
+        assert generator.generate(prompts[0], 40).tokens == expected[0], backend
+        assert [row.tokens for row in generator.generate(prompts, 40).rows] == expected, backend
+    build(replace(built, out=tmp_path / "half", entries=("decode",)))
+    refused = found(Generator, tmp_path / "half")
+    assert refused.code == "G705" and "which no entry of the build gives" in refused.message
+
+
+def test_an_encoder_of_sounds_is_given_them(tmp_path: Path) -> None:
+    """What no prompt can be goes in beside it; the prompt is what the decoder begins with."""
+    model = checkpoint(WHISPER, tmp_path / "checkpoint")
+    out, weights = tmp_path / "out", str(tmp_path / "checkpoint")
+    request = Request("whisper", weights=weights, render=False, verify=False, out=out, cache=CONCAT)
+    build(replace(request, entries=("encode", "decode")))
+    sound = np.random.default_rng(0).standard_normal((1, 5, 22)).astype(np.float32)
+    text = [1, 5]
+    for _ in range(12):
+        with torch.no_grad():
+            whole = model(input_features=torch.from_numpy(sound), decoder_input_ids=torch.tensor([text])).logits
+        text.append(int(whole[0, -1].argmax()))
+    for backend in BACKENDS:
+        generator = Generator(out, backend)
+        generator.special = SpecialTokens()
+        assert generator.generate([1, 5], 12, inputs={"input_features": sound}).tokens == tuple(text[2:]), backend
+        refused = found(generator.generate, [1, 5])
+        assert refused.code == "G704" and "the model reads `input_features`" in refused.message
+        refused = found(generator.generate, [1, 5], inputs={"input_features": sound[..., :3]})
+        assert refused.code == "B660" and "does not run" in refused.message
 
 
 # ---- one small build with a tokenizer --------------------------------------------------------------------------------

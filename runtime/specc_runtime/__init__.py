@@ -9,16 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from specc_runtime.generator import Generation, Generator
+    from specc_runtime.generation import Generation
+    from specc_runtime.generator import Generator
     from specc_runtime.module import Build, open_build
     from specc_runtime.sampling import Sampling
 
 __all__ = ["Build", "Generation", "Generator", "Sampling", "open_build"]
 
-_HOMES = {"Build": "module", "open_build": "module", "Sampling": "sampling"}
+_HOMES = {"Generation": "generation", "Generator": "generator", "Sampling": "sampling"}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(f"specc_runtime.{_HOMES.get(name, 'generator')}"), name)
+        return getattr(import_module(f"specc_runtime.{_HOMES.get(name, 'module')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

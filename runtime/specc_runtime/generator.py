@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime import programs
 from specc_runtime.cache import Cache
 from specc_runtime.companions import SpecialTokens
 from specc_runtime.decoder import decoder_of
 from specc_runtime.device_steps import open_on
 from specc_runtime.devices import Device
+from specc_runtime.encoder import open_encoder
+from specc_runtime.generation import Generation, Piece, Statistics, Text
 from specc_runtime.inputs import Interface
 from specc_runtime.module import Build, open_build
 from specc_runtime.sampling import Sampler, Sampling
@@ -26,74 +28,12 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-Reason = Literal["", "eos", "stop", "length", "context"]
 Prompt = str | Sequence[int]
 MAX_NEW_TOKENS = 128
 
 
-@dataclass
-class Statistics:
-    """Positions that went in and tokens that came out, of all rows together, and the seconds it took."""
-
-    prompt: int = 0
-    prefill: float = 0.0
-    steps: int = 0
-    decode: float = 0.0
-
-    @property
-    def prefill_rate(self) -> float:
-        """Tokens of prompts per second."""
-        return self.prompt / self.prefill if self.prefill else 0.0
-
-    @property
-    def decode_rate(self) -> float:
-        """Tokens per second, without the first of each row, which the prefill gives."""
-        return self.steps / self.decode if self.decode else 0.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One text: the new tokens, an ending one included, and their text without it or a stop string.
-
-    `reason` it ended: "eos", "stop" (a stop string), "length" (of `max_new_tokens`), "context" (nothing more fits).
-    """
-
-    tokens: tuple[int, ...]
-    text: str
-    reason: Reason
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What was generated, a row for each prompt. `seed` gives it again."""
-
-    rows: tuple[Row, ...]
-    statistics: Statistics
-    seed: int
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """The new tokens of the one prompt."""
-        [row] = self.rows
-        return row.tokens
-
-    @property
-    def text(self) -> str:
-        """The text of the one prompt."""
-        [row] = self.rows
-        return row.text
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A token as it comes, and the text that it completes, which is often none."""
-
-    token: int
-    text: str
-
-
 class Generator:
-    """Generates with a cached entry of a build.
+    """Generates with a cached entry of a build: continues prompts, or answers those that its encoder reads.
 
     `backend` runs it on `device`. `tokenizer`: a tokenizer.json or a folder that has one, where the build has none or
     another is wanted. Raises `Rejected`: B620 for a build without a cache, G705 for a model that does not continue
@@ -114,8 +54,14 @@ class Generator:
         self.cache: Cache = self.steps.cache
         self.of: Interface = self.steps.of
         self.decoder = decoder_of(self.of.method, self.cache, self.of)
+        self.encoder = open_encoder(self.build, self.steps, self._needed(), device)
         self.special = SpecialTokens.from_json(self.build.manifest.get("special_tokens") or SpecialTokens().to_json())
         self.tokenizer = self._tokenizer(tokenizer)
+
+    def _needed(self) -> list[str]:
+        """Inputs of a step, and of what runs once, that are neither tokens nor their mask."""
+        once = self.cache.once.inputs if self.cache.once is not None else ()
+        return [name for name in dict.fromkeys((*once, *self.decoder.more)) if name not in (self.decoder.mask,)]
 
     def _tokenizer(self, given: str | Path | None) -> Tokenizer | None:
         path = Path(given) if given is not None else self.build.folder / TOKENIZER
@@ -156,14 +102,17 @@ class Generator:
         *,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        inputs: Mapping[str, Array] | None = None,
     ) -> Generation:
         """Continue a prompt, or several as one batch; prompts are texts or lists of tokens.
 
-        Raises `Rejected`: G701 if a prompt is longer than the context, G702 to G704 for prompts that cannot be read.
+        `inputs`: what an encoder reads that is not a text, a sound for example; the prompts are then what the decoder
+        begins with. Raises `Rejected`: G701 if a prompt is longer than the context, G702 to G704 for what cannot be
+        read, B660 if the build does not run.
         """
         several = not isinstance(prompt, str) and any(not _is_token(one) for one in prompt)
         prompts: Sequence[Any] = prompt if several else [prompt]
-        run = self._run(prompts, max_new_tokens, sampling or Sampling(), stop)
+        run = self._run(prompts, max_new_tokens, sampling or Sampling(), stop, inputs or {})
         for _ in run:
             pass
         return run.generation
@@ -180,25 +129,56 @@ class Generator:
 
         Raises `Rejected` as `generate` does, before the first piece.
         """
-        return self._run([prompt], max_new_tokens, sampling or Sampling(), stop)
+        return self._run([prompt], max_new_tokens, sampling or Sampling(), stop, {})
 
-    def _run(self, prompts: Sequence[Prompt], limit: int, sampling: Sampling, stop: Sequence[str]) -> Run:
+    def _run(
+        self,
+        prompts: Sequence[Prompt],
+        limit: int,
+        sampling: Sampling,
+        stop: Sequence[str],
+        inputs: Mapping[str, Array],
+    ) -> Run:
         tokens = [self.encode(prompt) for prompt in prompts]
         if limit < 1:
             raise Rejected([Diagnostic("G707", f"max-tokens is {limit}: expected an int of at least 1")])
         if any(stop) and self.tokenizer is None:
             raise Rejected([no_tokenizer("stop strings need a tokenizer")])
+        self._check_equal(tokens)
+        read = self.encoder.feeds(tokens, inputs, self._pad) if self.encoder is not None else {}
+        count = sum(map(len, tokens))
+        if self.encoder is not None and self.encoder.tokens is not None:
+            tokens = [[self._start()] for _ in tokens]
         self._check_length(max(map(len, tokens)))
-        if self.decoder.mask is None and len({len(t) for t in tokens}) > 1:
-            message = f"prompts of {min(map(len, tokens))} to {max(map(len, tokens))} tokens in one batch"
-            help = "give them one by one, or build the model with its attention_mask"
-            raise Rejected([Diagnostic("G704", f"{message}: the build has no mask to tell padding by", help=help)])
         seed = sampling.seed if sampling.seed is not None else random.SystemRandom().randrange(2**32)
         texts = [
             Text(one, limit, self.special.eos, Sampler(sampling, row, seed), self._detokenizer(one), Ending(stop))
             for row, one in enumerate(tokens)
         ]
-        return Run(self, texts, seed)
+        return Run(self, texts, seed, read, count)
+
+    def _start(self) -> int:
+        """What the decoder's text begins with."""
+        found = self.special.start if self.special.start is not None else self.special.bos
+        if found is None:
+            help = "name `decoder_start_token_id` in the checkpoint's generation_config.json, and build it again"
+            raise Rejected([Diagnostic("G704", "the build does not know what a text begins with", help=help)])
+        return found
+
+    @property
+    def _pad(self) -> int:
+        """A token for where no text is."""
+        pad, rows = self.special.pad or 0, self.decoder.rows
+        return pad if rows is None or pad < rows else 0
+
+    def _check_equal(self, tokens: Sequence[Sequence[int]]) -> None:
+        mask = self.decoder.mask
+        if self.encoder is not None and self.encoder.tokens is not None:
+            mask = self.encoder.mask.name if self.encoder.mask is not None else None
+        if mask is None and len({len(t) for t in tokens}) > 1:
+            message = f"prompts of {min(map(len, tokens))} to {max(map(len, tokens))} tokens in one batch"
+            help = "give them one by one, or build the model with its attention_mask"
+            raise Rejected([Diagnostic("G704", f"{message}: the build has no mask to tell padding by", help=help)])
 
     def _check_length(self, length: int) -> None:
         room = self.cache.room
@@ -218,55 +198,16 @@ def _is_token(value: object) -> bool:
     return hasattr(value, "__index__") and getattr(value, "ndim", 0) == 0
 
 
-@dataclass
-class Text:
-    """One row while it is generated."""
-
-    prompt: Sequence[int]
-    limit: int
-    eos: Sequence[int]
-    sampler: Sampler
-    detokenizer: Detokenizer | None
-    ending: Ending
-    tokens: list[int] = field(default_factory=list)
-    whole: list[int] = field(init=False)
-    shown: list[str] = field(default_factory=list)
-    reason: Reason = ""
-
-    def __post_init__(self) -> None:
-        self.whole = list(self.prompt)
-
-    def take(self, logits: Array, last: bool) -> Piece:
-        """The next token from its logits; `last`: there is room for no other."""
-        token = self.sampler.choose(logits, self.whole)
-        self.tokens.append(token)
-        self.whole.append(token)
-        text = ""
-        if token in self.eos:
-            self.reason = "eos"
-        elif self.detokenizer is not None:
-            text = self.ending.push(self.detokenizer.push(token))
-            if self.ending.found:
-                self.reason = "stop"
-        if not self.reason:
-            self.reason = "length" if len(self.tokens) >= self.limit else "context" if last else ""
-        if self.reason not in ("", "stop") and self.detokenizer is not None:
-            text += self.ending.push(self.detokenizer.finish()) + self.ending.finish()
-            self.reason = "stop" if self.ending.found else self.reason
-        self.shown.append(text)
-        return Piece(token, text)
-
-    @property
-    def row(self) -> Row:
-        return Row(tuple(self.tokens), "".join(self.shown), self.reason)
-
-
 class Run:
     """A generation under way: gives the pieces of its first row; done when every row is."""
 
-    def __init__(self, generator: Generator, texts: list[Text], seed: int) -> None:
+    def __init__(
+        self, generator: Generator, texts: list[Text], seed: int, read: Mapping[str, Array], prompts: int
+    ) -> None:
+        """`read`: what the encoder is given, if there is one; `prompts`: tokens of all prompts."""
         self.generator, self.texts, self.seed = generator, texts, seed
-        self.statistics = Statistics()
+        self.read = read
+        self.statistics = Statistics(prompts)
         self._pieces = self._all()
 
     @property
@@ -278,7 +219,13 @@ class Run:
         return self
 
     def __next__(self) -> Piece:
-        return next(self._pieces)
+        try:
+            return next(self._pieces)
+        except programs.Crash as crash:
+            message = f"`{self.generator.build.folder}` does not run: {crash}"
+            raise Rejected(
+                [Diagnostic("B660", message, help="specc verify tells whether the build is whole")]
+            ) from None
 
     def _all(self) -> Iterator[Piece]:
         import numpy as np
@@ -286,16 +233,17 @@ class Run:
         steps, decoder, room = self.generator.steps, self.generator.decoder, self.generator.cache.room
         steps.reset()
         fed, mask = self._padded()
-        self.statistics.prompt = sum(len(text.prompt) for text in self.texts)
         start = time.perf_counter()
+        given = self.generator.encoder.read(self.read) if self.generator.encoder is not None else {}
         while True:
-            logits = self._step(fed, mask)
+            logits = self._step(fed, mask, given)
             now = time.perf_counter()
             if not self.statistics.prefill:
                 self.statistics.prefill = now - start
             else:
                 self.statistics.decode += now - start
                 self.statistics.steps += sum(not text.reason for text in self.texts)
+                given = {name: value for name, value in given.items() if name in decoder.more}
             start = now
             active = [text for text in self.texts if not text.reason]
             last = room is not None and steps.position >= room
@@ -312,16 +260,15 @@ class Run:
         import numpy as np
 
         width = max(len(text.prompt) for text in self.texts)
-        pad, rows = self.generator.special.pad or 0, self.generator.decoder.rows
-        ids = np.full((len(self.texts), width), pad if rows is None or pad < rows else 0, np.int64)
+        ids = np.full((len(self.texts), width), self.generator._pad, np.int64)
         mask = np.zeros(ids.shape, bool)
         for row, text in enumerate(self.texts):
             ids[row, width - len(text.prompt) :] = text.prompt
             mask[row, width - len(text.prompt) :] = True
         return ids, mask
 
-    def _step(self, fed: Array, mask: Array) -> Array:
+    def _step(self, fed: Array, mask: Array, given: Mapping[str, Array]) -> Array:
         """The logits of the last position of every row."""
         decoder = self.generator.decoder
-        feeds = {decoder.tokens: fed, **({decoder.mask: mask} if decoder.mask is not None else {})}
+        feeds = {**given, decoder.tokens: fed, **({decoder.mask: mask} if decoder.mask is not None else {})}
         return self.generator.steps.step(feeds)[decoder.logits][:, -1]

@@ -1,0 +1,120 @@
+"""The other half of an encoder-decoder: the entry that reads the prompt, or a sound, for the decoder to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from specc.diagnostics import Diagnostic, Rejected
+from specc.dims import Dim
+from specc_runtime import programs
+from specc_runtime.devices import Device
+from specc_runtime.inputs import NUMPY, Input, Interface
+from specc_runtime.module import Build
+from specc_runtime.steps import Steps, TorchSteps
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+_PREFIX = "encoder_"
+
+
+@dataclass
+class Encoder:
+    """An entry whose results a decoder takes. `tokens` and `mask`: its inputs for a text, if it reads one; `passed`:
+    inputs of the decoder -> the encoder's that they repeat, as `encoder_attention_mask` its `attention_mask`."""
+
+    of: Interface
+    tokens: Input | None
+    mask: Input | None
+    passed: Mapping[str, str]
+    run: Any  # an onnxruntime session, or the method of the emitted module
+    device: Device
+
+    @property
+    def room(self) -> int | None:
+        """The most tokens that it reads, None if nothing limits them."""
+        if self.tokens is None:
+            return None
+        return min(
+            (f.n for f in self.of.facts.statements() if f.kind == "le" and f.dim == self.tokens.shape[1]), default=None
+        )
+
+    def feeds(self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Array], pad: int) -> dict[str, Array]:
+        """What it is given: prompts padded on the right, `inputs` of other kinds. Raises `Rejected` (G701, G704)."""
+        import numpy as np
+
+        given = {
+            i.name: np.ascontiguousarray(inputs[i.name], NUMPY[i.dtype]) for i in self.of.inputs if i.name in inputs
+        }
+        if self.tokens is not None:
+            width = max(map(len, prompts))
+            if self.room is not None and width > self.room:
+                message = f"the prompt has {width:,} tokens, the encoder room for {self.room:,}"
+                raise Rejected([Diagnostic("G701", message, help="a shorter prompt")])
+            given[self.tokens.name] = np.array(
+                [[*prompt, *[pad] * (width - len(prompt))] for prompt in prompts], np.int64
+            )
+            if self.mask is not None:
+                given[self.mask.name] = np.array([[n < len(prompt) for n in range(width)] for prompt in prompts])
+        missing = [i.name for i in self.of.inputs if i.name not in given]
+        if missing:
+            message = f"the model reads {', '.join(f'`{name}`' for name in missing)}, which is not a prompt"
+            help = f"Generator(..).generate(prompt, inputs={{{missing[0]!r}: array}})  of specc_runtime"
+            raise Rejected([Diagnostic("G704", message, help=help)])
+        return given
+
+    def read(self, given: Mapping[str, Array]) -> dict[str, Array]:
+        """What the decoder takes of it. Raises `Crash`."""
+        names = [output.name for output in self.of.outputs]
+        if hasattr(self.run, "get_inputs"):
+            found = programs.run_session(self.run, programs.OPTIMISED, given, names)
+        else:
+            found = self._torch(given, names)
+        return found | {name: given[source] for name, source in self.passed.items()}
+
+    def _torch(self, given: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+        import torch
+
+        arguments = {i.argument: torch.from_numpy(given[i.name]).to(self.device) for i in self.of.inputs}
+        try:
+            with torch.inference_mode():
+                found = self.run(**arguments)
+        except programs.TORCH_ERRORS as error:
+            raise programs.Crash("torch", error) from error
+        results = found if isinstance(found, tuple) else (found,)
+        return {name: value.cpu().numpy() for name, value in zip(names, results, strict=True)}
+
+
+def open_encoder(build: Build, steps: Steps, needed: Sequence[str], device: Device) -> Encoder | None:
+    """The entry of a build that gives what a decoder needs; None if it needs nothing. Raises `Rejected` (G705)."""
+    if not needed:
+        return None
+    for name, entry in build.manifest["entries"].items():
+        if "cache" in entry:
+            continue
+        of = Interface.from_json(entry["interface"])
+        left = set(needed) - {output.name for output in of.outputs}
+        passed = {one: one.removeprefix(_PREFIX) for one in needed if one in left}
+        if len(left) < len(needed) and set(passed.values()) <= {i.name for i in of.inputs}:
+            method = (
+                getattr(steps.module, name) if isinstance(steps, TorchSteps) else build.session(name, device=device)
+            )
+            return Encoder(of, *_text_inputs(of), passed, method, device)
+    message = f"`{steps.of.method}` takes `{needed[0]}`, which no entry of the build gives"
+    raise Rejected([Diagnostic("G705", message, help="build it with  --all-entries")])
+
+
+def _text_inputs(of: Interface) -> tuple[Input | None, Input | None]:
+    """The tokens, Int[B, N], and their mask, Bool[B, N]."""
+    tokens = next((i for i in of.inputs if i.dtype in ("i64", "i32") and _is_text(i.shape)), None)
+    if tokens is None:
+        return None, None
+    return tokens, next((i for i in of.inputs if i.dtype == "bool" and i.shape == tokens.shape), None)
+
+
+def _is_text(shape: Sequence[Dim]) -> bool:
+    return len(shape) == 2 and all(dim.is_symbol() for dim in shape)
