@@ -19,6 +19,7 @@ from specc.ir.json import to_json
 from specc.passes.incremental import innermost, keeps_state, without_cache
 from specc.quantisation import Scheme
 from specc.reading import project_root
+from specc.types import DType
 from specc_runtime import manifest
 from specc_runtime.cache import Request as CacheRequest
 from specc_runtime.cache import cached_entry, every_choice, incremental, once_file
@@ -56,6 +57,7 @@ class Request:
     render: bool = True
     out: Path | None = None
     opset: int = 23
+    dtype: DType = DType.F32  # of weights and of what is computed with them: f32, f16 or bf16
     without: frozenset[str] = frozenset()
     entries: tuple[str, ...] | None = ("forward",)  # None: all
     self_contained: bool = False
@@ -86,6 +88,7 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
     programs differ; everything else is about the spec or the checkpoint.
     """
     clock = _Clock(say)
+    _refuse_half(request)
     if request.quant is not None:
         refuse(request.quant, weights=not request.no_weights, onnx="onnx" in request.emit)
     with ExitStack() as opened:
@@ -115,6 +118,14 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
     )
 
 
+def _refuse_half(request: Request) -> None:
+    """B650 for what has no form in f16 or bf16 yet."""
+    what = "--quant" if request.quant is not None else ""
+    if request.dtype is not DType.F32 and what:
+        message = f"{what} of a build in {request.dtype.value} is not supported yet"
+        raise Rejected([Diagnostic("B650", message, help=f"{what} --dtype f32")])
+
+
 @dataclass(frozen=True)
 class _Made:
     """What came of filling a build's folder."""
@@ -140,7 +151,7 @@ def _fill(
     written: Written | None = None
     if not request.no_weights:
         with clock("writing weights"):
-            written = write_weights(work / WEIGHTS, model, checked, source, request.seed)
+            written = write_weights(work / WEIGHTS, model, checked, source, request.seed, request.dtype)
     try:
         _emit(work, model, written, externs, graphs, request, clock)
         if written is not None:  # threads were writing it meanwhile
@@ -157,6 +168,10 @@ def _fill(
             quantised = _quantise(work, model, externs, graphs, request, request.quant)
     certificate = None
     if request.verify and written is not None and request.emit >= {"torch", "onnx"}:
+        with clock("verifying"):
+            if request.dtype is not DType.F32:
+                certificate = _prove_half(work, model, externs, graphs, request, clock)
+    if certificate is None and request.verify and written is not None and request.emit >= {"torch", "onnx"}:
         with clock("verifying"):
             from specc_runtime.verify import prove
 
@@ -239,7 +254,14 @@ def _protos(
         }
         return {
             file: write(
-                model, graph.incremental, opset=opset, weights=weights, version=version, externs=externs, quant=quant
+                model,
+                graph.incremental,
+                opset=opset,
+                weights=weights,
+                compute=request.dtype,
+                version=version,
+                externs=externs,
+                quant=quant,
             )
             for file, write in made.items()
         }
@@ -249,11 +271,22 @@ def _protos(
         opset=opset,
         without=graph.without,
         weights=weights,
+        compute=request.dtype,
         version=version,
         externs=externs,
         quant=quant,
     )
     return {graph.file: proto}
+
+
+def _prove_half(
+    work: Path, model: ir.Model, externs: Loaded, graphs: list[Graph], request: Request, clock: _Clock
+) -> Certificate:
+    from specc_runtime.half_proof import Narrow, prove_half
+
+    return prove_half(
+        Narrow(model, work, request.dtype, graphs, externs, request.opset, request.seed, progress=clock.say)
+    )
 
 
 def _quantise(

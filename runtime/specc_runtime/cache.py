@@ -183,9 +183,11 @@ class CachedEntry:
         return (self.file, *([self.cache.once.file] if self.cache.once is not None else []))
 
 
-def cached_entry(model: Model, found: Incremental, file: str, without: frozenset[str]) -> CachedEntry:
-    plain = interface(model, found.entry, without)
-    return CachedEntry(file, plain, cached_interface(model, found, without), describe(model, found))
+def cached_entry(
+    model: Model, found: Incremental, file: str, without: frozenset[str], compute: DType = DType.F32
+) -> CachedEntry:
+    plain = interface(model, found.entry, without, compute)
+    return CachedEntry(file, plain, cached_interface(model, found, without, compute), describe(model, found, compute))
 
 
 def every_choice(model: Model, entry: str, asked: Request) -> list[Incremental]:
@@ -222,7 +224,7 @@ def incremental(model: Model, entry: str, without: frozenset[str], asked: Reques
     return static(found, asked.length)
 
 
-def describe(model: Model, found: Incremental) -> Cache:
+def describe(model: Model, found: Incremental, compute: DType = DType.F32) -> Cache:
     """What the manifest says of an incremental entry."""
     growing = found.step.past.symbols
     wide = {
@@ -235,7 +237,7 @@ def describe(model: Model, found: Incremental) -> Cache:
     once = None
     if found.once:
         inputs = tuple(a.name for a in found.graph.inputs if a.name in found.once_needs and a.value is not None)
-        once = Once(once_file(found), inputs, _kept(found.once))
+        once = Once(once_file(found), inputs, _kept(found.once, compute))
     past = growing[0] if found.length is None else f"past({found.step.size})"
     return Cache(
         found.entry,
@@ -243,7 +245,7 @@ def describe(model: Model, found: Incremental) -> Cache:
         str(found.step.size),
         past,
         wide,
-        _kept((*found.states, *found.carried)),
+        _kept((*found.states, *found.carried), compute),
         _context(model, found),
         once,
         found.last,
@@ -255,26 +257,28 @@ def once_file(found: Incremental) -> str:
     return f"model.{found.once_name}.onnx"
 
 
-def _kept(groups: tuple[tuple[State, ...], ...]) -> tuple[tuple[Kept, ...], ...]:
-    return tuple(
-        tuple(Kept(s.input, s.output, dtype_name(s.before), s.before.shape, s.after.shape, s.axis) for s in group)
-        for group in groups
-    )
+def _kept(groups: tuple[tuple[State, ...], ...], compute: DType) -> tuple[tuple[Kept, ...], ...]:
+    def kept(s: State) -> Kept:
+        return Kept(s.input, s.output, dtype_name(s.before, compute), s.before.shape, s.after.shape, s.axis)
+
+    return tuple(tuple(map(kept, group)) for group in groups)
 
 
-def cached_interface(model: Model, found: Incremental, without: frozenset[str]) -> Interface:
+def cached_interface(
+    model: Model, found: Incremental, without: frozenset[str], compute: DType = DType.F32
+) -> Interface:
     """The inputs and outputs of an incremental entry: the plain ones in the sizes of a step, then what is kept."""
-    plain = interface(model, found.entry, without)
+    plain = interface(model, found.entry, without, compute)
     types = {a.name: found.sizes.type(a.type) for a in found.graph.inputs}
     read = [i for i in plain.inputs if i.name in found.needs]
     inputs = [Input(i.name, i.argument, i.dtype, types[i.name].shape, i.low, i.high) for i in read]
     if found.length is not None:
         inputs.append(Input(PAST_LENGTH, PAST_LENGTH, DType.I64.value, ()))
     constant = [state for group in found.once for state in group]
-    inputs += [Input(s.input, s.input, dtype_name(s.before), s.before.shape) for s in (*found.flat, *constant)]
+    inputs += [Input(s.input, s.input, dtype_name(s.before, compute), s.before.shape) for s in (*found.flat, *constant)]
     results = [found.sizes.type(value.type) for _, value in found.graph.results]
-    outputs = [_output(o.name, type_) for o, type_ in zip(plain.outputs, results, strict=True)]
-    outputs += [_output(s.output, s.after) for s in found.flat]
+    outputs = [_output(o.name, type_, compute) for o, type_ in zip(plain.outputs, results, strict=True)]
+    outputs += [_output(s.output, s.after, compute) for s in found.flat]
     return Interface(
         method=found.name,
         inputs=tuple(inputs),
@@ -286,8 +290,8 @@ def cached_interface(model: Model, found: Incremental, without: frozenset[str]) 
     )
 
 
-def _output(name: str, type_: TensorType) -> Output:
-    return Output(name, dtype_name(type_), type_.shape)
+def _output(name: str, type_: TensorType, compute: DType) -> Output:
+    return Output(name, dtype_name(type_, compute), type_.shape)
 
 
 def _context(model: Model, found: Incremental) -> int | None:

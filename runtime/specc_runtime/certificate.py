@@ -46,6 +46,38 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Half:
+    """Of a build in f16 or bf16, whose `runs` are those of its fp32 form. `direct`: each graph as it is stored -> by
+    output, how far it is from fp32; or why it does not run on a CPU.
+    """
+
+    dtype: str
+    direct: Mapping[str, str | dict[str, Figures]]
+
+    def to_json(self) -> dict[str, Any]:
+        found = {
+            file: {"runs": False, "why": made}
+            if isinstance(made, str)
+            else {"runs": True, "figures": {name: figures.to_json() for name, figures in made.items()}}
+            for file, made in self.direct.items()
+        }
+        return {"dtype": self.dtype, "proved_through": "f32", "direct": found}
+
+    def summary(self) -> str:
+        ran = [
+            f"{file} in {self.dtype} is within its roundings of it"
+            for file, m in self.direct.items()
+            if not isinstance(m, str)
+        ]
+        left = [
+            f"{file} in {self.dtype} does not run on this CPU ({why})"
+            for file, why in self.direct.items()
+            if isinstance(why, str)
+        ]
+        return "\n".join(["that is their fp32 form, with the weights as they are stored", *ran, *left])
+
+
+@dataclass(frozen=True)
 class Certificate:
     """`files`: name -> SHA-256 of the source, the weights and the graphs that were compared."""
 
@@ -53,6 +85,7 @@ class Certificate:
     files: Mapping[str, str]
     versions: Mapping[str, str]
     entries: Mapping[str, Entry]
+    half: Half | None = None
     quantised: Mapping[str, Loss] = field(default_factory=dict)  # file -> what the few bits cost
 
     def to_json(self) -> dict[str, Any]:
@@ -64,6 +97,7 @@ class Certificate:
             "files": dict(self.files),
             "versions": dict(self.versions),
             "entries": {name: _entry(entry) for name, entry in self.entries.items()},
+            **({"half": self.half.to_json()} if self.half is not None else {}),
             **self._quantised(),
         }
 
@@ -90,6 +124,7 @@ class Certificate:
         largest, limit = self.worst()
         text = f"torch and onnxruntime agree in {count} runs: largest difference {largest:.1e}, limit {limit:.1e}"
         text = f"{text} ({skipped} sizes skipped)" if skipped else text
+        text = f"{text}\n{self.half.summary()}" if self.half is not None else text
         return "\n".join([text, *(f"{file}: {loss.summary()}" for file, loss in self.quantised.items())])
 
 

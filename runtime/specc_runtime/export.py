@@ -16,6 +16,7 @@ from specc.elaborate.models import Given, Options
 from specc.elaborate.values import show
 from specc.ir.graph import Module, aliases
 from specc.syntax import ast
+from specc.types import DType
 from specc.weights.config import file_functions, read_config
 from specc.weights.config_writer import write_config
 from specc.weights.layout import TensorInfo, reads
@@ -29,6 +30,9 @@ from specc_runtime.publish import publishing
 from specc_runtime.weights_writer import NewTensor, write_safetensors
 
 Config = dict[str, Any]
+
+TORCH_NAMES = {DType.F32: "float32", DType.F16: "float16", DType.BF16: "bfloat16"}
+"""How a config.json names the element type of its tensors."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def export(build: Path, to: str, *, config: str | None = None, format: str | Non
     made = open_build(build)
     if made.weights is None:
         raise Rejected([Diagnostic("B660", f"`{build}` has no weights", help="build it without --no-weights")])
+    compute = DType(made.manifest["dtype"])
     origin = origin_of(build)
     project = driver.open_project(origin.file)
     options = Options(origin.model, origin.preset, driver.parse_sets(origin.sets))
@@ -60,12 +65,12 @@ def export(build: Path, to: str, *, config: str | None = None, format: str | Non
     candidates = _candidates(project, origin.model, format, base, made.manifest["weights"]["section"])
     node, source, written = _config(project, checked.model.module, candidates, base)
     for key in {"dtype", "torch_dtype"} & written.keys():
-        written[key] = "float32"  # of the tensors of a build
+        written[key] = TORCH_NAMES[compute]
     target = _target(to)
     collector = Collector()
     module = checked.model.module
     evaluate = Evaluator(checked.elaborator, checked.elaborator.instance_of(module).scope).value
-    plan = plan_export(node, model_tensors(module), aliases(module), evaluate, collector)
+    plan = plan_export(node, model_tensors(module, compute), aliases(module), evaluate, collector)
     collector.stop_on_errors()
     assert plan is not None
     tensors = [

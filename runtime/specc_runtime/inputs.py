@@ -132,13 +132,17 @@ def _read(dims: Sequence[Any]) -> tuple[Dim, ...]:
     return tuple(Dim.from_json(dim) for dim in dims)
 
 
-def describe(model: Model, entry: str = "forward", without: frozenset[str] = frozenset()) -> dict[str, Any]:
+def describe(
+    model: Model, entry: str = "forward", without: frozenset[str] = frozenset(), compute: DType = DType.F32
+) -> dict[str, Any]:
     """The interface of an entry as JSON: all that a later check needs to know of the spec."""
-    return interface(model, entry, without).to_json()
+    return interface(model, entry, without, compute).to_json()
 
 
-def interface(model: Model, entry: str = "forward", without: frozenset[str] = frozenset()) -> Interface:
-    """The interface of an entry without the optional inputs named."""
+def interface(
+    model: Model, entry: str = "forward", without: frozenset[str] = frozenset(), compute: DType = DType.F32
+) -> Interface:
+    """The interface of an entry without the optional inputs named. `compute`: what `Tensor` is."""
     graph = chosen_graph(model, entry, without)
     sizes = entry_sizes(graph)
     asked = demands(graph)
@@ -149,11 +153,12 @@ def interface(model: Model, entry: str = "forward", without: frozenset[str] = fr
         bounds = asked.ranges.get(argument.name, [])
         low, high = (tuple(dict.fromkeys(side)) for side in zip(*bounds, strict=True)) if bounds else ((), ())
         type_ = sizes.type(argument.type)
-        inputs.append(Input(argument.name, python_name(argument.name), dtype_name(type_), type_.shape, low, high))
+        dtype = dtype_name(type_, compute)
+        inputs.append(Input(argument.name, python_name(argument.name), dtype, type_.shape, low, high))
     outputs = []
     for name, (_, value) in zip(graph.output_names, graph.results, strict=True):
         type_ = sizes.type(value.type)
-        outputs.append(Output(name, dtype_name(type_), type_.shape))
+        outputs.append(Output(name, dtype_name(type_, compute), type_.shape))
     facts = entry_facts(model, graph)
     return Interface(
         method=entry,
@@ -172,9 +177,9 @@ def chosen_graph(model: Model, entry: str, without: frozenset[str]) -> Graph:
     return found.graphs[found.full.present - without]
 
 
-def dtype_name(type_: TensorType) -> str:
-    """`f32`, `i64`, `bool`: the compute dtype is float32."""
-    return DType.F32.value if type_.dtype is DType.COMPUTE else type_.dtype.value
+def dtype_name(type_: TensorType, compute: DType = DType.F32) -> str:
+    """`f32`, `i64`, `bool`: the compute dtype by what it is in a build."""
+    return (compute if type_.dtype is DType.COMPUTE else type_.dtype).value
 
 
 # ---- drawing ---------------------------------------------------------------------------------------------------------

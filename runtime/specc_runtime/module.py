@@ -24,13 +24,13 @@ _AGAIN = "build it again:  specc build FILE"
 
 
 def load_module(
-    source: Path, weights: Path | None, class_name: str, externs: Sequence[UserFile] = ()
+    source: Path, weights: Path | None, class_name: str, externs: Sequence[UserFile] = (), dtype: str = "f32"
 ) -> torch.nn.Module:
     """The emitted model in eval mode with its weights; parameters share the file's pages until they are written to.
 
-    Without weights its parameters are those that the class draws. `externs` are the files that the source imports from
-    beside it. Raises `Rejected` (B660) if the source or the weights are not of this model, X904 if an extern
-    file fails.
+    Without weights its parameters are those that the class draws. `dtype` is that of the build. `externs` are the files
+    that the source imports from beside it. Raises `Rejected` (B660) if the source or the weights are not of this model,
+    X904 if an extern file fails.
     """
     import torch
 
@@ -40,10 +40,12 @@ def load_module(
     except (OSError, SyntaxError, ImportError, AttributeError) as error:
         raise Rejected([Diagnostic("B660", f"cannot load {class_name} from {source}: {error}", help=_AGAIN)]) from None
     if weights is None:
-        return model_class().eval()  # type: ignore[no-any-return]
+        drawn: torch.nn.Module = model_class().to(_torch_dtype(dtype))
+        _fill_constants(drawn, model_class, dtype)
+        return drawn.eval()
     with torch.device("meta"):
         module: torch.nn.Module = model_class()
-    _fill_constants(module, model_class)
+    _fill_constants(module, model_class, dtype)
     tied = tied_names(module)
     try:
         state = _tensors(weights)
@@ -68,16 +70,34 @@ def _tensors(weights: Path) -> dict[str, torch.Tensor]:
         raise Rejected([Diagnostic("B660", f"cannot read {weights}: {error}", help=_AGAIN)]) from None
 
 
-def _fill_constants(module: torch.nn.Module, model_class: type[torch.nn.Module]) -> None:
-    """Tables that are computed rather than stored (non-persistent buffers), which the meta device does not compute."""
+def _torch_dtype(dtype: str) -> torch.dtype:
+    import torch
+
+    return {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+
+
+def _fill_constants(module: torch.nn.Module, model_class: type[torch.nn.Module], dtype: str) -> None:
+    """Tables that are computed rather than stored (non-persistent buffers), which the meta device does not compute.
+
+    They are computed in f32; one that a spec does not pin to it then has the dtype of the build.
+    """
+    import torch
+
     stored = module.state_dict()
     constants = [name for name, _ in module.named_buffers() if name not in stored]
     if not constants:
         return
     computed = dict(model_class().named_buffers())
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(_torch_dtype(dtype))
+    try:
+        with torch.device("meta"):
+            wanted = {name: buffer.dtype for name, buffer in model_class().named_buffers()}
+    finally:
+        torch.set_default_dtype(before)
     for name in constants:
         owner, _, leaf = name.rpartition(".")
-        module.get_submodule(owner).register_buffer(leaf, computed[name], persistent=False)
+        module.get_submodule(owner).register_buffer(leaf, computed[name].to(wanted[name]), persistent=False)
 
 
 def tied_names(module: torch.nn.Module) -> dict[str, str]:
@@ -117,7 +137,8 @@ class Build:
         if not self.source.is_file():
             message = f"`{self.folder}` has no torch source"
             raise Rejected([Diagnostic("B660", message, help="build it with  --emit torch,onnx")])
-        return load_module(self.source, self.weights, self.manifest["model"], list(extern_copies(self).values()))
+        beside, record = list(extern_copies(self).values()), self.manifest
+        return load_module(self.source, self.weights, record["model"], beside, record["dtype"])
 
     def session(
         self, entry: str = "forward", options: onnxruntime.SessionOptions | None = None, device: Device = "cpu"

@@ -58,7 +58,15 @@ def run_torch(module: torch.nn.Module, of: Interface, feeds: Mapping[str, Array]
     except TORCH_ERRORS as error:
         raise Crash("torch", error) from error
     results = found if isinstance(found, tuple) else (found,)
-    return {o.name: r.numpy() for o, r in zip(of.outputs, results, strict=True)}
+    return {o.name: as_numpy(r) for o, r in zip(of.outputs, results, strict=True)}
+
+
+def as_numpy(value: torch.Tensor) -> Array:
+    """The same numbers on the CPU; numpy has no bf16, f32 holds them."""
+    import torch
+
+    found: Array = (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
+    return found
 
 
 def rounding(module: torch.nn.Module, of: Interface, feeds: Mapping[str, Array], output: str) -> float | None:

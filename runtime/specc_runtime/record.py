@@ -13,6 +13,7 @@ from specc import driver
 from specc.ir import graph as ir
 from specc.ir.json import plain
 from specc.passes.incremental import Incremental
+from specc.types import DType
 from specc_runtime import cache, manifest
 from specc_runtime.cache import cached_interface
 from specc_runtime.companions import special_tokens
@@ -64,13 +65,14 @@ def record(
         "spec": {"files": _sources(checked), "set": dict(request.sets)},
         "hyperparameters": {h.name: plain(h.value) for h in model.module.hypers if not h.is_let},
         "parameters": ir.parameter_count(model.module),
+        "dtype": request.dtype.value,
         "entries": {
             g.name: {
                 "onnx": g.file if "onnx" in request.emit else None,
                 "opset": request.opset,
                 **({"quantised": graph_file(g.file, quantised.scheme)} if quantised is not None else {}),
                 "without": sorted(g.without),
-                **_interface(model, g),
+                **_interface(model, g, request.dtype),
             }
             for g in graphs
         },
@@ -92,11 +94,11 @@ def _special_tokens(source: Source | None, request: Request) -> dict[str, Any]:
     return {"special_tokens": special_tokens(source.checkpoint).to_json()}
 
 
-def _interface(model: ir.Model, graph: Graph) -> dict[str, Any]:
+def _interface(model: ir.Model, graph: Graph, compute: DType) -> dict[str, Any]:
     if graph.incremental is None:
-        return {"interface": describe(model, graph.entry, graph.without)}
-    of = cached_interface(model, graph.incremental, graph.without)
-    return {"interface": of.to_json(), "cache": cache.describe(model, graph.incremental).to_json()}
+        return {"interface": describe(model, graph.entry, graph.without, compute)}
+    of = cached_interface(model, graph.incremental, graph.without, compute)
+    return {"interface": of.to_json(), "cache": cache.describe(model, graph.incremental, compute).to_json()}
 
 
 def _sources(checked: driver.Checked) -> dict[str, str]:

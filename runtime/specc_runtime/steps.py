@@ -101,7 +101,7 @@ class TorchSteps(Steps):
             raise programs.Crash("torch", error) from error
         kept = {state.output for state in self.cache.flat}
         names = [o.name for o in self.of.outputs if o.name not in kept]
-        return {name: value.cpu().numpy() for name, value in zip(names, results, strict=True)}
+        return {name: programs.as_numpy(value) for name, value in zip(names, results, strict=True)}
 
 
 class OnnxSteps(Steps):

@@ -16,6 +16,7 @@ from specc.elaborate.values import Fail
 from specc.ir.graph import Model, aliases
 from specc.ir.initial import initializers
 from specc.syntax import ast
+from specc.types import DType
 from specc.weights.config import file_functions, read_config
 from specc.weights.mapping import Plan, plan_import
 from specc.weights.moved import read_moves
@@ -187,12 +188,19 @@ def plan_weights(checked: driver.Checked, source: Source, collector: Collector) 
     )
 
 
-def write_weights(path: Path, model: Model, checked: driver.Checked, source: Source | None, seed: int) -> Written:
+def write_weights(
+    path: Path,
+    model: Model,
+    checked: driver.Checked,
+    source: Source | None,
+    seed: int,
+    compute: DType = DType.F32,
+) -> Written:
     """Start writing `model.safetensors`: mapped from the checkpoint, or drawn by the model's initialisers.
 
     Raises `Rejected` where the checkpoint does not fit, `OSError` where the file cannot be written.
     """
-    tensors = model_tensors(model.module)
+    tensors = model_tensors(model.module, compute)
     tied = aliases(model.module)
     collector = Collector()
     plan = None

@@ -12,7 +12,6 @@ from specc.types import DType, TensorType, show_axes
 from specc.weights.layout import TensorInfo
 
 STORED = {
-    DType.COMPUTE: "F32",
     DType.F64: "F64",
     DType.F32: "F32",
     DType.F16: "F16",
@@ -24,11 +23,11 @@ STORED = {
     DType.U8: "U8",
     DType.BOOL: "BOOL",
 }
-"""Element type -> how safetensors files spell it. The compute dtype is stored as f32."""
+"""Element type -> how safetensors files spell it."""
 
 
-def model_tensors(module: Module) -> dict[str, TensorInfo]:
-    """Every name of the state_dict, ties included, in its order, with its static shape."""
+def model_tensors(module: Module, compute: DType = DType.F32) -> dict[str, TensorInfo]:
+    """Every name of the state_dict, ties included, in its order, with its static shape; `compute` is what `Tensor` is."""
     parts: dict[Path, Submodule] = {}
     found: dict[str, TensorInfo] = {}
     for path, member, _ in walk_members(module):
@@ -37,7 +36,8 @@ def model_tensors(module: Module) -> dict[str, TensorInfo]:
         elif isinstance(member, Parameter):
             enclosing = next((parts[path[:n]] for n in range(len(path) - 1, 0, -1) if path[:n] in parts), None)
             shape = tuple(dim.value or 0 for dim in member.type.shape)
-            found[dotted(path)] = TensorInfo(shape, STORED[member.type.dtype], _formula(member.type, enclosing))
+            dtype = STORED[compute if member.type.dtype is DType.COMPUTE else member.type.dtype]
+            found[dotted(path)] = TensorInfo(shape, dtype, _formula(member.type, enclosing))
     return found
 
 

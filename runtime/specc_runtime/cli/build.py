@@ -69,6 +69,13 @@ _MAKING = (
     ),
     click.option("--opset", type=click.IntRange(17, 26), default=23, show_default=True, help="The ONNX operator set."),
     click.option(
+        "--dtype",
+        type=click.Choice(["f32", "f16", "bf16"]),
+        default="f32",
+        show_default=True,
+        help="What `Tensor` is: of the weights, and of all but what the language keeps in f32.",
+    ),
+    click.option(
         "--without", multiple=True, metavar="INPUT", help="Leave an optional input out of the graph (repeatable)."
     ),
     click.option("--entry", "entries", multiple=True, metavar="NAME", help="The entries to build.  [default: forward]"),
@@ -120,9 +127,11 @@ def make(
     file: str, *, no_verify: bool, no_render: bool, without: Sequence[str], entries: Sequence[str], **given: Any
 ) -> None:
     """Make a build as the options say, and tell what was made; raises `Rejected`."""
+    from specc.types import DType
     from specc_runtime.build import Request, build
 
     wanted = None if given.pop("all_entries") else tuple(entries) or ("forward",)
+    given["dtype"] = DType(given["dtype"])
     logits = given.pop("logits")
     if logits is not None:
         if given["cache"] is None:

@@ -17,8 +17,11 @@ def command(build: Path) -> None:
 
     Exits with 1 if a file was changed or the programs differ.
     """
+    from specc_runtime import manifest
+    from specc_runtime.half_proof import repeat_half
     from specc_runtime.verify import repeat
 
     with reporting(), progress() as say:
-        certificate = repeat(build, progress=say)
+        half = manifest.read(build, "manifest.json")["dtype"] != "f32"
+        certificate = (repeat_half if half else repeat)(build, progress=say)
     click.echo(f"{build}: {certificate.summary()}")

@@ -22,6 +22,7 @@ from onnx import (
 )
 
 from specc.backends.onnx.emitter import GraphEmitter
+from specc.backends.onnx.islands import widen_undefined
 from specc.backends.onnx.scans import BodyEmitter
 from specc.backends.onnx.values import ELEMENT, Record, Ref, live, numbers, reads
 from specc.types import DType, TensorType
@@ -329,6 +330,8 @@ def model_proto(
     version: str = "",
 ) -> ModelProto:
     """The model; `metadata` becomes `metadata_props`, sorted by key."""
+    if emit.compute is not DType.F32:
+        widen_undefined(emit)
     model = ModelProto(
         ir_version=IR_VERSION[emit.opset],
         producer_name="specc",
