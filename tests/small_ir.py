@@ -100,7 +100,7 @@ class Body:
             "",
             self.span(),
         )
-        module.graphs["forward", made.present, ()] = made
+        module.graphs["forward", made.present, (), ()] = made
         return made
 
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from specc.elaborate.elaborator import Elaborator
 
 
-class Results(tuple[Value, ...]):
-    """The results of one call with several: must be unpacked."""
+class Results(tuple[Any, ...]):
+    """The results of one call with several, tensors and lists of tensors: must be unpacked."""
 
 
 class Access(OpArguments):

@@ -13,6 +13,7 @@ from specc.diagnostics import Diagnostic
 from specc.elaborate.elaborator import Elaborator
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
+from specc.elaborate.lists import list_lengths
 from specc.elaborate.models import check_initializers
 from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import is_tensor, opaque_axes
@@ -87,7 +88,8 @@ def _found(elab: Elaborator, decl: BlockDecl, values: dict[str, Binding]) -> Fou
             optional = frozenset(p.name.id for p in method.params if p.type.optional)
             for present in dict.fromkeys((optional, frozenset[str]())):
                 try:
-                    elab.bodies.method(instance, method, present, opaque_axes(2))
+                    lengths = list_lengths(Evaluator(elab, instance.scope), method, len(opaque_axes(2)))
+                    elab.bodies.method(instance, method, present, opaque_axes(2), lengths)
                 except Fail as fail:
                     elab.collector.add(fail.diagnostic)
                 except Poisoned:

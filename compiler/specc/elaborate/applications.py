@@ -37,7 +37,7 @@ class Applications(Mismatches):
 
     # ---- tensors -------------------------------------------------------------------------------------------------
 
-    def results(self, outputs: tuple[Value, ...]) -> Any:
+    def results(self, outputs: tuple[Any, ...]) -> Any:
         return Results(outputs)
 
     def is_results(self, value: Any) -> bool:

@@ -34,29 +34,43 @@ class Bodies:
         self.active: list[tuple[Any, ...]] = []
         self.statements = 0
         self.result_types: dict[int, tuple[TensorType, ...]] = {}  # id of a graph -> what its signature declares
+        self.result_lists: dict[int, tuple[int | None, ...]] = {}  # and of each result, its length if it is a list
         self.functions: dict[int, FnValue] = {}  # id of a `Function` -> the user's fn that it stands for
         self.root: Instance | None = None  # the model: its facts are assumptions, not obligations
 
-    def method(self, instance: Instance, method: ast.Method, present: frozenset[str], axes: tuple[str, ...]) -> Graph:
+    def method(
+        self,
+        instance: Instance,
+        method: ast.Method,
+        present: frozenset[str],
+        axes: tuple[str, ...],
+        lengths: tuple[int, ...] = (),
+    ) -> Graph:
         """The graph of a block's method; raises `Poisoned` where its body was found wrong."""
         axes = axes if uses_ellipsis(method) else ()
-        key = (method.name.id, present, axes)
+        key = (method.name.id, present, axes, lengths)
         known = instance.module.graphs.get(key)
         if known is not None:
             return known
         busy = (id(instance), *key)
-        graph = self._checked(busy, None, instance, method, present, axes, instance.scope, ())
+        graph = self._checked(busy, None, instance, method, present, axes, lengths, instance.scope, ())
         instance.module.graphs[key] = graph
         return graph
 
     def function(
-        self, decl: FnDecl, present: frozenset[str], axes: tuple[str, ...], static: Static, scope: Scope
+        self,
+        decl: FnDecl,
+        present: frozenset[str],
+        axes: tuple[str, ...],
+        lengths: tuple[int, ...],
+        static: Static,
+        scope: Scope,
     ) -> Graph:
         """The graph of a file-level `fn`, for these compile-time arguments."""
-        key = (id(decl), present, axes, static)
+        key = (id(decl), present, axes, lengths, static)
         graph = self.fn_graphs.get(key)
         if graph is None:
-            graph = self._checked(key, decl, None, decl.node, present, axes, scope, static)
+            graph = self._checked(key, decl, None, decl.node, present, axes, lengths, scope, static)
             self.fn_graphs[key] = graph
         return graph
 
@@ -68,6 +82,7 @@ class Bodies:
         method: ast.Method,
         present: frozenset[str],
         axes: tuple[str, ...],
+        lengths: tuple[int, ...],
         scope: Scope,
         static: Static,
     ) -> Graph:
@@ -84,7 +99,7 @@ class Bodies:
         self.active.append(key)
         before = len(self.elab.collector.errors)
         try:
-            graph = checker.run(present, axes, static)
+            graph = checker.run(present, axes, lengths, static)
         except Fail as fail:
             self.elab.collector.add(fail.diagnostic)
             self.broken.add(key)

@@ -11,7 +11,7 @@ from specc.elaborate.instances import Instance
 from specc.elaborate.references import ListRef, PartRef
 from specc.elaborate.scans import Scans
 from specc.elaborate.scopes import Scope
-from specc.elaborate.signatures import is_tensor, tensor_type
+from specc.elaborate.signatures import is_list, is_tensor, tensor_type
 from specc.elaborate.values import POISON, Binding, Fail, Poisoned
 from specc.ir.graph import Absent, Argument, Graph, Iteration, Loop, Value, When
 from specc.source import Span
@@ -61,42 +61,47 @@ class BodyChecker(Scans):
 
     # ---- signature -----------------------------------------------------------------------------------------------
 
-    def run(self, present: frozenset[str], axes: tuple[str, ...], static: Static) -> Graph:
+    def run(self, present: frozenset[str], axes: tuple[str, ...], lengths: tuple[int, ...], static: Static) -> Graph:
         method = self.method
         self.axes = axes
         self.optional = frozenset(p.name.id for p in method.params if p.type.optional and is_tensor(p.type))
         self.facts = self.instance.facts if self.instance is not None else Facts.EMPTY
         inputs: list[Argument] = []
         dims: dict[str, None] = {}
+        counts = iter(lengths)
+        for param in method.params:
+            if not is_tensor(param.type):
+                value = dict(static).get(param.name.id)
+                origin = f"argument ({param.span.where})"
+                self.scope.names[param.name.id] = Binding(value, param.span, origin, labelled=True)
         for param in method.params:
             name = param.name.id
             if not is_tensor(param.type):
-                value = dict(static).get(name)
-                self.scope.names[name] = Binding(value, param.span, f"argument ({param.span.where})", labelled=True)
                 continue
-            argument = self._argument(param, name not in present and param.type.optional, axes)
-            inputs.append(argument)
-            if argument.value is None:
-                self.locals[name] = Absent(name)
+            if is_list(param.type):
+                elements = self.list_elements(param, param.type, next(counts), axes)
+                self.locals[name] = tuple(e.value for e in elements)
             else:
-                self.locals[name] = argument.value
-                for dim in argument.type.shape:
-                    if dim.is_symbol():
-                        dims.setdefault(dim.symbols[0])
+                elements = [self._argument(param, name not in present and param.type.optional, axes)]
+                value = elements[0].value
+                self.locals[name] = Absent(name) if value is None else value
+            inputs += elements
+            for argument in elements:
+                if argument.value is not None:
+                    dims.update(dict.fromkeys(d.symbols[0] for d in argument.type.shape if d.is_symbol()))
         self.bound = frozenset(dims)
         for argument in inputs:
             if argument.value is not None:
                 for dim in argument.type.shape:
                     self.check_bound(dim, argument.span)
-        declared = [
-            (r.name.id if r.name else None, tensor_type(self, r.type, axes), r.type.span) for r in method.results
-        ]
-        for _, type_, span in declared:
+        plain = [tensor_type(self, r.type, axes) for r in method.results if not is_list(r.type)]
+        for type_, result in zip(plain, (r for r in method.results if not is_list(r.type)), strict=True):
             for dim in type_.shape:
-                self.check_bound(dim, span)
-        self.fill(inputs, [type_ for _, type_, _ in declared])
+                self.check_bound(dim, result.type.span)
+        self.fill(inputs, plain)
         if self.returned is None:
             raise self.fail("S150", f"`{method.name.id}` returns nothing", method.name.span, help="return x")
+        declared = self.declared_results(axes)
         results = self._results(declared)
         graph = Graph(
             module=self.instance.module if self.instance else None,
@@ -110,12 +115,11 @@ class BodyChecker(Scans):
             span=method.name.span,
         )
         self.elab.bodies.result_types[id(graph)] = tuple(type_ for _, type_, _ in declared)
+        self.elab.bodies.result_lists[id(graph)] = self.returned_lists
         return graph
 
     def _argument(self, param: ast.Param, absent: bool, axes: tuple[str, ...]) -> Argument:
         name, span = param.name.id, param.span
-        if isinstance(param.type, ast.ListType):
-            raise self.fail("B650", "lists of tensors as arguments are not supported yet", param.span)
         if param.default is not None and not isinstance(param.default, ast.NoneLit):
             raise self.fail("E125", "the default of a tensor argument is `none`", param.default.span)
         type_ = tensor_type(self, param.type, axes)
@@ -123,13 +127,6 @@ class BodyChecker(Scans):
 
     def _results(self, declared: list[tuple[str | None, TensorType, Span]]) -> list[tuple[str | None, Value]]:
         assert self.returned is not None
-        if len(self.returned) != len(declared):
-            count = f"{len(self.returned)} value{'s' if len(self.returned) != 1 else ''}"
-            raise self.fail(
-                "S150",
-                f"`{self.method.name.id}` declares {len(declared)} results and returns {count}",
-                self.returned[0][1],
-            )
         results = []
         for (name, type_, type_span), (value, span) in zip(declared, self.returned, strict=True):
             self.check_type(value.type, type_, span, type_span, what="the result")
@@ -171,6 +168,9 @@ class BodyChecker(Scans):
         self.check_rebinding(target, value)
         if isinstance(value, (Value, ListRef, PartRef, Absent, tuple)) or value is POISON:
             self.name_value(value, name)
+            if isinstance(value, tuple) and self.nodes and all(one in self.nodes[-1].outputs for one in value):
+                for i, one in enumerate(value):  # the list that a call has just given
+                    self.name_value(one, f"{name}{i}")
             self.locals[name] = value
         else:
             label = self.label(expr) if expr is not None else None
@@ -181,12 +181,7 @@ class BodyChecker(Scans):
     def _do_Assign(self, statement: ast.Assign) -> None:
         value = self.value(statement.value)
         if len(statement.targets) == 1:
-            if (
-                isinstance(value, tuple)
-                and value
-                and all(isinstance(v, Value) for v in value)
-                and self.is_results(value)
-            ):
+            if self.is_results(value):
                 raise self.fail(
                     "S151",
                     f"one name for {len(value)} results",
@@ -241,19 +236,7 @@ class BodyChecker(Scans):
         self._bind(name, after, expr)
 
     def _do_Return(self, statement: ast.Return) -> None:
-        values: list[tuple[Value, Span]] = []
-        for expr in statement.values:
-            value = self.value(expr)
-            if (
-                isinstance(value, tuple)
-                and value
-                and len(statement.values) == 1
-                and all(isinstance(v, Value) for v in value)
-            ):
-                values.extend((v, expr.span) for v in value)
-            else:
-                values.append((self.tensor(value, expr), expr.span))
-        self.returned = values
+        self.returns([(self.value(expr), expr) for expr in statement.values], statement.span)
 
     def _do_If(self, statement: ast.If) -> None:
         self.branch = statement

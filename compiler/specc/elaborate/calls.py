@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Any
 
 from specc.diagnostics import Label
@@ -11,12 +12,20 @@ from specc.elaborate.attributes import OpCall
 from specc.elaborate.builtins import COMPILE_TIME, ROUTE
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.instances import Instance
+from specc.elaborate.lists import TensorLists, element_name
 from specc.elaborate.mismatch import valued
-from specc.elaborate.obligations import Obligations
 from specc.elaborate.references import ListRef, MethodRef, PartRef
 from specc.elaborate.routing import route
 from specc.elaborate.scopes import Scope
-from specc.elaborate.signatures import Unifier, describe_axis, ellipsis_axes, is_tensor, opaque_axes, uses_ellipsis
+from specc.elaborate.signatures import (
+    Unifier,
+    describe_axis,
+    ellipsis_axes,
+    is_list,
+    is_tensor,
+    opaque_axes,
+    uses_ellipsis,
+)
 from specc.elaborate.values import (
     Binding,
     FnDecl,
@@ -49,7 +58,7 @@ from specc.syntax.unparse import unparse
 Labels = dict[str, "str | None"]
 
 
-class CallChecker(Obligations):
+class CallChecker(TensorLists):
     """The part of a body's checker that resolves and types calls."""
 
     # ---- calls ---------------------------------------------------------------------------------------------------
@@ -121,11 +130,16 @@ class CallChecker(Obligations):
         tensors: dict[str, tuple[Value, ast.Expr]] = {}
         absent: dict[str, Absent] = {}
         static: list[tuple[str, Any]] = []
+        lengths: list[int] = []
         for param in method.params:
             name = param.name.id
             value, at = args.get(name, (None, None))
             if not is_tensor(param.type):
                 static.append((name, self._static(param, value, at, name in args, decl)))
+            elif is_list(param.type):
+                elements = self.passed_list(param, param.type, value, at, instance.scope if instance else None)
+                lengths.append(len(elements))
+                tensors.update((element_name(name, i), element) for i, element in enumerate(elements))
             elif value is None or isinstance(value, Absent):
                 if not param.type.optional:
                     assert at is not None
@@ -145,11 +159,11 @@ class CallChecker(Obligations):
         what = member.module.name if member is not None else method.name.id
         with self.elab.inside(f"{dotted(path)}: {what}" if path else what, span):
             if instance is not None:
-                graph = self.elab.bodies.method(instance, method, present, axes)
+                graph = self.elab.bodies.method(instance, method, present, axes, tuple(lengths))
             else:
                 assert decl is not None
                 scope = Scope(decl.file, dims=self.elab.file_dims(decl.file))
-                graph = self.elab.bodies.function(decl, present, axes, tuple(static), scope)
+                graph = self.elab.bodies.function(decl, present, axes, tuple(lengths), tuple(static), scope)
         return self._unify(path, graph, tensors, absent, span, labels, member, what)
 
     def _ellipsis(
@@ -159,6 +173,11 @@ class CallChecker(Obligations):
         if not uses_ellipsis(method):
             return ()
         types = {p.name.id: p.type for p in method.params if isinstance(p.type, ast.TensorTypeExpr)}
+        lists = {p.name.id: p.type.element for p in method.params if isinstance(p.type, ast.ListType)}
+        for name in tensors:
+            element = lists.get(name.partition("[")[0])
+            if isinstance(element, ast.TensorTypeExpr):
+                types[name] = element
         shapes = {name: value.type.shape for name, value in tensors.items() if name in types}
         dims = instance.dims if instance is not None else self.elab.file_dims(decl.file) if decl is not None else {}
         axes = ellipsis_axes(types, shapes)
@@ -213,7 +232,10 @@ class CallChecker(Obligations):
             for result in self.elab.bodies.result_types[id(graph)]
         )
         self.nodes.append(Call(graph, path, tuple(inputs), outputs, span))
-        return outputs[0] if len(outputs) == 1 else self.results(outputs)
+        left = iter(outputs)
+        lists = self.elab.bodies.result_lists[id(graph)]
+        results = tuple(next(left) if n is None else tuple(islice(left, n)) for n in lists)
+        return results[0] if len(results) == 1 else self.results(results)
 
     def _same_rank(self, argument: Argument, value: Value, at: ast.Expr, what: str) -> None:
         if value.type.rank != argument.type.rank:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from specc.elaborate.body import BodyChecker
 from specc.elaborate.scopes import Scope
-from specc.elaborate.signatures import is_tensor
+from specc.elaborate.signatures import is_list, is_tensor
 from specc.elaborate.values import Binding, ExternDecl, type_text
 from specc.ir.graph import Absent, Apply, Argument, Value
 from specc.ops.extern import Extern
@@ -37,6 +37,9 @@ class ExternChecker(BodyChecker):
                     expected="a tensor; int, float, bool, str, one of several strings, a list of those",
                     why="it is passed to Python functions that know nothing of specc",
                 )
+        for type_ in (*(p.type for p in self.method.params), *(r.type for r in self.method.results)):
+            if is_list(type_):
+                raise self.fail("E125", f"`{name}` is extern: it takes and gives tensors, not lists", type_.span)
         if not inputs:
             raise self.fail("E124", f"`{name}` is extern: it takes at least one tensor", self.method.name.span)
         settings = []
@@ -53,6 +56,7 @@ class ExternChecker(BodyChecker):
             free=tuple(free_axes(p.type) for p in self.method.params if is_tensor(p.type)),
         )
         outputs = tuple(Value(None, type_, self.decl.at) for type_ in declared)
+        self.returned_lists = (None,) * len(outputs)
         operands = tuple(a.value if a.value is not None else Absent(a.name) for a in inputs)
         self.nodes.append(Apply(op, operands, outputs, self.decl.at))
         self.elab.bodies.count(self, self.decl.at)

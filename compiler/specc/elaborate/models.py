@@ -15,7 +15,7 @@ from specc.elaborate.files import FileScope
 from specc.elaborate.instances import Instance
 from specc.elaborate.names import available, closest, counted, replaced
 from specc.elaborate.scopes import Scope
-from specc.elaborate.signatures import is_tensor, opaque_axes
+from specc.elaborate.signatures import is_list, is_tensor, opaque_axes
 from specc.elaborate.values import POISON, Binding, BlockDecl, Fail, FnValue, Poisoned, coerced, fits, show, type_text
 from specc.ir.graph import Entry, Graph, Model, parameters
 from specc.ir.initial import missing_initializers, unused_patterns
@@ -346,6 +346,16 @@ def _entries(elab: Elaborator, instance: Instance) -> dict[str, Entry]:
         if bad is not None:
             raise Evaluator(elab, instance.scope).fail(
                 "E125", f"an entry's inputs are tensors, `{bad.name.id}` is not", bad.span
+            )
+        lists = next(
+            (t for t in (*(p.type for p in method.params), *(r.type for r in method.results)) if is_list(t)), None
+        )
+        if lists is not None:
+            raise Evaluator(elab, instance.scope).fail(
+                "E125",
+                "an entry takes and gives tensors, this is a list",
+                lists.span,
+                help=f"fn _{name}(..): not an entry" if name != "forward" else "name each tensor",
             )
         graphs: dict[frozenset[str], Graph] = {}
         for size in range(len(optional), -1, -1):

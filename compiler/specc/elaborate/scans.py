@@ -32,7 +32,6 @@ class Scans(CallChecker):
     """The part of a body's checker that makes scans."""
 
     step: Step | None = None  # the innermost
-    returned: list[tuple[Value, Span]] | None = None
 
     @abstractmethod
     def run_block(self, body: ast.Body) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from specc.dims import Dim
 from specc.elaborate.evaluate import Evaluator
@@ -22,6 +23,8 @@ def is_tensor(type_: ast.TypeExpr) -> bool:
 
 
 def has_ellipsis(type_: ast.TypeExpr) -> bool:
+    if isinstance(type_, ast.ListType):
+        return has_ellipsis(type_.element)
     return isinstance(type_, ast.TensorTypeExpr) and any(isinstance(d, ast.EllipsisLit) for d in type_.dims)
 
 
@@ -49,6 +52,11 @@ def tensor_type(evaluator: Evaluator, type_: ast.TypeExpr, axes: tuple[str, ...]
     if len(shape) > MAX_RANK:
         raise evaluator.fail("S204", f"a tensor of rank {len(shape)} (limit {MAX_RANK})", type_.span)
     return TensorType(TYPE_NAMES[type_.name], tuple(shape))
+
+
+def is_list(type_: ast.TypeExpr) -> TypeGuard[ast.ListType]:
+    """Whether a declared type is of a list of tensors."""
+    return isinstance(type_, ast.ListType) and is_tensor(type_)
 
 
 def size_in_type(evaluator: Evaluator, expr: ast.Expr) -> Dim:

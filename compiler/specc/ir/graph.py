@@ -222,13 +222,17 @@ Node = Read | Apply | Call | Loop | When | Scan
 
 @dataclass(frozen=True, eq=False)
 class Argument:
-    """A declared tensor argument of a method. `value` is None in a graph where the optional argument is absent."""
+    """A declared tensor argument of a method. `value` is None in a graph where the optional argument is absent.
+
+    Each element of a list of tensors is an argument, `of` the list: the first of `skips` is called `skips[0]`.
+    """
 
     name: str
     type: TensorType
     optional: bool
     value: Value | None
     span: Span
+    of: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,8 +365,10 @@ class InitRule:
     span: Span
 
 
-GraphKey = tuple[str, frozenset[str], tuple[str, ...]]
-"""(method, present optional arguments, the axes that `...` stands for): see `Module.graphs`."""
+GraphKey = tuple[str, frozenset[str], tuple[str, ...], tuple[int, ...]]
+"""(method, present optional arguments, the axes that `...` stands for, the lengths of its lists of tensors): see
+`Module.graphs`.
+"""
 
 
 @dataclass(eq=False)

@@ -98,7 +98,7 @@ def _module(module: Module, names: _Names) -> Iterator[str]:
     for rule in module.inits:
         key = f'"{rule.pattern}"' if rule.pattern else f"{rule.block}.{rule.parameter}"
         yield f"  init {key} = {_init(rule.init)}"
-    for (_, _, axes), graph in module.graphs.items():
+    for (_, _, axes, _), graph in module.graphs.items():
         yield from _graph(graph, names, axes)
 
 

@@ -221,7 +221,13 @@ class TensorTypeExpr(TypeExpr):
 
 @_node
 class ListType(TypeExpr):
+    """`[int]`, `[Tensor[B, dim]]`; with `iterable`, `[Tensor[B, w] for w in widths]`: each element has a type of its
+    own.
+    """
+
     element: TypeExpr
+    names: tuple[Ident, ...] = ()
+    iterable: Expr | None = None
 
 
 @_node

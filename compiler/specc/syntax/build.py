@@ -130,7 +130,8 @@ class Builder:
         return ast.TensorTypeExpr(span, False, kids[0].id, tuple(kid for kid in kids[1:] if kid is not None))
 
     def t_list(self, span: Span, kids: Kids) -> ast.ListType:
-        return ast.ListType(span, False, kids[0])
+        names = tuple(kid for kid in kids[1:-1] if kid is not None)
+        return ast.ListType(span, False, kids[0], names, kids[-1] if len(kids) > 1 else None)
 
     def t_enum(self, span: Span, kids: Kids) -> ast.EnumType:
         return ast.EnumType(span, False, tuple(kid.value for kid in kids))

@@ -206,8 +206,7 @@ class CachedMethod(Method):
         if node not in self.stepping.calls:
             return super()._call(node, inputs)
         names = argument_defaults(node.graph)
-        pairs = zip(node.graph.inputs, inputs, strict=True)
-        arguments = [self.text(value) for argument, value in pairs if argument.name in names]
+        arguments = [text for name, text, _ in self.passed(node, inputs) if name in names]
         callee = self.path_text(node.path) if node.path else "self"
         return f"{callee}.{node.graph.method}_cached({', '.join([*arguments, CACHE])})"
 

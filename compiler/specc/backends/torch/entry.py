@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from specc.backends.torch.labels import Scope, python_name
-from specc.backends.torch.signatures import plain_sizes, size_names, size_symbols
+from specc.backends.torch.labels import Scope
+from specc.backends.torch.signatures import argument_text, plain_sizes, size_names, size_symbols
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.dims import Dim, Fact, Facts
 from specc.ir.graph import Argument, Graph, Module
@@ -37,12 +37,12 @@ def size_bindings(
                 axes.setdefault(dim.symbols[0], axis)
         wanted = [d for d in wanted if d not in axes]
         if axes:
-            done.append(_binding(python_name(argument.name), shape, {names[d]: axis for d, axis in axes.items()}))
+            done.append(_binding(argument_text(argument), shape, {names[d]: axis for d, axis in axes.items()}))
     for argument in arguments:
         shape = _shape(argument, plain)
         for axis, dim in enumerate(shape):
             name = next((d for d in wanted if dim.symbols == (d,)), None)
-            solved = _solved(dim, f"{python_name(argument.name)}.shape[{axis}]") if name is not None else None
+            solved = _solved(dim, f"{argument_text(argument)}.shape[{axis}]") if name is not None else None
             if name is not None and solved is not None:
                 done.append(assign(names[name], solved))
                 wanted.remove(name)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
 from specc.backends.torch.labels import python_name
+from specc.backends.torch.signatures import argument_text, ellipsis_rank, list_lengths
 from specc.backends.torch.statements import Block, Statement
 from specc.ir.graph import Graph
 
@@ -28,14 +29,24 @@ def merge(variants: Variants, optional: Sequence[str]) -> tuple[Statement, ...]:
 
 
 def by_ranks(bodies: Sequence[tuple[Graph, tuple[Statement, ...]]]) -> tuple[Statement, ...]:
-    """One body for every rank of `...`: mostly they are the same, else the rank is tested."""
+    """One body for every rank of `...` and every length of a list of tensors: mostly they are the same, else that is
+    tested.
+    """
     (graph, body), rest = bodies[0], [(g, b) for g, b in bodies[1:] if b != bodies[0][1]]
     if not rest:
         return body
-    argument = next(a for a in graph.inputs if a.value is not None and any("..." in str(d) for d in a.value.type.shape))
-    assert argument.value is not None
-    test = f"if {python_name(argument.name)}.ndim == {argument.value.type.rank}"
-    return (Block(test, body, by_ranks(rest)),)
+    lengths = list_lengths(graph)
+    tests = [f"len({python_name(name)}) == {n}" for name, n in lengths.items() if _differs(name, n, rest)]
+    if any(ellipsis_rank(other) != ellipsis_rank(graph) for other, _ in rest):
+        given = [(a, a.value) for a in graph.inputs if a.value is not None]
+        argument, value = next((a, v) for a, v in given if any("..." in str(d) for d in v.type.shape))
+        tests.append(f"{argument_text(argument)}.ndim == {value.type.rank}")
+    return (Block(f"if {' and '.join(tests)}", body, by_ranks(rest)),)
+
+
+def _differs(name: str, length: int, others: Sequence[tuple[Graph, tuple[Statement, ...]]]) -> bool:
+    """Whether a list has another length in another variant."""
+    return any(list_lengths(graph)[name] != length for graph, _ in others)
 
 
 def _join(condition: str, given: tuple[Statement, ...], absent: tuple[Statement, ...]) -> list[Statement]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, count
+from itertools import chain, count, groupby
 
 from specc.backends.torch.labels import python_name
 from specc.backends.torch.naming import Names
@@ -13,7 +13,13 @@ from specc.backends.torch.program import END, Item, LoopStep, Program, ScanStep,
 from specc.backends.torch.quotients import Quotients
 from specc.backends.torch.routes import route_text
 from specc.backends.torch.scans import write_scan
-from specc.backends.torch.signatures import argument_defaults, plain_sizes, size_names
+from specc.backends.torch.signatures import (
+    argument_defaults,
+    argument_text,
+    list_lengths,
+    plain_sizes,
+    size_names,
+)
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.backends.torch.surroundings import Surroundings
 from specc.dims import Dim
@@ -43,8 +49,9 @@ class Method:
         )
         self.plain, self.size_names = self.sizes()
         self.dims: dict[str, None] = {}
-        arguments = frozenset(python_name(a.name) for a in graph.inputs)
-        reserved = {*self.size_names.values(), *(python_name(a.name) for a in graph.inputs if a.optional)}
+        arguments = frozenset(python_name(a.of or a.name) for a in graph.inputs)
+        kept = (python_name(a.of or a.name) for a in graph.inputs if a.optional or a.of is not None)
+        reserved = {*self.size_names.values(), *kept}
         reserved |= around.reserved
         reserved.update(name for item in _loops(self.program.items) for name in item.loop.names)
         locals_ = {v.name for v in self.program.producer if v.name is not None}
@@ -53,8 +60,9 @@ class Method:
         self.names = Names(self.program.last_use, reserved | self.quotients.of.keys(), arguments)
         self.binds: list[tuple[str, Path]] = []
         self.lines: list[list[Statement]] = [[]]
+        self.elements = {a.value: argument_text(a) for a in graph.inputs if a.value is not None and a.of is not None}
         for argument in graph.inputs:
-            if argument.value is not None:
+            if argument.value is not None and argument.of is None:
                 self.names.hold(argument.value, python_name(argument.name))
 
     def is_sequential(self, path: Path) -> bool:
@@ -187,6 +195,8 @@ class Method:
         names = {name: self._loop_variable(name) for name in columns}
         variables = [tuple((names[n], columns[n][i]) for n in columns) for i in range(times)]
         if not columns:
+            if times == 1:
+                return None
             text = f"for _ in range({times})"
         elif len(columns) == 1:
             (name,) = columns
@@ -196,7 +206,7 @@ class Method:
         return variables, text, self._carrier(step)
 
     def _loop_variable(self, name: str) -> str:
-        taken = {*self.names.holder, *(a.name for a in self.graph.inputs)}
+        taken = {*self.names.holder, *(a.of or a.name for a in self.graph.inputs)}
         name = python_name(name)
         return f"{name}_" if name in taken else name
 
@@ -270,6 +280,8 @@ class Method:
             return self._absent(value)
         if value in self.names.of:
             return self.names.of[value]
+        if value in self.elements:
+            return self.elements[value]
         constant = self.around.constant(value)
         if constant is not None:
             return constant
@@ -317,14 +329,13 @@ class Method:
         arguments: list[str] = []
         skipped = False
         defaults = argument_defaults(node.graph)
-        for argument, value in zip(node.graph.inputs, inputs, strict=True):
-            if argument.name not in defaults:
+        for name, text, absent in self.passed(node, inputs):
+            if name not in defaults:
                 continue
-            text = self.text(value)
-            if text == "None" and isinstance(value, Absent) and defaults[argument.name]:
+            if text == "None" and absent and defaults[name]:
                 skipped = True
                 continue
-            arguments.append(f"{python_name(argument.name)}={text}" if skipped else text)
+            arguments.append(f"{python_name(name)}={text}" if skipped else text)
         name = self.around.method_name(node.graph)
         if node.graph.module is None:
             arguments += ["training=self.training"] if self.around.trains(name) else []
@@ -332,6 +343,28 @@ class Method:
         callee = self.path_text(node.path) if node.path else "self"
         callee += "" if name == "forward" and node.path else f".{name}"
         return f"{callee}({', '.join(arguments)})"
+
+    def passed(self, node: Call, inputs: tuple[Input, ...]) -> list[tuple[str, str, bool]]:
+        """Of each argument its name, its text, and whether it is absent; the tensors of a list are one."""
+        found = []
+        pairs = zip(node.graph.inputs, inputs, strict=True)
+        for of, some in groupby(pairs, lambda pair: pair[0].of or pair[0].name):
+            values = [(argument, value) for argument, value in some]
+            argument, value = values[0]
+            text = self.text(value) if argument.of is None else self.list_of([v for _, v in values])
+            found.append((of, text, isinstance(value, Absent)))
+        return found
+
+    def list_of(self, values: Sequence[Input]) -> str:
+        """A list of tensors: the argument itself where it is passed on whole or reversed, else written out."""
+        texts = [self.text(value) for value in values]
+        for name, length in list_lengths(self.graph).items():
+            own = [f"{python_name(name)}[{i}]" for i in range(length)]
+            if texts == own:
+                return python_name(name)
+            if texts == own[::-1]:
+                return f"{python_name(name)}[::-1]"
+        return f"[{', '.join(texts)}]"
 
     def path_text(self, path: Path) -> str:
         text, rest = "self", path
@@ -392,7 +425,7 @@ class Method:
         """A tensor that holds for the whole method: an argument (never re-bound to another type), or a parameter."""
         for argument in sorted(self.graph.inputs, key=lambda a: a.optional):
             if argument.value is not None and (not floating or self._stays(argument)):
-                return python_name(argument.name)
+                return argument_text(argument)
         return self.around.floating_source() or ""
 
     def _stays(self, argument: Argument) -> bool:

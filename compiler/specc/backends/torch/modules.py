@@ -14,7 +14,14 @@ from specc.backends.torch.merge import by_ranks, merge
 from specc.backends.torch.methods import Method
 from specc.backends.torch.optext import InitText, is_identity, without_device
 from specc.backends.torch.printer import literal, names_in, protected, tidy
-from specc.backends.torch.signatures import argument_defaults, ellipsis_rank, given_always, parameters_of
+from specc.backends.torch.signatures import (
+    argument_defaults,
+    argument_text,
+    ellipsis_rank,
+    given_always,
+    list_lengths,
+    parameters_of,
+)
 from specc.backends.torch.statements import Line, Remark, Statement, all_names, assign
 from specc.backends.torch.weights import InitSection
 from specc.dims import Facts
@@ -126,11 +133,12 @@ class Function:
         if hidden - self.reserved:  # a local would hide a function that the file has: choose other names
             self.reserved |= hidden
             return self.draft(name, graphs, facts, is_method=is_method, stepping=stepping)
-        by_rank: dict[int, list[tuple[Method, tuple[Statement, ...]]]] = {}
+        by_rank: dict[tuple[int, ...], list[tuple[Method, tuple[Statement, ...]]]] = {}
         for method, text in zip(methods, texts, strict=True):
-            by_rank.setdefault(ellipsis_rank(method.graph), []).append((method, text))
+            lengths = list_lengths(method.graph).values()
+            by_rank.setdefault((ellipsis_rank(method.graph), *lengths), []).append((method, text))
         bodies = [(some[0][0].graph, self._body(some, facts, stepping)) for some in by_rank.values()]
-        fixed = {python_name(a.name) for a in inputs if a not in always or not a.type.dtype.is_float}
+        fixed = {python_name(a.of or a.name) for a in inputs if a not in always or a.of or not a.type.dtype.is_float}
         return FunctionDraft(
             name=name,
             params=stepping.params(self._params(full)) if stepping is not None else self._params(full),
@@ -169,8 +177,13 @@ class Function:
         return (*header, *merge(bodies, [python_name(a.name) for a in inputs if a.name in self.optional]))
 
     def _params(self, graph: Graph) -> tuple[Param, ...]:
+        lists = list_lengths(graph)
         return tuple(
-            Param(python_name(name), f"{TENSOR} | None" if name in self.optional else TENSOR, "None" if default else "")
+            Param(
+                python_name(name),
+                f"{TENSOR} | None" if name in self.optional else f"list[{TENSOR}]" if name in lists else TENSOR,
+                "None" if default else "",
+            )
             for name, default in argument_defaults(graph).items()
         )
 
@@ -185,7 +198,7 @@ class Function:
             kind = "" if type_ is DType.COMPUTE else f"{getattr(type_, 'spec_name', '').lower()} "
             return f"{name + ' ' if name else ''}{kind}{shape}"
 
-        inputs = [typed(python_name(a.name), a.type.dtype, method.shape(a.type)) for a in arguments]
+        inputs = [typed(argument_text(a), a.type.dtype, method.shape(a.type)) for a in arguments]
         results = [typed(name, v.type.dtype, method.shape(v.type)) for name, v in graph.results]
         line = f"{', '.join(inputs)} -> {', '.join(results)}"
         if len(line) <= 90:

@@ -23,6 +23,22 @@ def ellipsis_rank(graph: Graph) -> int:
     return len({s for d in sizes for s in d.symbols if s.startswith("...")})
 
 
+def argument_text(argument: Argument) -> str:
+    """An argument in a body: its name, or the element of a list of tensors that it is."""
+    if argument.of is None:
+        return python_name(argument.name)
+    return python_name(argument.of) + argument.name.removeprefix(argument.of)
+
+
+def list_lengths(graph: Graph) -> dict[str, int]:
+    """The lists of tensors of a graph, and how many each holds."""
+    found: dict[str, int] = {}
+    for argument in graph.inputs:
+        if argument.of is not None:
+            found[argument.of] = found.get(argument.of, 0) + 1
+    return found
+
+
 def parameters_of(graph: Graph) -> list[Argument]:
     """The arguments of the Python function: those that some call gives."""
     given = frozenset[str]().union(*(g.present for g in variants_of(graph)))
@@ -37,7 +53,7 @@ def size_symbols(graph: Graph) -> list[str]:
 
 def size_names(graph: Graph, step: Step | None = None) -> dict[str, str]:
     """Size -> the local that holds it; never the name of an argument. In a step of decoding, `start` came before."""
-    taken = {python_name(a.name) for a in graph.inputs}
+    taken = {python_name(a.of or a.name) for a in graph.inputs}
     names: dict[str, str] = {}
     for symbol in size_symbols(graph):
         name = python_name(symbol.replace("...", "n"))
@@ -64,7 +80,7 @@ def given_always(graph: Graph) -> frozenset[str]:
 
 
 def argument_defaults(graph: Graph) -> dict[str, bool]:
-    """Arguments of the Python function, in order, and whether each has the default `None`.
+    """Arguments of the Python function, in order, and whether each has the default `None`. A list of tensors is one.
 
     One that is optional has none if an argument after it has none: Python wants defaults at the end.
     """
@@ -72,5 +88,5 @@ def argument_defaults(graph: Graph) -> dict[str, bool]:
     defaults: dict[str, bool] = {}
     for argument in reversed(parameters_of(graph)):
         optional = argument.optional and argument.name not in always
-        defaults[argument.name] = optional and all(defaults.values())
+        defaults[argument.of or argument.name] = optional and all(defaults.values())
     return dict(reversed(defaults.items()))
