@@ -180,7 +180,7 @@ def _widen(model: Model, narrow: Path, wide: Path) -> Mapping[str, Any]:
 def _direct(of: Narrow, wide: Subject) -> Iterator[tuple[str, str | dict[str, Figures]]]:
     """Each graph as it is stored -> how far it is from fp32, or why it does not run here."""
     module = wide.module()
-    for name, file, plain in wide.entries:
+    for _, file, plain in wide.entries:
         of.progress(f"running {file} in {of.dtype.value}")
         yield file, _checked(of, file, partial(_plain, of, file, plain, module))
     for entry, graph in zip(wide.cached, [g for g in of.graphs if g.incremental], strict=True):

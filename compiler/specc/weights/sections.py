@@ -27,7 +27,7 @@ STORED = {
 
 
 def model_tensors(module: Module, compute: DType = DType.F32) -> dict[str, TensorInfo]:
-    """Every name of the state_dict, ties included, in its order, with its static shape; `compute` is what `Tensor` is."""
+    """Every name of the state_dict, ties included, in its order, with its static shape. `compute`: what `Tensor` is."""
     parts: dict[Path, Submodule] = {}
     found: dict[str, TensorInfo] = {}
     for path, member, _ in walk_members(module):

@@ -1,7 +1,8 @@
 """Islands of f32 in graphs of f16 and bf16, for operators that the opset does not define for these types.
 
-`Range` knows neither, `Conv` no bf16 before opset 22. Such a node gets its operands in f32 and gives its results back in
-the narrow type: what LANGUAGE 8 wants in f32 (norms, softmax, reductions, rotary tables) the lowerings say themselves.
+`Range` knows neither, `Conv` no bf16 before opset 22. Such a node gets its operands in f32 and gives its results back
+in the narrow type. What LANGUAGE 8 wants in f32 (norms, softmax, reductions, rotary tables) the lowerings say
+themselves; `Attention` has a setting for it.
 """
 
 from __future__ import annotations
