@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from specc_runtime import manifest
 from specc_runtime.devices import Device, check_session, providers
 from specc_runtime.exported import exported
 from specc_runtime.inputs import Interface
+from specc_runtime.loading import Load, settings
 from specc_runtime.python_file import UserFile, load_source
 
 if TYPE_CHECKING:
@@ -114,10 +115,11 @@ def tied_names(module: torch.nn.Module) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Build:
-    """A build folder."""
+    """A build folder. `load`: how its sessions are loaded (`loading`)."""
 
     folder: Path
     manifest: dict[str, Any]
+    load: Load = "full"
 
     @property
     def source(self) -> Path:
@@ -141,9 +143,19 @@ class Build:
         return load_module(self.source, self.weights, record["model"], beside, record["dtype"])
 
     def session(
-        self, entry: str = "forward", options: onnxruntime.SessionOptions | None = None, device: Device = "cpu"
+        self,
+        entry: str = "forward",
+        options: onnxruntime.SessionOptions | None = None,
+        device: Device = "cpu",
+        *,
+        load: Load | None = None,
     ) -> onnxruntime.InferenceSession:
-        """An onnxruntime session. Raises `Rejected`: B660 where a file is missing, G706 without such a device."""
+        """An onnxruntime session. `load`: see `loading`; the build's own if None.
+
+        Raises `Rejected`: B660 where a file is missing, G706 without such a device.
+        """
+        if load is not None:
+            return replace(self, load=load).session(entry, options, device)
         file = self.manifest["entries"].get(entry, {}).get("onnx")
         if file is None:
             known = ", ".join(name for name, e in self.manifest["entries"].items() if e["onnx"])
@@ -163,7 +175,8 @@ class Build:
         missing = next((p for p in (self.folder / file, self.weights) if not p.is_file()), None)
         if missing is not None:
             raise Rejected([Diagnostic("B660", f"{missing} is missing", help=_AGAIN)])
-        session = onnxruntime.InferenceSession(self.folder / file, options, providers=providers(device))
+        how = settings(self.load, options)
+        session = onnxruntime.InferenceSession(self.folder / file, providers=providers(device), **how)
         check_session(device, session.get_providers())
         return session
 
@@ -202,9 +215,9 @@ def extern_copies(build: Build) -> dict[str, UserFile]:
     return found
 
 
-def open_build(folder: str | Path) -> Build:
+def open_build(folder: str | Path, load: Load = "full") -> Build:
     """Open a build folder; raises `Rejected` (B660) if it is none."""
-    return Build(Path(folder), manifest.read(Path(folder), "manifest.json"))
+    return Build(Path(folder), manifest.read(Path(folder), "manifest.json"), load)
 
 
 def python_name(name: str) -> str:

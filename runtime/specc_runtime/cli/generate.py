@@ -54,6 +54,13 @@ def parse_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     help="What runs it.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="What it runs on.")
+@click.option(
+    "--load",
+    type=click.Choice(["full", "instant"]),
+    default="full",
+    show_default=True,
+    help="Prepare the weights, or start at once on the mapped file (onnxruntime).",
+)
 @click.option("--stats/--no-stats", default=True, help="Tokens per second, on stderr at the end.  [default: --stats]")
 def command(build: Path, stats: bool, **given: Any) -> None:
     """Continue a prompt with a build that has a cache (`specc build FILE --cache concat`).
@@ -63,11 +70,13 @@ def command(build: Path, stats: bool, **given: Any) -> None:
     """
     with reporting():
         from specc_runtime.generator import Generator
+        from specc_runtime.module import open_build
         from specc_runtime.sampling import Sampling
 
         _check_usage(given)
         sampling = Sampling(*(given[name] for name in ("temperature", "top_k", "top_p", "repetition_penalty", "seed")))
-        generator = Generator(build, given["backend"], given["device"], tokenizer=given["tokenizer"])
+        opened = open_build(build, given["load"])
+        generator = Generator(opened, given["backend"], given["device"], tokenizer=given["tokenizer"])
         run = generator.stream(_prompt(given), given["max_tokens"], sampling=sampling, stop=given["stops"])
         interrupted = _show(generator, run)
     if stats:
