@@ -107,7 +107,7 @@ def test_errors_are_reports() -> None:
         ({"preset": "gpt3"}, "E008"),
         ({"model": "GPT3"}, "E010"),
         ({"n_head": 4}, "E009"),
-        ({"heads": "many"}, "E103"),
+        ({"heads": "many"}, "E009"),
     ):
         with pytest.raises(specc.SpecError, match=rf"error\[{code}"):
             specc.load(SPECS / "gpt2.spec", **arguments)  # type: ignore[arg-type]
