@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from specc.diagnostics import Rejected
 from specc.quantisation import BLOCKS, Scheme, part
-from specc_runtime import packing, quant_proof
+from specc_runtime import packing, quant_kernels, quant_proof
 from specc_runtime.build import Request, build
 from specc_runtime.cache import Request as CacheRequest
 from specc_runtime.certificate import Certificate
@@ -32,6 +34,7 @@ model Small(vocab: int = 40, dim: int = 32) {
   down: Linear(80, dim)
   head: Linear(dim, vocab, bias = false)
   tie head.weight = wte.weight
+  init { Embedding.weight = normal(0.1) }
   forward(input_ids: Int[B, T]) -> logits: Tensor[B, T, vocab] {
     x = ln(wte(input_ids))
     q = x |> rearrange([B, T, dim] -> [B, 1, T, dim])
@@ -98,7 +101,9 @@ def test_a_quantised_build(quant: str, tmp_path: Path) -> None:
     entries = manifest["entries"]
     assert entries["forward"]["quantised"] == f"model.{scheme.kind}.onnx"
     packed = {"up.weight", "side.weight", "down.weight"} | ({"wte.weight"} if scheme.embed or scheme.head else set())
-    assert set(manifest["quantisation"]["packed"]) == packed
+    stored = manifest["quantisation"]
+    assert {*stored["products"], *stored["tables"]} == packed
+    assert ("wte.weight" in stored["products"]) == scheme.head and ("wte.weight" in stored["tables"]) == scheme.embed
     losses = manifest["certificate"]["quantised"]
     assert set(losses) == {entry["quantised"] for entry in entries.values()} and len(losses) == 2
     for loss in losses.values():
@@ -166,3 +171,96 @@ def test_the_certificate_is_in_the_manifest(tmp_path: Path) -> None:
     stored = json.loads((out / "manifest.json").read_text("utf-8"))["certificate"]
     assert stored["quantised"] == manifest["certificate"]["quantised"]
     assert {"model.int8.onnx", "model.int8.safetensors"} <= stored["files"].keys()
+
+
+def test_kernels_only_round() -> None:
+    for scheme in (Scheme(), Scheme(4), Scheme(4, 16, symmetric=False)):
+        quant_kernels.check(scheme, [1, 20, 64, 700], "model")
+
+
+def test_a_kernel_that_does_more_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums in pairs that end at 16 bits, as CPUs without VNNI have them."""
+    honest = quant_kernels.run_session
+
+    def saturating(*given: Any) -> dict[str, Any]:
+        return {name: np.clip(value, -200, 200) for name, value in honest(*given).items()}
+
+    monkeypatch.setattr(quant_kernels, "run_session", saturating)
+    with pytest.raises(Rejected, match="off by"):
+        quant_kernels.check(Scheme(), [700], "model")
+
+
+# ---- a text's perplexity ---------------------------------------------------------------------------------------------
+
+
+def test_perplexity(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    letters = {letter: index for index, letter in enumerate("abcdefghijklmnopqrstuvwxyz .")}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(letters, []))
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 30, encoding="utf-8")
+    out, _ = made(tmp_path, "int4", verify=False)
+    tokenizer.save(str(out / "tokenizer.json"))
+    found = repeat(out, text=text).quantised["model.int4.onnx"].perplexity
+    assert found is not None and found.tokens == 45 * 30 - 3
+    assert found.before == pytest.approx(60, rel=0.2) and found.after == pytest.approx(found.before, rel=0.1)
+    of = open_build(out).interface()
+    module = open_build(out).module()
+    lost = []
+    ids = tokenizer.encode(text.read_text("utf-8")).ids
+    for first in range(0, len(ids), 512):
+        window = torch.tensor(ids[first : first + 512])
+        logits = module(input_ids=window[None])[0]
+        lost.append(torch.nn.functional.cross_entropy(logits[:-1], window[1:], reduction="sum").item())
+    assert of.method == "forward" and found.before == pytest.approx(np.exp(sum(lost) / found.tokens), rel=1e-5)
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(Rejected, match="not text"):
+        repeat(out, text=tmp_path / "bytes")
+
+
+# ---- torch -----------------------------------------------------------------------------------------------------------
+
+
+def test_sessions_and_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, _ = made(tmp_path, "int8:head", verify=False)
+    opened = open_build(out)
+    ids = np.arange(12).reshape(2, 6)
+    plain, packed = (opened.session(quantized=q).run(["logits"], {"input_ids": ids})[0] for q in (False, True))
+    assert 0 < np.abs(plain - packed).max() < 0.1 * np.abs(plain).max()
+    module = opened.module()
+    assert type(module.get_parameter("up.weight")) is torch.nn.Parameter
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(Rejected, match="torchao cannot be imported"):
+        opened.module(quantized=True)
+
+
+@pytest.mark.parametrize("quant", ["int8", "int8:embed,head", "int4:block=16,asym,embed,head"])
+def test_torchao(quant: str, tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    out, _ = made(tmp_path, quant, verify=False)
+    scheme, opened = parse(quant), open_build(out)
+    ids = torch.arange(12).reshape(2, 6)
+    packed = opened.module(quantized=True)
+    with torch.inference_mode():
+        reference, found = opened.module()(input_ids=ids), packed(input_ids=ids)
+    assert 0 < (reference - found).abs().max() < (0.05 if scheme.bits == 8 else 0.3) * reference.abs().max()
+    parts = {name: packed.get_submodule(name) for name in ("wte", "up", "side", "down", "head")}
+    changed = {name for name, p in parts.items() if type(p.weight) is not torch.nn.Parameter}
+    assert changed == {"up", "side", "down", *(["head"] if scheme.head else []), *(["wte"] if scheme.embed else [])}
+
+
+def test_blocks_that_torchao_does_not_have(tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    out, _ = made(tmp_path, "int4:block=64", verify=False)
+    with pytest.raises(Rejected, match="do not divide"):
+        open_build(out).module(quantized=True)
+
+
+def test_only_quantised_builds(tmp_path: Path) -> None:
+    (tmp_path / "small.spec").write_text(DECODER, encoding="utf-8")
+    result = build(Request(str(tmp_path / "small.spec"), render=False, verify=False, out=tmp_path / "plain"))
+    assert "quantisation" not in result.manifest
+    for wrong in (open_build(result.folder).module, open_build(result.folder).session):
+        with pytest.raises(Rejected, match="no weights in few bits"):
+            wrong(quantized=True)

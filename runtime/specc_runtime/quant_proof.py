@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.quantisation import Scheme, whole
-from specc_runtime import manifest, programs
+from specc_runtime import manifest, programs, quant_kernels
 from specc_runtime.certificate import Certificate
+from specc_runtime.checkpoint import WEIGHTS, Checkpoint
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.inputs import Interface, draw
 from specc_runtime.loss import Deviation, Loss
+from specc_runtime.perplexity import perplexity, predicts
 from specc_runtime.programs import OPTIMISED, PLAIN, Crash, open_session, run_session
 from specc_runtime.quantised import PackedFile, external, graph_file, weights_file
 from specc_runtime.sizes import Case, plan
@@ -48,18 +50,24 @@ def certified(
     Raises `Rejected` (B630) where one does not compute what its bits say.
     """
     losses = {}
+    with PackedFile(folder / weights_file(scheme)) as packed, Checkpoint.open(folder / WEIGHTS) as source:
+        widths = [source.tensors[name].shape[1] for name in packed.names()]
+    quant_kernels.check(scheme, widths, weights_file(scheme))
     for file, of in entries:
         progress(f"comparing {graph_file(file, scheme)}")
         try:
-            losses[graph_file(file, scheme)] = _loss(folder, file, of, scheme, certificate.seed)
+            losses[graph_file(file, scheme)] = _loss(folder, file, of, scheme, certificate.seed, text)
         except Crash as crash:
             raise Rejected([_defect(graph_file(file, scheme), str(crash))]) from crash
+    if text is not None and not any(loss.perplexity for loss in losses.values()):
+        message = f"no entry gives a distribution of next tokens: {text} has no perplexity"
+        raise Rejected([Diagnostic("B670", message, help="leave the text out")])
     names = [*losses, weights_file(scheme)]
     files = {**certificate.files, **{name: manifest.sha256(folder / name) for name in names}}
     return replace(certificate, files=files, quantised=losses)
 
 
-def _loss(folder: Path, file: str, of: Interface, scheme: Scheme, seed: int) -> Loss:
+def _loss(folder: Path, file: str, of: Interface, scheme: Scheme, seed: int, text: Path | None) -> Loss:
     import onnx
 
     found = Loss(scheme.text)
@@ -85,6 +93,8 @@ def _loss(folder: Path, file: str, of: Interface, scheme: Scheme, seed: int) -> 
                 deviation = found.outputs.setdefault(name, Deviation())
                 deviation.add(reference, value, is_distribution=is_distribution(of, name))
         found.runs += 1
+    if text is not None and predicts(of) is not None:
+        found.perplexity = perplexity(of, (real.reference, real.found), text, folder)
     return found
 
 

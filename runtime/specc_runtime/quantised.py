@@ -81,11 +81,13 @@ def graph_file(file: str, scheme: Scheme) -> str:
 
 @dataclass(frozen=True)
 class Quantised:
-    """What was written. `packed`: the tensors in few bits; `steps`: the largest rounding error of a weight, in steps of
-    its scale; `before`, `after`: bytes of the packed tensors in fp32 and as they are stored."""
+    """What was written. `products`, `tables`: the tensors in few bits that are multiplied with, and looked up; `steps`:
+    the largest rounding error of a weight, in steps of its scale; `before`, `after`: bytes of these tensors in fp32 and
+    as they are stored."""
 
     scheme: Scheme
-    packed: tuple[str, ...]
+    products: tuple[str, ...]
+    tables: tuple[str, ...]
     steps: float
     before: int
     after: int
@@ -95,7 +97,8 @@ class Quantised:
         return {
             "scheme": self.scheme.text,
             "weights": weights_file(self.scheme),
-            "packed": list(self.packed),
+            "products": list(self.products),
+            "tables": list(self.tables),
             "steps": float(f"{self.steps:.3g}"),
             "bytes": {"before": self.before, "after": self.after},
         }
@@ -139,7 +142,8 @@ def write(folder: Path, weights: Path, graphs: Mapping[str, ModelProto], scheme:
         (folder / name).write_bytes(proto.SerializeToString(deterministic=True))
     before = sum(entries[name].nbytes for name in packed)
     after = sum(place.nbytes for name, place in places.items() if whole(name)[1])
-    return Quantised(scheme, tuple(packed), steps, before, after)
+    products, tables = ({name for proto in graphs.values() for name in uses(proto)[i]} for i in (0, 1))
+    return Quantised(scheme, tuple(sorted(products)), tuple(sorted(tables)), steps, before, after)
 
 
 def _parts(scheme: Scheme) -> tuple[str, ...]:
@@ -177,6 +181,17 @@ def external(proto: ModelProto) -> Iterator[Any]:
     from onnx import TensorProto
 
     yield from (t for t in proto.graph.initializer if t.data_location == TensorProto.EXTERNAL)
+
+
+def uses(proto: ModelProto) -> tuple[set[str], set[str]]:
+    """The packed tensors that a graph multiplies with, and those that it looks rows up in."""
+    found: tuple[set[str], set[str]] = set(), set()
+    reshaped = {n.output[0]: n.input[0] for n in proto.graph.node if n.op_type == "Reshape"}
+    for node in proto.graph.node:
+        for name in (reshaped.get(name, name) for name in node.input):
+            if whole(name)[1] in ("int8", "int4") and node.op_type != "Reshape":
+                found["Gather" in node.op_type].add(whole(name)[0])
+    return found
 
 
 def _info(tensor: Any) -> TensorInfo:

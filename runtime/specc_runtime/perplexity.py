@@ -1,0 +1,93 @@
+"""The perplexity of a text by two graphs of one entry, its windows side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime.inputs import Input, Interface, Output, draw
+from specc_runtime.loss import Perplexity, log_softmax
+from specc_runtime.programs import OPTIMISED, run_session
+from specc_runtime.sizes import admissible
+from specc_runtime.tokens import check_fit, load_tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+WINDOW = 512
+"""Tokens of a window, where the context has room for as many. Each begins anew: its first token is not predicted."""
+
+
+def predicts(of: Interface) -> tuple[Input, Output] | None:
+    """The tokens [B, T] that an entry reads and the distribution [B, T, vocab] that it gives of the next ones."""
+    for item in of.inputs:
+        for output in of.outputs:
+            same = len(output.shape) == 3 and output.shape[:2] == item.shape and output.shape[2] in item.high
+            if item.dtype == "i64" and same:
+                return item, output
+    return None
+
+
+def perplexity(of: Interface, sessions: tuple[Any, Any], text: Path, tokenizer: Path) -> Perplexity:
+    """Of a text file in UTF-8, by the tokenizer.json (or its folder).
+
+    Raises `Rejected`: E006 for a file that is not text, G702, G703 for the tokenizer, B670 where there is nothing to
+    predict.
+    """
+    import numpy as np
+
+    found = predicts(of)
+    assert found is not None, f"{of.method} predicts no tokens"
+    item, output = found
+    tokens = load_tokenizer(tokenizer)
+    rows = output.shape[2].value
+    check_fit(tokens, rows, str(tokenizer))
+    ids = np.array(tokens.encode(_read(text)).ids, np.int64)
+    lost = [0.0, 0.0]
+    count = 0
+    for window in _windows(ids, of, item):
+        sizes = _sizes(of, item, len(window))
+        assert sizes is not None
+        feeds = draw(of, sizes, masks="all true") | {item.name: window[None]}
+        for i, session in enumerate(sessions):
+            logits = run_session(session, OPTIMISED, feeds, [output.name])[output.name][0, :-1]
+            likely = log_softmax(logits.astype(np.float64))
+            lost[i] -= float(np.take_along_axis(likely, window[1:, None], axis=1).sum())
+        count += len(window) - 1
+    if not count:
+        message = f"{text} has {len(ids)} tokens: there is no next one to predict"
+        raise Rejected([Diagnostic("B670", message, help="give a longer text")])
+    before, after = (float(np.exp(value / count)) for value in lost)
+    return Perplexity(text.name, count, before, after)
+
+
+def _read(text: Path) -> str:
+    try:
+        return text.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Rejected([Diagnostic("E006", f"cannot read {text}: {(error.strerror or str(error)).lower()}")]) from None
+    except UnicodeDecodeError as error:
+        message = f"{text} is not text: byte {error.start} is not UTF-8"
+        raise Rejected([Diagnostic("E006", message, help="give a text file in UTF-8")]) from None
+
+
+def _windows(ids: Array, of: Interface, item: Input) -> Iterator[Array]:
+    """The tokens in order, as many at a time as there is room for."""
+    length = WINDOW
+    while length > 2 and _sizes(of, item, length) is None:
+        length //= 2
+    for first in range(0, len(ids), length):
+        window = ids[first : first + length]
+        if len(window) > 1 and _sizes(of, item, len(window)) is not None:
+            yield window
+
+
+def _sizes(of: Interface, item: Input, length: int) -> dict[str, int] | None:
+    """One text of that length, if the model's facts admit it."""
+    wanted = dict.fromkeys(of.dims, 1) | dict.fromkeys(item.shape[1].symbols, length)
+    found = admissible(of, wanted)
+    return found if found is not None and [d.evaluate(found) for d in item.shape] == [1, length] else None
