@@ -19,6 +19,7 @@ from test_zoo_moe import MIXTRAL
 from test_zoo_more import NEOX, PHI3
 
 from specc.diagnostics import Diagnostic, Rejected
+from specc.types import DType
 from specc_runtime import Generator, Sampling, open_build
 from specc_runtime.build import Request, build
 from specc_runtime.cache import Request as Cache
@@ -522,7 +523,18 @@ def test_a_provider_that_does_not_load(built: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     session = onnxruntime.InferenceSession
-    monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda file, options, providers: session(file, options, providers[-1:])
-    )
+    without = lambda file, providers, **more: session(file, providers=providers[-1:], **more)  # noqa: E731
+    monkeypatch.setattr(onnxruntime, "InferenceSession", without)
     assert found(Generator, built, device="cuda").code == "G706"
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+def test_builds_in_narrow_types_generate(dtype: DType, tmp_path: Path) -> None:
+    out = make("gpt2", tmp_path / "out", cache=CONCAT, dtype=dtype).folder
+    tokens = Generator(out, "torch").generate([1, 2, 3], 5).tokens
+    assert len(tokens) == 5
+    if dtype is DType.F16:
+        assert Generator(out).generate([1, 2, 3], 5).tokens == tokens
+    else:
+        refused = found(Generator, out)
+        assert refused.code == "B660" and "does not run on cpu" in refused.message and "torch" in refused.help

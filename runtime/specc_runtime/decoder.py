@@ -52,7 +52,7 @@ def decoder_of(name: str, cache: Cache, of: Interface) -> Decoder:
 
 def _is_logits(output: Output, step: Dim) -> bool:
     """Of every new position, or of the last one alone."""
-    return output.dtype.startswith("f") and len(output.shape) == 3 and output.shape[1] in (step, Dim.const(1))
+    return "f" in output.dtype and len(output.shape) == 3 and output.shape[1] in (step, Dim.const(1))
 
 
 def _is_mask(item: Input, tokens: Input, cache: Cache) -> bool:

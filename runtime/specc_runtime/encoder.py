@@ -47,9 +47,8 @@ class Encoder:
         """What it is given: prompts padded on the right, `inputs` of other kinds. Raises `Rejected` (G701, G704)."""
         import numpy as np
 
-        given = {
-            i.name: np.ascontiguousarray(inputs[i.name], NUMPY[i.dtype]) for i in self.of.inputs if i.name in inputs
-        }
+        wanted = [i for i in self.of.inputs if i.name in inputs]
+        given = {i.name: np.ascontiguousarray(inputs[i.name], NUMPY.get(i.dtype, "float32")) for i in wanted}
         if self.tokens is not None:
             width = max(map(len, prompts))
             if self.room is not None and width > self.room:
@@ -86,7 +85,7 @@ class Encoder:
         except programs.TORCH_ERRORS as error:
             raise programs.Crash("torch", error) from error
         results = found if isinstance(found, tuple) else (found,)
-        return {name: value.cpu().numpy() for name, value in zip(names, results, strict=True)}
+        return {name: programs.as_numpy(value) for name, value in zip(names, results, strict=True)}
 
 
 def open_encoder(build: Build, steps: Steps, needed: Sequence[str], device: Device) -> Encoder | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc_runtime import programs
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+T = TypeVar("T")
 Prompt = str | Sequence[int]
 MAX_NEW_TOKENS = 128
 
@@ -50,13 +51,25 @@ class Generator:
         tokenizer: str | Path | None = None,
     ) -> None:
         self.build = build if isinstance(build, Build) else open_build(build)
-        self.steps = open_on(device, self.build, backend, entry)
+        self.device: Device = device
+        self.steps = self._opened(lambda: open_on(device, self.build, backend, entry))
         self.cache: Cache = self.steps.cache
         self.of: Interface = self.steps.of
         self.decoder = decoder_of(self.of.method, self.cache, self.of)
-        self.encoder = open_encoder(self.build, self.steps, self._needed(), device)
+        self.encoder = self._opened(lambda: open_encoder(self.build, self.steps, self._needed(), device))
         self.special = SpecialTokens.from_json(self.build.manifest.get("special_tokens") or SpecialTokens().to_json())
         self.tokenizer = self._tokenizer(tokenizer)
+
+    def _opened(self, open: Callable[[], T]) -> T:
+        """What onnxruntime cannot load, a graph in bf16 on the CPU for example, is told."""
+        try:
+            with programs.crashing(programs.OPTIMISED):
+                return open()
+        except programs.Crash as crash:
+            message = f"`{self.build.folder}` does not run on {self.device}: {crash}"
+            raise Rejected(
+                [Diagnostic("B660", message, help="--backend torch, or build it with --dtype f32")]
+            ) from None
 
     def _needed(self) -> list[str]:
         """Inputs of a step, and of what runs once, that are neither tokens nor their mask."""
