@@ -165,6 +165,11 @@ def test_rearranged(x: Any, data: st.DataObject, tmp_path_factory: pytest.TempPa
             x.take(range(max(1, x.shape[axis] // 2)), axis),
         ),
         "concat": (layout.concat([read, read], axis), np.concatenate([x, x], axis)),
+        "last of the first": (layout.reshape(layout.unstack(read, 0)[-1], (x[0].size,)), x[-1].reshape(-1)),
+        "part of a concat": (
+            layout.part(layout.concat([read, read], 0), 0, x.shape[0] - 1, 2),
+            np.concatenate([x, x])[x.shape[0] - 1 :][:2],
+        ),
         "reshape": (layout.reshape(layout.permute(read, axes), (x.size,)), x.transpose(axes).reshape(-1)),
         "turned concat": (
             layout.permute(layout.concat([read, read], axis), axes),
@@ -191,6 +196,33 @@ def test_copies_without_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with Checkpoint.open(tmp_path) as checkpoint:
         out = written(tmp_path / "out", Read("x", x.shape, "F32"), TensorInfo(x.shape, "F32"), checkpoint)
     np.testing.assert_array_equal(out, x)
+
+
+def test_experts_of_one_tensor_are_copied_by_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).random((4, 30, 20), "float32")
+    save(tmp_path / WEIGHTS, {"x": x})
+    monkeypatch.setattr(elements, "blocks", lambda *_: pytest.fail("read, not copied"))
+    parts = layout.unstack(Read("x", x.shape, "F32"), 0)
+    with Checkpoint.open(tmp_path) as checkpoint:
+        for expected, part in zip(x, parts, strict=True):
+            out = written(tmp_path / "out", part, TensorInfo((30, 20), "F32"), checkpoint)
+            np.testing.assert_array_equal(out, expected)
+        joined = layout.concat(parts[::-1], 0)
+        out = written(tmp_path / "out", joined, TensorInfo((120, 20), "F32"), checkpoint)
+    np.testing.assert_array_equal(out, x[::-1].reshape(120, 20))
+
+
+def test_an_error_frees_the_room_of_mapped_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk while one tensor is turned: those that wait for its room end too."""
+    x = np.ones((64, 32), "float32")
+    save(tmp_path / WEIGHTS, {"x": x})
+    monkeypatch.setattr(weights_writer, "MAPPED", 1)  # one at a time
+    turned = layout.transpose(Read("x", x.shape, "F32"))
+    tensors = [NewTensor(f"t{i}", TensorInfo((32, 64), "F32"), turned) for i in range(6)]
+    with Checkpoint.open(tmp_path) as checkpoint:
+        write_safetensors(tmp_path / "out", tensors, checkpoint)
+        with pytest.raises(OSError, match="space"):
+            write_safetensors(Path("/dev/full"), tensors, checkpoint)
 
 
 def test_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

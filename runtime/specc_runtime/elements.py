@@ -1,4 +1,7 @@
-"""Elements of a rearranged tensor, a few megabytes at a time, out of mapped files."""
+"""Elements of a rearranged tensor, a few megabytes at a time.
+
+What lies together in the files is read piece by piece; what has to be rearranged is mapped.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 
 from specc.weights.layout import Concat, Expr, Permute, Read, Reshape, Slice, reads
 from specc_runtime.checkpoint import NUMPY, Checkpoint
+from specc_runtime.extents import extents
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -19,10 +23,15 @@ _STRIP = 16  # columns that are transposed together: a cache line of f32, 3 to 7
 def blocks(expr: Expr, checkpoint: Checkpoint) -> Iterator[Array]:
     """The elements of `expr` in row-major order, as consecutive contiguous blocks in the files' element type.
 
-    Blocks may be views of a mapped file. Memory in use: a block, and where a `reshape` of a permuted tensor is permuted
-    again, that tensor.
+    Memory in use: a block; where elements change places also the mapped pages of the tensors they are of, until those
+    are released, and where a `reshape` of a permuted tensor is permuted again, that tensor.
     """
-    if isinstance(expr, Reshape):
+    stretches = extents(expr)
+    if stretches is not None:
+        for one in stretches:
+            for first in range(0, one.count, BLOCK):
+                yield checkpoint.read(one.name, one.start + first, min(BLOCK, one.count - first))
+    elif isinstance(expr, Reshape):
         yield from blocks(expr.x, checkpoint)
     elif isinstance(expr, Concat):
         yield from _joined(expr, checkpoint)
@@ -36,8 +45,21 @@ def equal(left: Expr, right: Expr, checkpoint: Checkpoint) -> bool:
         return False
     dtypes = [next(reads(expr)).dtype for expr in (left, right)]
     common = dtypes[0] if dtypes[0] == dtypes[1] else "F64"
-    pairs = zip(_pieces(_view(left, checkpoint)), _pieces(_view(right, checkpoint)), strict=True)
+    pairs = zip(_streamed(left, checkpoint), _streamed(right, checkpoint), strict=True)
     return all(converted(a, dtypes[0], common).tobytes() == converted(b, dtypes[1], common).tobytes() for a, b in pairs)
+
+
+def _streamed(expr: Expr, checkpoint: Checkpoint) -> Iterator[Array]:
+    """The elements in blocks of one size, whatever the expression; its mapped pages are given back."""
+    rest: Array = np.empty(0, NUMPY[next(reads(expr)).dtype])
+    for block in blocks(expr, checkpoint):
+        rest = np.concatenate([rest, block.reshape(-1)])
+        while rest.size >= BLOCK:
+            yield rest[:BLOCK]
+            rest = rest[BLOCK:]
+    yield rest
+    for leaf in reads(expr):
+        checkpoint.release(leaf.name)
 
 
 def converted(block: Array, source: str, target: str) -> Array:
@@ -45,8 +67,9 @@ def converted(block: Array, source: str, target: str) -> Array:
     if source == target:
         return block
     if source == "BF16":
-        wide: Array = (block.astype(np.uint32) << 16).view(np.float32)
-        return converted(wide, "F32", target)
+        bits = block.astype(np.uint32)
+        bits <<= 16
+        return converted(bits.view(np.float32), "F32", target)
     if target == "BF16":
         return _to_bf16(block.astype(np.float32))
     return block.astype(NUMPY[target])

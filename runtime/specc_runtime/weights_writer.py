@@ -13,7 +13,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any
 from specc.diagnostics import Diagnostic, Rejected
 from specc.initializers import draw
 from specc.ir.graph import Initializer
-from specc.weights.layout import Expr, Read, TensorInfo, reads
+from specc.weights.layout import Expr, TensorInfo, reads
 from specc.weights.mapping import Plan
+from specc_runtime.budget import Budget
 from specc_runtime.checkpoint import Checkpoint
+from specc_runtime.extents import Extent, extents
 from specc_runtime.tensor_file import ITEM_SIZES, damaged
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 64  # of the first byte of data; the format asks for 8
 THREADS = 4
+MAPPED = 1 << 28  # bytes of the checkpoint that may be mapped at a time to rearrange them; or one tensor that has more
 _CHUNK = 1 << 22  # bytes, where the kernel cannot copy
 
 # What copy_file_range answers where the two files are on systems that cannot do it between them.
@@ -113,13 +116,14 @@ class Writing:
     ) -> None:
         """`seed` is that of drawn tensors. Raises `OSError` if there can be no such file."""
         header, self.places = layout(tensors)
+        mapped = Budget(MAPPED)
         self._out = new_file(path)
         self._pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
         self._parts = [self._pool.submit(write_at, self._out, header, 0)]
         # Larger tensors first: threads end together. Each writes at its own place, so no order shows in the file.
         for tensor in sorted(tensors, key=lambda t: -t.nbytes):
             offset = self.places[tensor.name].offset
-            self._parts.append(self._pool.submit(_write_tensor, self._out, offset, tensor, checkpoint, seed))
+            self._parts.append(self._pool.submit(_write_tensor, self._out, offset, tensor, checkpoint, seed, mapped))
 
     def finish(self) -> dict[str, Place]:
         """Wait for the file to be complete; returns where each tensor lies.
@@ -176,7 +180,9 @@ def layout(tensors: Sequence[NewTensor]) -> tuple[bytes, dict[str, Place]]:
     return len(text).to_bytes(8, "little") + text, {n: Place(start + p.offset, p.nbytes) for n, p in places.items()}
 
 
-def _write_tensor(out: int, offset: int, tensor: NewTensor, checkpoint: Checkpoint | None, seed: int) -> int:
+def _write_tensor(
+    out: int, offset: int, tensor: NewTensor, checkpoint: Checkpoint | None, seed: int, mapped: Budget
+) -> int:
     """The number of bytes written."""
     source = tensor.source
     if isinstance(source, Initializer):
@@ -184,18 +190,36 @@ def _write_tensor(out: int, offset: int, tensor: NewTensor, checkpoint: Checkpoi
     else:
         assert source is not None, f"{tensor.name} is written by somebody else"
         assert checkpoint is not None, f"{tensor.name} is read from a checkpoint, and there is none"
-        if isinstance(source, Read) and source.dtype == tensor.info.dtype:
-            entry = checkpoint.tensors[source.name]
-            copy_range(checkpoint.descriptor(entry.file), entry.offset, out, offset, entry.nbytes, entry.file)
-            return entry.nbytes
-        blocks = _rearranged(source, tensor.info.dtype, checkpoint)
+        stretches = extents(source)
+        if stretches is not None and all(checkpoint.tensors[s.name].dtype == tensor.info.dtype for s in stretches):
+            return sum([_copy(s, checkpoint, out, offset + at) for s, at in _placed(stretches, tensor.info.dtype)])
+        blocks = _rearranged(source, tensor.info.dtype, checkpoint, None if stretches is not None else mapped)
     done = 0
-    for block in blocks:
-        done += write_at(out, block.reshape(-1).data.cast("B") if block.size else b"", offset + done)
+    with contextlib.closing(blocks):  # on an error too: other threads wait for what it holds
+        for block in blocks:
+            done += write_at(out, block.reshape(-1).data.cast("B") if block.size else b"", offset + done)
     return done
 
 
-def _rearranged(source: Expr, dtype: str, checkpoint: Checkpoint) -> Iterator[Array]:
+def _placed(stretches: Sequence[Extent], dtype: str) -> Iterator[tuple[Extent, int]]:
+    """Each with the bytes of those before it."""
+    at = 0
+    for one in stretches:
+        yield one, at
+        at += one.count * ITEM_SIZES[dtype]
+
+
+def _copy(one: Extent, checkpoint: Checkpoint, out: int, offset: int) -> int:
+    entry = checkpoint.tensors[one.name]
+    item = ITEM_SIZES[entry.dtype]
+    start, count = entry.offset + one.start * item, one.count * item
+    copy_range(checkpoint.descriptor(entry.file), start, out, offset, count, entry.file)
+    return count
+
+
+def _rearranged(
+    source: Expr, dtype: str, checkpoint: Checkpoint, mapped: Budget | None
+) -> Generator[Array, None, None]:
     from specc_runtime import elements
 
     leaves = list(reads(source))
@@ -204,13 +228,16 @@ def _rearranged(source: Expr, dtype: str, checkpoint: Checkpoint) -> Iterator[Ar
         raise Rejected(
             [Diagnostic("W301", f"{', '.join(leaf.name for leaf in leaves)} are of several types in the file")]
         )
-    for block in elements.blocks(source, checkpoint):
-        yield elements.converted(block, leaves[0].dtype, dtype)
-    for leaf in leaves:
-        checkpoint.release(leaf.name)
+    names = {leaf.name for leaf in leaves}
+    size = sum(checkpoint.tensors[name].nbytes for name in names)
+    with mapped.hold(size) if mapped is not None else contextlib.nullcontext():
+        for block in elements.blocks(source, checkpoint):
+            yield elements.converted(block, leaves[0].dtype, dtype)
+        for name in names:
+            checkpoint.release(name)
 
 
-def _drawn(tensor: NewTensor, initializer: Initializer, seed: int) -> Iterator[Array]:
+def _drawn(tensor: NewTensor, initializer: Initializer, seed: int) -> Generator[Array, None, None]:
     from specc_runtime import elements
 
     rng = stream(seed, tensor.name)
