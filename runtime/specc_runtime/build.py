@@ -160,7 +160,7 @@ def _fill(
     finally:
         if written is not None:
             written.writing.stop()
-    if request.cache is not None and source is not None:
+    if (request.cache is not None or request.quant_text is not None) and source is not None:
         copy_companions(source.checkpoint, work)
     quantised = None
     if request.quant is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from keyword import iskeyword
 from pathlib import Path
@@ -131,11 +131,30 @@ class Build:
         """The safetensors file; None for a build of structure only (`--no-weights`)."""
         return self.folder / WEIGHTS if self.manifest["weights"] is not None else None
 
-    def module(self) -> torch.nn.Module:
+    @property
+    def quantisation(self) -> Mapping[str, Any]:
+        """How a build with `--quant` stores weights in few bits. Raises `Rejected` (B660) for another build."""
+        found: Mapping[str, Any] | None = self.manifest.get("quantisation")
+        if found is None:
+            message = f"`{self.folder}` has no weights in few bits"
+            raise Rejected([Diagnostic("B660", message, help="build it with  --quant int8")])
+        return found
+
+    def module(self, *, quantized: bool = False) -> torch.nn.Module:
         """The live `nn.Module` with its weights, in eval mode; call it with the inputs' names.
 
-        A build without weights gives what the class draws. Loading runs the emitted Python. Raises `Rejected` (B660).
+        `quantized`: the weights that a build with `--quant` has in few bits are so here, too, in torchao's own form. A
+        build without weights gives what the class draws. Loading runs the emitted Python. Raises `Rejected`: B660, B670
+        without torchao.
         """
+        if quantized:
+            from specc_runtime.quantised import parse
+            from specc_runtime.torch_quant import quantize
+
+            stored, ties = self.quantisation, self.manifest["weights"]["ties"]
+            module = self.module()
+            quantize(module, parse(stored["scheme"]), stored["products"], stored["tables"], ties)
+            return module
         if not self.source.is_file():
             message = f"`{self.folder}` has no torch source"
             raise Rejected([Diagnostic("B660", message, help="build it with  --emit torch,onnx")])
@@ -148,14 +167,18 @@ class Build:
         options: onnxruntime.SessionOptions | None = None,
         device: Device = "cpu",
         *,
+        quantized: bool = False,
         load: Load | None = None,
     ) -> onnxruntime.InferenceSession:
-        """An onnxruntime session. `load`: see `loading`; the build's own if None.
+        """An onnxruntime session, `quantized` on the graph of a build with `--quant` whose weights are in few bits.
 
-        Raises `Rejected`: B660 where a file is missing, G706 without such a device.
+        `load`: see `loading`; the build's own if None. Raises `Rejected`: B660 where a file is missing, G706 without
+        such a device.
         """
         if load is not None:
-            return replace(self, load=load).session(entry, options, device)
+            return replace(self, load=load).session(entry, options, device, quantized=quantized)
+        if quantized and self.quantisation and entry in self.manifest["entries"]:
+            return self.session_of(self.manifest["entries"][entry]["quantised"], options, device)
         file = self.manifest["entries"].get(entry, {}).get("onnx")
         if file is None:
             known = ", ".join(name for name, e in self.manifest["entries"].items() if e["onnx"])

@@ -137,6 +137,8 @@ def make(
         if given["cache"] is None:
             raise click.UsageError("--logits is about entries that go on from earlier calls: add --cache concat")
         given["cache"] = replace(given["cache"], logits=logits)
+    if given["quant_text"] is not None and given["quant"] is None:
+        raise click.UsageError("--quant-text is about weights in few bits: add --quant int8")
     request = Request(
         file, verify=not no_verify, render=not no_render, without=frozenset(without), entries=wanted, **given
     )
