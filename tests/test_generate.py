@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from building import command, make, specc
+from parity import randomised
 from test_cached import BART, GPT2, LONG, one_thread  # noqa: F401  (a fixture)
 from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family, checkpoint
+from test_zoo_mamba import MAMBA
 from test_zoo_moe import MIXTRAL
 from test_zoo_more import NEOX, PHI3
 
@@ -25,7 +27,7 @@ from specc_runtime.build import Request, build
 from specc_runtime.cache import Request as Cache
 from specc_runtime.companions import SpecialTokens
 from specc_runtime.device_steps import DeviceSteps
-from specc_runtime.sampling import process
+from specc_runtime.sampling import nucleus, process
 from specc_runtime.steps import OnnxSteps
 from specc_runtime.tokens import Detokenizer, Ending
 
@@ -79,6 +81,28 @@ def test_greedy_gives_the_tokens_of_transformers(family: Family, config: dict[st
                     eos_token_id=None,
                     pad_token_id=0,
                 )[0, len(prompt) :].tolist()
+            )
+            for prompt in PROMPTS
+        ]
+    for backend in BACKENDS:
+        generator = Generator(out, backend)
+        generator.special = SpecialTokens()
+        assert generator.generate(PROMPTS[0], 64).tokens == expected[0], backend
+        assert [row.tokens for row in generator.generate(PROMPTS, 64).rows] == expected, backend
+
+
+def test_a_state_space_goes_on_from_its_states(tmp_path: Path) -> None:
+    """Padding puts nothing into them: a row of a batch is as it is alone."""
+    model = randomised(MAMBA.model(MAMBA.config(**{**MAMBA.small, "use_cache": True})))
+    model.save_pretrained(tmp_path / "checkpoint")
+    out, weights = tmp_path / "out", str(tmp_path / "checkpoint")
+    build(Request("mamba", weights=weights, render=False, verify=False, out=out, cache=CONCAT))
+    with torch.no_grad():
+        expected = [
+            tuple(
+                model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=64, eos_token_id=None)[
+                    0, len(prompt) :
+                ].tolist()
             )
             for prompt in PROMPTS
         ]
@@ -306,6 +330,17 @@ def test_logits_are_processed_as_transformers_does(settings: Sampling) -> None:
         np.testing.assert_allclose(process(logits, text.tolist(), settings), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [0.1, 1.0, 8.0])
+@pytest.mark.parametrize("share", [0.2, 0.95])
+def test_nuclei_of_large_vocabularies(scale: float, share: float) -> None:
+    """Tokens at the edge of one are told apart by the rounding of a sum; there are few."""
+    logits = (np.random.default_rng(1).standard_normal(50_000) * scale).astype(np.float32)
+    expected = transformers.TopPLogitsWarper(share)(None, torch.from_numpy(logits)[None])[0].numpy()
+    given = nucleus(logits, share)
+    assert int((np.isfinite(given) != np.isfinite(expected)).sum()) <= 1 + 1e-4 * np.isfinite(expected).sum()
+    assert (given[np.isfinite(given)] == logits[np.isfinite(given)]).all()
+
+
 def test_repetition_penalty_counts_for_greedy_decoding(generator: Generator) -> None:
     free, held = (
         generator.generate(PROMPTS[0], 40, sampling=Sampling(repetition_penalty=penalty)).tokens for penalty in (1, 50)
@@ -324,6 +359,12 @@ def test_a_seed_gives_the_same_tokens(built: Path, generator: Generator) -> None
     assert [row.tokens for row in sample(drawn.seed).rows] == [row.tokens for row in drawn.rows]
     greedy = generator.generate(PROMPTS[:2], 30)
     assert [row.tokens for row in sample(7, top_k=1).rows] == [row.tokens for row in greedy.rows]
+
+
+def test_logits_that_are_no_numbers() -> None:
+    for wrong in (np.nan, np.inf):
+        refused = found(process, np.array([1.0, wrong, 2.0], np.float32), [], Sampling())
+        assert refused.code == "B660" and f"the largest logit of the model is {wrong}" in refused.message
 
 
 def test_draws_follow_the_probabilities() -> None:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 
+_SORTED = 1024
+"""Tokens that are sorted at first: nearly always the rest is not among what is drawn from."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Settings of the choice. Without temperature, top-k and top-p the most likely token is taken (greedy).
@@ -76,15 +80,21 @@ class Sampler:
         scores = process(logits, text, self.settings)
         if self.settings.greedy:
             return int(scores.argmax())
-        weights = np.exp(scores.astype(np.float64) - float(scores.max())).cumsum()
-        return int(np.searchsorted(weights, self.random.random() * weights[-1], side="right"))
+        possible = np.flatnonzero(scores > -np.inf)
+        weights = np.exp(scores[possible].astype(np.float64) - float(scores.max())).cumsum()
+        return int(possible[np.searchsorted(weights, self.random.random() * weights[-1], side="right")])
 
 
 def process(logits: Array, text: Sequence[int], settings: Sampling) -> Array:
-    """f32[vocab] after the settings; a token that is out of the question is -inf."""
+    """f32[vocab] after the settings; a token that is out of the question is -inf. Raises `Rejected` (B660) for logits
+    that are no numbers."""
     import numpy as np
 
     scores = logits.astype(np.float32)
+    largest = float(scores.max())
+    if not math.isfinite(largest):
+        help = "f16 overflows where f32 does not: build it with --dtype f32; or the checkpoint itself has such values"
+        raise Rejected([Diagnostic("B660", f"the largest logit of the model is {largest}", help=help)])
     if settings.repetition_penalty != 1.0:
         scores = penalised(scores, text, settings.repetition_penalty)
     if settings.greedy:
@@ -122,11 +132,29 @@ def nucleus(scores: Array, share: float) -> Array:
     """The smallest set of tokens whose probabilities sum to `share` or more (Holtzman et al., 2019), one at least."""
     import numpy as np
 
-    order = np.argsort(scores, kind="stable")
-    sorted_ = scores[order]
-    weights = np.exp(sorted_ - sorted_[-1])
-    below = (weights / weights.sum(dtype=np.float32)).cumsum(dtype=np.float32)
-    dropped = order[:-1][below[:-1] <= np.float32(1.0 - share)]
-    scores = scores.copy()
-    scores[dropped] = -np.inf
-    return scores
+    possible = np.flatnonzero(scores > -np.inf)
+    left = scores[possible]
+    weights = np.exp(left - left.max())
+    shares = weights / weights.sum()
+    among, rest = _likely(left, shares, 1.0 - share)
+    order = among[np.argsort(left[among], kind="stable")]
+    below = rest + shares[order].cumsum(dtype=np.float32)  # a token's own share, and that of all less likely ones
+    kept = possible[np.append(order[:-1][below[:-1] > np.float32(1.0 - share)], order[-1])]
+    found = np.full_like(scores, -np.inf)
+    found[kept] = scores[kept]
+    return found
+
+
+def _likely(scores: Array, shares: Array, least: float) -> tuple[Array, np.float32]:
+    """Some of the likeliest tokens, and the share of all others, which is at most `least`: sorting a whole vocabulary
+    takes longer than a step of a small model."""
+    import numpy as np
+
+    count = _SORTED
+    while count < scores.size:
+        among = np.argpartition(scores, -count)[-count:]
+        rest = np.float32(1.0 - float(shares[among].sum(dtype=np.float64)))
+        if rest <= least:
+            return among, rest
+        count *= 8
+    return np.arange(scores.size), np.float32(0)
