@@ -187,6 +187,37 @@ def test_many_at_once(tmp_path: Path, swap: str) -> None:
     assert names(tmp_path) == ["a"]
 
 
+def test_a_large_old_build_goes_in_the_background(tmp_path: Path, swap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it; sweeps leave it to the process that deletes it, and take over when that is killed."""
+    monkeypatch.setattr(publish, "_LARGE", 100)
+    tool = tmp_path / "bin" / "rm"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho $$ > "{tmp_path}/pid"\nexec sleep 60\n')
+    tool.chmod(0o755)
+    publish_text(tmp_path / "x" / "a", "one" * 100)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+        publish_text(tmp_path / "x" / "a", "two" * 100)
+    pid = tmp_path / "pid"
+    while not pid.is_file() or not pid.read_text().strip():
+        time.sleep(0.01)
+    [old, new] = names(tmp_path / "x")
+    assert old.startswith(".a.specc-") and not old.endswith(".old") and new == "a"
+    publish.sweep(tmp_path / "x" / "a")
+    assert names(tmp_path / "x") == [old, new]
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    while names(tmp_path / "x") != ["a"]:
+        publish.sweep(tmp_path / "x" / "a")
+    assert content(tmp_path / "x") == {"a/deep/file": b"two" * 100}
+    publish_text(tmp_path / "x" / "a", "three")
+    while names(tmp_path / "x") != ["a"]:
+        time.sleep(0.01)
+    monkeypatch.setenv("PATH", "")
+    publish_text(tmp_path / "x" / "a", "four" * 100)
+    publish_text(tmp_path / "x" / "a", "five")
+    assert names(tmp_path / "x") == ["a"]
+
+
 KILLED = """
 import sys, time
 from pathlib import Path

@@ -1,8 +1,9 @@
 """A folder that appears whole or not at all.
 
 A build is written into a temporary folder beside its place, synced, and swapped in by one rename. An earlier build
-stays until then. A writer holds a lock on its temporary folder; the kernel drops it with the process, so the next run
-can tell what a killed process left from what another one is writing, and sweeps it.
+stays until then; a large one is deleted by a process that outlives the build. A writer holds a lock on its temporary
+folder; the kernel drops it with the process, so the next run can tell what a killed process left from what another one
+is writing, and sweeps it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import errno
 import fcntl
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _OLD = ".old"
 _TRIES = 100
+_LARGE = 1 << 26  # bytes; deleting takes up to a second for each gigabyte
 
 
 @contextmanager
@@ -39,8 +42,8 @@ def publishing(target: Path) -> Iterator[Path]:
             _sync_tree(work)
             _swap(work, target)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
             os.close(lock)
+            _discard(work)
 
 
 def sweep(target: Path) -> None:
@@ -67,6 +70,47 @@ def sweep(target: Path) -> None:
             continue
         finally:
             os.close(handle)
+
+
+def _discard(folder: Path) -> None:
+    """Delete a folder, if it is there; nobody has to wait for a large one."""
+    if _bytes(folder) < _LARGE or not _deleted_in_background(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _bytes(folder: Path) -> int:
+    """Of all its files; one that another run sweeps meanwhile has none."""
+    found = 0
+    for root, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                found += (Path(root) / name).lstat().st_size
+    return found
+
+
+def _deleted_in_background(folder: Path) -> bool:
+    """Start a process of its own session that deletes a folder; False where that cannot be.
+
+    It holds the folder's lock, so that a sweep meanwhile does not wait for it; what it leaves when it is killed, the
+    next sweep removes.
+    """
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        line = ["sh", "-c", 'rm -rf -- "$1" &', "sh", folder]
+        silent = subprocess.DEVNULL
+        done = subprocess.run(
+            line, pass_fds=(lock,), stdin=silent, stdout=silent, stderr=silent, start_new_session=True, check=False
+        )
+        return done.returncode == 0
+    except OSError:  # no shell
+        return False
+    finally:
+        os.close(lock)
 
 
 def _prefix(target: Path) -> str:
@@ -175,7 +219,9 @@ def _replaced(work: Path, target: Path, aside: Path) -> bool:
             return False
         finally:
             with contextlib.suppress(FileNotFoundError):
-                if not _renamed(aside, target):  # the new folder is in its place
+                # Back it goes, unless a new folder is in its place: ours, or that of a build that was quicker.
+                back = _renamed(aside, target)
+                if not back and (work.exists() or not _renamed(aside, work)):
                     shutil.rmtree(aside, ignore_errors=True)
     finally:
         os.close(old)
