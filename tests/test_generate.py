@@ -27,6 +27,7 @@ from specc_runtime.build import Request, build
 from specc_runtime.cache import Request as Cache
 from specc_runtime.companions import SpecialTokens
 from specc_runtime.device_steps import DeviceSteps
+from specc_runtime.quantised import parse
 from specc_runtime.sampling import nucleus, process
 from specc_runtime.steps import OnnxSteps
 from specc_runtime.tokens import Detokenizer, Ending
@@ -579,3 +580,19 @@ def test_builds_in_narrow_types_generate(dtype: DType, tmp_path: Path) -> None:
     else:
         refused = found(Generator, out)
         assert refused.code == "B660" and "does not run on cpu" in refused.message and "torch" in refused.help
+
+
+def test_weights_in_few_bits_generate(tmp_path: Path) -> None:
+    """The graph in int8 decodes as its whole text does; a build without one says so."""
+    out = make("gpt2", tmp_path / "out", cache=CONCAT, quant=parse("int8")).folder
+    text = [1, 2, 3]
+    for _ in range(5):
+        [logits] = (
+            open_build(out)
+            .session(quantized=True)
+            .run(None, {"input_ids": np.array([text]), "attention_mask": np.ones((1, len(text)), bool)})
+        )
+        text.append(int(logits[0, -1].argmax()))
+    assert list(Generator(out, quantized=True).generate([1, 2, 3], 5).tokens) == text[3:]
+    refused = found(Generator, make("gpt2", tmp_path / "plain", cache=CONCAT).folder, quantized=True)
+    assert refused.code == "B660" and "--quant" in refused.help

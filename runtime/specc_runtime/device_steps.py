@@ -67,9 +67,9 @@ class DeviceSteps(OnnxSteps):
         return {name: ort.OrtValue.ortvalue_from_numpy(v.numpy(), self.device, 0) for name, v in values.items()}
 
 
-def open_on(device: Device, build: Build, engine: str, entry: str | None = None) -> Steps:
+def open_on(device: Device, build: Build, engine: str, entry: str | None = None, *, quantized: bool = False) -> Steps:
     """As `open_steps`, on a device. Raises `Rejected`: B620, B660, G706."""
-    steps = open_steps(build, engine, entry, device)
+    steps = open_steps(build, engine, entry, device, quantized=quantized)
     if device == "cpu" or type(steps) is not OnnxSteps:
         return steps
     return DeviceSteps(steps.session, steps.cache, steps.of, steps.once, device)

@@ -88,7 +88,7 @@ class Encoder:
         return {name: programs.as_numpy(value) for name, value in zip(names, results, strict=True)}
 
 
-def open_encoder(build: Build, steps: Steps, needed: Sequence[str], device: Device) -> Encoder | None:
+def open_encoder(build: Build, steps: Steps, needed: Sequence[str], device: Device, quantized: bool) -> Encoder | None:
     """The entry of a build that gives what a decoder needs; None if it needs nothing. Raises `Rejected` (G705)."""
     if not needed:
         return None
@@ -100,7 +100,9 @@ def open_encoder(build: Build, steps: Steps, needed: Sequence[str], device: Devi
         passed = {one: one.removeprefix(_PREFIX) for one in needed if one in left}
         if len(left) < len(needed) and set(passed.values()) <= {i.name for i in of.inputs}:
             method = (
-                getattr(steps.module, name) if isinstance(steps, TorchSteps) else build.session(name, device=device)
+                getattr(steps.module, name)
+                if isinstance(steps, TorchSteps)
+                else build.session(name, device=device, quantized=quantized)
             )
             return Encoder(of, *_text_inputs(of), passed, method, device)
     message = f"`{steps.of.method}` takes `{needed[0]}`, which no entry of the build gives"

@@ -36,9 +36,10 @@ MAX_NEW_TOKENS = 128
 class Generator:
     """Generates with a cached entry of a build: continues prompts, or answers those that its encoder reads.
 
-    `backend` runs it on `device`. `tokenizer`: a tokenizer.json or a folder that has one, where the build has none or
-    another is wanted. Raises `Rejected`: B620 for a build without a cache, G705 for a model that does not continue
-    texts, G706 for a device that is not there, G702 and G703 for a tokenizer that is damaged or of another model.
+    `backend` runs it on `device`; `quantized`: with the weights in few bits of a build with `--quant`. `tokenizer`: a
+    tokenizer.json or a folder that has one, where the build has none or another is wanted. Raises `Rejected`: B620 for
+    a build without a cache, G705 for a model that does not continue texts, G706 for a device that is not there, G702
+    and G703 for a tokenizer that is damaged or of another model.
     """
 
     def __init__(
@@ -48,15 +49,16 @@ class Generator:
         device: Device = "cpu",
         *,
         entry: str | None = None,
+        quantized: bool = False,
         tokenizer: str | Path | None = None,
     ) -> None:
         self.build = build if isinstance(build, Build) else open_build(build)
         self.device: Device = device
-        self.steps = self._opened(lambda: open_on(device, self.build, backend, entry))
+        self.steps = self._opened(lambda: open_on(device, self.build, backend, entry, quantized=quantized))
         self.cache: Cache = self.steps.cache
         self.of: Interface = self.steps.of
         self.decoder = decoder_of(self.of.method, self.cache, self.of)
-        self.encoder = self._opened(lambda: open_encoder(self.build, self.steps, self._needed(), device))
+        self.encoder = self._opened(lambda: open_encoder(self.build, self.steps, self._needed(), device, quantized))
         self.special = SpecialTokens.from_json(self.build.manifest.get("special_tokens") or SpecialTokens().to_json())
         self.tokenizer = self._tokenizer(tokenizer)
 

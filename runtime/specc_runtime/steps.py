@@ -243,11 +243,18 @@ def part_of(steps: Steps, plain: Interface, feeds: Mapping[str, Array], start: i
     return given
 
 
-def open_steps(build: Build, engine: str = "onnxruntime", entry: str | None = None, device: Device = "cpu") -> Steps:
+def open_steps(
+    build: Build,
+    engine: str = "onnxruntime",
+    entry: str | None = None,
+    device: Device = "cpu",
+    *,
+    quantized: bool = False,
+) -> Steps:
     """A cached entry of a build, ready for its first step, on "onnxruntime" or on "torch".
 
-    Without an entry it is the only cached one. Raises `Rejected`: B620 if the build has none, B660 for damaged files,
-    G706 for a device that is not there.
+    Without an entry it is the only cached one. `quantized`: with the weights in few bits of a build with `--quant`.
+    Raises `Rejected`: B620 if the build has none, B660 for damaged files, G706 for a device that is not there.
     """
     cached = {name: found for name, found in build.manifest["entries"].items() if "cache" in found}
     name = entry if entry is not None else next(iter(cached), "")
@@ -258,6 +265,6 @@ def open_steps(build: Build, engine: str = "onnxruntime", entry: str | None = No
     cache, of = Cache.from_json(cached[name]["cache"]), Interface.from_json(cached[name]["interface"])
     if engine == "torch":
         check_torch(device)
-        return TorchSteps(build.module().to(device), cache, of)
+        return TorchSteps(build.module(quantized=quantized).to(device), cache, of)
     once = build.session_of(cache.once.file, device=device) if cache.once is not None else None
-    return OnnxSteps(build.session(name, device=device), cache, of, once=once)
+    return OnnxSteps(build.session(name, device=device, quantized=quantized), cache, of, once=once)

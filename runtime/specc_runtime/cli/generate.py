@@ -61,6 +61,7 @@ def parse_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     show_default=True,
     help="Prepare the weights, or start at once on the mapped file (onnxruntime).",
 )
+@click.option("--quantized", is_flag=True, help="With the weights in few bits of a build with --quant.")
 @click.option("--stats/--no-stats", default=True, help="Tokens per second, on stderr at the end.  [default: --stats]")
 def command(build: Path, stats: bool, **given: Any) -> None:
     """Continue a prompt with a build that has a cache (`specc build FILE --cache concat`).
@@ -76,7 +77,8 @@ def command(build: Path, stats: bool, **given: Any) -> None:
         _check_usage(given)
         sampling = Sampling(*(given[name] for name in ("temperature", "top_k", "top_p", "repetition_penalty", "seed")))
         opened = open_build(build, given["load"])
-        generator = Generator(opened, given["backend"], given["device"], tokenizer=given["tokenizer"])
+        more = {name: given[name] for name in ("tokenizer", "quantized")}
+        generator = Generator(opened, given["backend"], given["device"], **more)
         run = generator.stream(_prompt(given), given["max_tokens"], sampling=sampling, stop=given["stops"])
         interrupted = _show(generator, run)
     if stats:
