@@ -267,6 +267,7 @@ class Op:
         False  # an element of a result comes from one place of the operands: axes may move, not mix
     )
     packing: ClassVar[Packing | None] = None  # the weight that may be stored in few bits, see `onnx_packed`
+    in_onnx: ClassVar[tuple[tuple[str, int], ...]] = ()  # ONNX operators that are all of this one, since which opset
     params: ClassVar[tuple[ParamSpec, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from specc.elaborate.evaluate import Evaluator
+from specc.elaborate.names import available, closest
 from specc.elaborate.scopes import Scope
 from specc.elaborate.values import Binding, show
 from specc.syntax import ast
@@ -129,6 +130,10 @@ class Evaluation(Evaluator):
         args = [arg.value for arg in expr.args if isinstance(arg, ast.Arg) and arg.name is None]
         if name == "count_params" and not expr.args:
             return self.subject.count_params
+        if name == "fused" and len(args) == 1:
+            return self._fused(args[0], expr)
+        if name == "nodes" and len(args) == 1 and isinstance(args[0], ast.Name) and args[0].id == "onnx":
+            return self.subject.nodes
         if name == "shape" and len(args) == 1:
             value = self.value(args[0])
             if is_array(value):
@@ -141,6 +146,22 @@ class Evaluation(Evaluator):
             if is_array(value):
                 return _FUNCTIONS[name](value)
         return super()._Call(expr)
+
+    def _fused(self, operator: ast.Expr, call: ast.Call) -> bool:
+        """Whether every call of an operator is one of ONNX that stands for it whole."""
+        name = operator.id if isinstance(operator, ast.Name) else ""
+        found = self.subject.lowerings
+        known = dict.fromkeys(one.operator for one in found.operators if one.operator.isidentifier())
+        if not found.of(name):
+            guess = closest(name, known)
+            raise self.fail(
+                "E103",
+                f"{found.model} has no operator `{operator.span.text}`",
+                call.span,
+                help=f"did you mean `{guess}`?" if guess else "",
+                available=available(list(known)),
+            )
+        return all(one.form == "fused" for one in found.of(name))
 
     def _Index(self, expr: ast.Index) -> Any:
         base = self.value(expr.base)

@@ -17,6 +17,7 @@ from specc.diagnostics import Diagnostic, Rejected, Size
 from specc.dims import DimError
 from specc.elaborate.models import Given, Options
 from specc.elaborate.values import Fail
+from specc.inspect.lowering import Lowerings, lowerings
 from specc.ir.graph import parameter_count
 from specc.reading import project_root
 from specc.syntax import ast
@@ -232,6 +233,19 @@ class Subject:
     @property
     def count_params(self) -> int:
         return parameter_count(self.checked.model.module)
+
+    @cached_property
+    def lowerings(self) -> Lowerings:
+        """What the operators become in the graph that a test builds."""
+        return lowerings(self.checked.model, opset=self.request.opset)
+
+    @property
+    def nodes(self) -> int:
+        """How many the graph of `forward` has."""
+        import onnx
+
+        path = self.build.folder / self.build.manifest["entries"]["forward"]["onnx"]
+        return len(onnx.load(path, load_external_data=False).graph.node)
 
     # ---- values --------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ Configured = Callable[[Options], "tuple[Model, Elaborator] | None"]
 
 TEST_SETTINGS = ("preset", "model", "seed", "inputs")
 TEST_VALUES = ("torch", "onnx", "forward", "incremental")
-TEST_FUNCTIONS = ("shape", "count_params", "hf")
+TEST_FUNCTIONS = ("shape", "count_params", "hf", "fused", "nodes")
 
 
 def check_sections(file: FileScope, elab: Elaborator, configured: Configured) -> None:
@@ -211,12 +211,13 @@ class TestSection(Evaluator):
         return known
 
     def _expectation(self, item: ast.Expect, known: set[str]) -> None:
+        operands = {id(name) for name in operators_named(item.cond)}
         for name, called in names_of(item.cond):
             if name.id in self.file.broken:
                 raise Poisoned
             if called and (name.id in TEST_FUNCTIONS or name.id in COMPILE_TIME or name.id in operators()):
                 continue
-            if name.id in known:
+            if name.id in known or id(name) in operands:
                 continue
             candidates = [*TEST_FUNCTIONS] if called else sorted(known)
             guess = closest(name.id, candidates)
@@ -236,6 +237,17 @@ class TestSection(Evaluator):
                     "E120", "a tolerance is `atol` or `rtol`", span, help="within (atol = 1e-4, rtol = 1e-3)"
                 )
             self.value(arg.value)
+
+
+def operators_named(expr: Any) -> Iterator[ast.Name]:
+    """The argument of every `fused(sdpa)`: an operator's name, which is no value."""
+    if isinstance(expr, ast.Call) and isinstance(expr.func, ast.Name) and expr.func.id == "fused":
+        for arg in expr.args:
+            if isinstance(arg, ast.Arg) and isinstance(arg.value, ast.Name) and arg.value.id in operators():
+                yield arg.value
+    for child in vars(expr).values() if isinstance(expr, ast.Node) else expr if isinstance(expr, tuple) else ():
+        if isinstance(child, (ast.Node, tuple)):
+            yield from operators_named(child)
 
 
 def names_of(expr: Any, called: bool = False) -> Iterator[tuple[ast.Name, bool]]:

@@ -43,6 +43,8 @@ class Gelu(Activation):
     torch_call = "F.gelu({x})"
     torch_module = "nn.GELU()"
 
+    in_onnx = (("Gelu", 20),)
+
     def onnx(self, emit: Emitter, x: Handle) -> Handle:
         if emit.opset >= 20:
             return emit("Gelu", x)
@@ -59,6 +61,8 @@ class GeluTanh(Activation):
     name = "gelu_tanh"
     torch_call = 'F.gelu({x}, approximate="tanh")'
     torch_module = 'nn.GELU(approximate="tanh")'
+
+    in_onnx = (("Gelu", 20),)
 
     def onnx(self, emit: Emitter, x: Handle) -> Handle:
         if emit.opset >= 20:

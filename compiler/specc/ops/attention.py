@@ -241,6 +241,8 @@ class ScaledDotProductAttention(Op):
 
     # ---- ONNX ------------------------------------------------------------------------------------------------------
 
+    in_onnx = (("Attention", 23),)
+
     def onnx(self, emit: Emitter, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None) -> Handle:
         return self._onnx(emit, q, k, v, mask, bias, None)
 

@@ -88,6 +88,8 @@ class Linear(Op):
     def torch(self, t: TorchText, x: str, w: str, b: str | None) -> str:
         return f"F.linear({x}, {w}, {b})" if b else f"F.linear({x}, {w})"
 
+    in_onnx = (("MatMul", 1), ("Gemm", 1))
+
     def onnx(self, emit: Emitter, x: Handle, w: Handle, b: Handle | None) -> Handle:
         if x.type.rank == 2:
             return emit("Gemm", x, w, b, transB=1)

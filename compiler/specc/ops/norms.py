@@ -51,6 +51,8 @@ class LayerNorm(Norm):
             return f"F.layer_norm({x}, {w}.shape, {w}, {b}, {t.attr('eps')})"
         return f"F.layer_norm({x}.movedim({axis}, -1), {w}.shape, {w}, {b}, {t.attr('eps')}).movedim(-1, {axis})"
 
+    in_onnx = (("LayerNormalization", 17),)
+
     def onnx(self, emit: Emitter, x: Handle, w: Handle, b: Handle | None) -> Handle:
         rank = x.type.rank
         axis = axis_index(self.axis, rank)
@@ -82,6 +84,8 @@ class RMSNorm(Norm):
         offset = t.attr("offset")
         scale = w if offset == "0.0" else f"{offset} + {w}"
         return f"F.rms_norm({x}, {w}.shape, {scale}, {t.attr('eps')})"
+
+    in_onnx = (("RMSNormalization", 23),)
 
     def onnx(self, emit: Emitter, x: Handle, w: Handle) -> Handle:
         scale = w if self.offset == 0 else emit("Add", w, emit.scalar(self.offset, w))

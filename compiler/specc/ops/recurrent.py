@@ -203,6 +203,8 @@ class LSTM(_Recurrent):
         biases = [b for b in (b_ih, b_hh) if b is not None]
         return f"{t.helper('lstm', _LSTM)}({', '.join([x, h, c, w_ih, w_hh, *biases])})"
 
+    in_onnx = (("LSTM", 1),)
+
     def onnx(
         self,
         emit: Emitter,
@@ -259,6 +261,8 @@ class GRU(_Recurrent):
     ) -> str:
         biases = [b for b in (b_ih, b_hh) if b is not None]
         return f"{t.helper('gru', _GRU)}({', '.join([x, h, w_ih, w_hh, *biases])})"
+
+    in_onnx = (("GRU", 1),)
 
     def onnx(
         self,

@@ -254,6 +254,8 @@ class Rotary(Op):
         turned = 2 * freqs_type.shape[0]
         return f"torch.cat(({rotate}({x}[..., :{turned}], {how}), {x}[..., {turned}:]), dim=-1)"
 
+    in_onnx = (("RotaryEmbedding", 23),)
+
     def onnx(self, emit: Emitter, x: Handle, pos: Handle, freqs: Handle) -> Handle:
         batch, _, length, channels = x.type.shape
         pairs = freqs.type.shape[0]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import click
 
-from specc import driver, reading
+from specc import driver, reading, report
 from specc.diagnostics import Diagnostic
+from specc.inspect.lowering import TARGETS, Lowerings
 from specc.report import suppressed
 from specc_runtime.cli.common import choices, print_diagnostics, reporting, stop
 
@@ -25,6 +27,12 @@ MAX_ROUNDS = 20  # of fixes that uncover other fixes
 @click.option("--notes", is_flag=True, help="Tell style and unused names too.")
 @click.option("--against", metavar="DIR|FILE", help="A build or checkpoint whose weights the model should take.")
 @click.option("--incremental", is_flag=True, help="Tell what keeps entries from being built with --cache.")
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    help=f"Tell what each operator becomes in ONNX for it: native, fused or decomposed.  [default: {TARGETS[0]}]",
+)
+@click.option("--opset", type=click.IntRange(17, 26), help="The same at this operator set.  [default: 23]")
 @click.option("--fix", is_flag=True, help="Apply the fixes that are safe to apply mechanically.")
 def command(
     paths: tuple[str, ...],
@@ -39,6 +47,8 @@ def command(
     strict: bool,
     notes: bool,
     incremental: bool,
+    target: str | None,
+    opset: int | None,
 ) -> None:
     """Check specs without building them. A folder stands for every .spec file below it."""
     with reporting(format):
@@ -80,15 +90,39 @@ def command(
             break
         click.echo(done, err=True)
         found = check()
-    print_diagnostics(_once(found), format)
+    forms: list[Lowerings] = []
+    if target or opset:
+        for file in [file for file, about in found.items() if not any(d.severity == "error" for d in about)]:
+            made = driver.lowered(
+                file,
+                on=target or TARGETS[0],
+                opset=opset or 23,
+                all_presets=all_presets,
+                sets=sets,
+                model=model,
+                preset=preset,
+            )
+            found[file] += [problem for one in made for problem in one.problems]
+            forms += made
+    if forms and format == "json":
+        click.echo(_document(_once(found), forms))
+    else:
+        print_diagnostics(_once(found), format)
     bad = {"error", "warning"} if deny else {"error"}
     failed = [file for file, about in found.items() if any(d.severity in bad for d in about)]
-    if format == "full" and len(files) == 1 and not failed:
+    if format == "full" and forms:
+        click.echo("\n\n".join(map(str, forms)))
+    elif format == "full" and len(files) == 1 and not failed:
         click.echo(f"{files[0]}: ok")
     elif format == "full" and len(files) > 1:
         click.echo(f"{len(files) - len(failed)} of {len(files)} files ok", err=bool(failed))
     if failed:
         stop(1)
+
+
+def _document(found: list[Diagnostic], forms: list[Lowerings]) -> str:
+    """The findings and the forms as one JSON document."""
+    return json.dumps({"diagnostics": json.loads(report.as_json(found)), "lowerings": [one.to_json() for one in forms]})
 
 
 def _told(found: list[Diagnostic]) -> list[Diagnostic]:

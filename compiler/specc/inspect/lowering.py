@@ -1,0 +1,287 @@
+"""What each operator of a model becomes in ONNX at an operator set, told without building: native, fused or decomposed.
+
+Operators say it themselves: their own `onnx` runs against a draft of a graph that keeps the names of nodes, and
+`in_onnx` beside it names the ONNX operators that stand for the whole of it, with the operator set since when. Nothing
+here knows an operator by name, and neither onnx nor numpy is needed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from specc.diagnostics import Diagnostic
+from specc.dims import Dim
+from specc.ir.graph import Absent, Apply, Call, Input, Loop, Model, Node, Scan, When
+from specc.ir.route import Route
+from specc.op import Emitter, Op, OpError
+from specc.passes.plain import IDENTITIES, Sizes, call_sizes, entry_sizes
+from specc.source import Span
+from specc.types import DType, Operand, Scalar, TensorType
+
+TARGETS = ("onnxruntime",)
+"""What graphs are written for: standard operators, in the forms that onnxruntime runs fastest."""
+OPSETS = range(17, 27)
+
+Form = Literal["native", "fused", "decomposed", "constant", "extern", "not available"]
+"""One node, or several of one kind, as it has always been; one node, of an operator set that not all runtimes know;
+several nodes; computed when the graph is built; by the `onnx` function of its file; B601."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One operator in one form. `nodes`: the ONNX operators it is made of; `calls`: how often it runs; `since`: where
+    it is decomposed, the operators that would stand for it -> since which operator set.
+    """
+
+    operator: str
+    form: Form
+    nodes: tuple[str, ...]
+    calls: int
+    since: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "operator": self.operator,
+            "form": self.form,
+            "nodes": list(self.nodes),
+            "calls": self.calls,
+            "since": dict(self.since),
+        }
+
+
+@dataclass(frozen=True)
+class Lowerings:
+    """Of one entry of a model; `problems` are B601 for what has no form."""
+
+    model: str
+    preset: str | None
+    entry: str
+    target: str
+    opset: int
+    operators: tuple[Lowered, ...]
+    problems: tuple[Diagnostic, ...]
+
+    def of(self, operator: str) -> list[Lowered]:
+        return [one for one in self.operators if one.operator == operator]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": "specc-lowering/1",
+            "model": self.model,
+            "preset": self.preset,
+            "entry": self.entry,
+            "target": self.target,
+            "opset": self.opset,
+            "operators": [one.to_json() for one in self.operators],
+        }
+
+    def __str__(self) -> str:
+        title = f"{self.model}{f' {self.preset!r}' if self.preset else ''}, {self.entry}: "
+        rows = [("operator", "calls", "form", "in ONNX")]
+        for one in self.operators:
+            since = ", ".join(f"{name} from opset {opset}" for name, opset in one.since.items())
+            nodes = _shown(one.nodes)
+            rows.append((one.operator, str(one.calls), one.form, f"{nodes}; {since}" if since else nodes))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = [f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}" for row in rows]
+        return "\n".join([f"{title}{self.target}, opset {self.opset}", *(line.rstrip() for line in lines)])
+
+
+def _shown(nodes: Sequence[str]) -> str:
+    """`MatMul`, `Add x2`: each once, in the order met."""
+    counts = Counter(nodes)
+    return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in counts.items())
+
+
+def of_model(model: Model, *, target: str, opset: int) -> list[Lowerings]:
+    """Of `forward`, or of every entry of a model without it."""
+    entries = ["forward"] if "forward" in model.entries else [*model.entries]
+    return [lowerings(model, entry, target=target, opset=opset) for entry in entries]
+
+
+def lowerings(model: Model, entry: str = "forward", *, target: str = "onnxruntime", opset: int = 23) -> Lowerings:
+    """The operators of an entry with all its optional inputs, in the order met."""
+    graph = model.entries[entry].full
+    walk = _Walk(opset)
+    walk.nodes(graph.nodes, entry_sizes(graph), 1)
+    found = tuple(Lowered(*key[:3], calls, dict(key[3])) for key, calls in walk.found.items())
+    return Lowerings(model.module.name, model.preset, entry, target, opset, found, tuple(walk.problems.values()))
+
+
+_Key = tuple[str, Form, tuple[str, ...], tuple[tuple[str, int], ...]]
+
+
+@dataclass
+class _Walk:
+    opset: int
+    found: dict[_Key, int] = field(default_factory=dict)
+    problems: dict[Span, Diagnostic] = field(default_factory=dict)
+    known: dict[object, _Key | None] = field(default_factory=dict)
+
+    def nodes(self, nodes: Sequence[Node], sizes: Sizes, times: int) -> None:
+        for node in nodes:
+            if isinstance(node, Apply):
+                self._apply(node, sizes, times)
+            elif isinstance(node, Call):
+                inner = call_sizes(node.graph.inputs, [_operand(i, sizes) for i in node.inputs], sizes)
+                self.nodes(node.graph.nodes, inner, times)
+            elif isinstance(node, Route):
+                self._apply(node.dispatch, sizes, times)
+                for iteration in node.iterations[1:]:
+                    self.nodes(iteration.nodes, sizes, times)
+            elif isinstance(node, Loop):
+                for iteration in node.iterations:
+                    self.nodes(iteration.nodes, sizes, times)
+            elif isinstance(node, Scan) or (isinstance(node, When) and node.mode == "infer"):
+                self.nodes(node.nodes, sizes, times)
+
+    def _apply(self, node: Apply, sizes: Sizes, times: int) -> None:
+        if node.op.name in IDENTITIES or node.op.train_only:
+            return
+        types = tuple(_operand(i, sizes) for i in node.inputs)
+        op = node.op.substitute(sizes)
+        key = (op, types)
+        if key not in self.known:
+            self.known[key] = self._lowered(op, types, node)
+        made = self.known[key]
+        if made is not None:
+            self.found[made] = self.found.get(made, 0) + times
+
+    def _lowered(self, op: Op, types: Sequence[Operand], node: Apply) -> _Key | None:
+        """None for what is no node at all."""
+        if not any(isinstance(t, TensorType) for t in types) and all(
+            dim.value is not None for value in node.outputs for dim in value.type.shape
+        ):
+            return op.name, "constant", (), ()
+        draft = Draft(self.opset)
+        operands = [_Handle(t) if isinstance(t, TensorType) else t for t in types]
+        try:
+            op.onnx(cast("Emitter", draft), *operands)
+        except OpError as error:
+            found = Diagnostic(error.code, error.message, node.span, help=error.help)
+            self.problems.setdefault(node.span, found)
+            return op.name, "not available", (), ()
+        if not draft.nodes and not draft.forms:
+            return None
+        nodes = tuple(draft.nodes or draft.forms)
+        form = self._form(op, draft)
+        later = tuple(pair for pair in op.in_onnx if pair[1] > self.opset) if form == "decomposed" else ()
+        return op.name, form, nodes, later
+
+    def _form(self, op: Op, draft: Draft) -> Form:
+        if draft.is_extern:
+            return "extern"
+        whole = [since for name, since in op.in_onnx if name in draft.nodes]
+        if whole:
+            return "fused" if min(whole) > OPSETS.start else "native"
+        return "native" if len({*draft.nodes}) <= 1 else "decomposed"
+
+
+def _operand(input_: Input, sizes: Sizes) -> Operand:
+    if isinstance(input_, Absent):
+        return None
+    if isinstance(input_, Scalar):
+        value = input_.value
+        return Scalar(value.substitute(sizes), input_.label) if isinstance(value, Dim) else input_
+    return sizes.type(input_.type)
+
+
+# ---- a graph of which only the names are kept ------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Handle:
+    type: TensorType
+    name: str = ""
+
+
+_SAME = TensorType(DType.COMPUTE, ())
+
+
+class Draft:
+    """Implements `specc.op.Emitter`. `nodes`: the operators that lowerings ask for; `forms`: changes of form."""
+
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
+        self.nodes: list[str] = []
+        self.forms: list[str] = []
+        self.is_extern = False
+
+    def __call__(
+        self, op_type: str, *inputs: Any, type: TensorType | None = None, domain: str = "", **attributes: Any
+    ) -> _Handle:
+        return self.many(op_type, 1, *inputs, types=() if type is None else (type,), domain=domain, **attributes)[0]
+
+    def many(
+        self,
+        op_type: str,
+        count: int,
+        *inputs: Any,
+        types: Sequence[TensorType] = (),
+        domain: str = "",
+        **attributes: Any,
+    ) -> tuple[_Handle, ...]:
+        self.nodes.append(f"{domain}.{op_type}" if domain else op_type)
+        first = next((i.type for i in inputs if i is not None), _SAME)
+        return tuple(_Handle(types[i] if i < len(types) else first) for i in range(count))
+
+    def const(self, value: Any, dtype: DType) -> _Handle:
+        return _Handle(TensorType(dtype, tuple(map(Dim.const, _shape(value)))))
+
+    def scalar(self, value: Any, like: _Handle) -> _Handle:
+        return _Handle(TensorType(like.type.dtype, ()))
+
+    def dim(self, dim: Dim) -> _Handle:
+        return self.shape([dim])
+
+    def shape(self, dims: Sequence[Dim]) -> _Handle:
+        return _Handle(TensorType(DType.I64, (Dim.const(len(dims)),)))
+
+    def extern(self, op: Op, *operands: Any) -> _Handle:
+        self.is_extern = True
+        return _Handle(_SAME)
+
+    def reshape(self, x: _Handle, dims: Sequence[Dim]) -> _Handle:
+        return self._formed("Reshape", x, tuple(dims), tuple(dims) != x.type.shape)
+
+    def transpose(self, x: _Handle, perm: Sequence[int]) -> _Handle:
+        shape = x.type.shape
+        moved = tuple(shape[axis] for axis in perm) if len(perm) == len(shape) else shape
+        return self._formed("Transpose", x, moved, list(perm) != sorted(perm))
+
+    def cast(self, x: _Handle, dtype: DType) -> _Handle:
+        narrow = {DType.COMPUTE, DType.F32}  # one type where builds are in f32
+        if x.type.dtype != dtype and not {x.type.dtype, dtype} <= narrow:
+            self.forms.append("Cast")
+        return _Handle(x.type.with_dtype(dtype))
+
+    def unsqueeze(self, x: _Handle, axes: Sequence[int]) -> _Handle:
+        shape, rank = list(x.type.shape), x.type.rank + len(axes)
+        for place in sorted(axis % rank for axis in axes):
+            shape.insert(place, Dim.const(1))
+        return self._formed("Unsqueeze", x, tuple(shape), bool(axes))
+
+    def squeeze(self, x: _Handle, axes: Sequence[int]) -> _Handle:
+        gone = {axis % max(x.type.rank, 1) for axis in axes}
+        shape = tuple(size for axis, size in enumerate(x.type.shape) if axis not in gone)
+        return self._formed("Squeeze", x, shape, bool(axes))
+
+    def _formed(self, name: str, x: _Handle, shape: tuple[Dim, ...], changes: bool) -> _Handle:
+        if changes:
+            self.forms.append(name)
+        return _Handle(x.type.with_shape(shape)) if changes else x
+
+
+def _shape(value: Any) -> Iterator[int]:
+    """Of a number, a nested list or an array."""
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        yield from shape
+    while shape is None and isinstance(value, (list, tuple)):
+        yield len(value)
+        if not value:
+            return
+        value = value[0]
