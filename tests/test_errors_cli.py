@@ -57,6 +57,21 @@ model LM(vocab: int = 20, dim: int = 8, context: int = 16) {
 }
 """
 
+TOKENS = """\
+from std.nn import Embedding
+dim B, T, S = past(T) + T
+model LM(vocab: int = 16) {
+  dim S <= 32
+  embed: Embedding(vocab, 8)
+  forward(input_ids: Int[B, T]) -> logits: Tensor[B, T, vocab] {
+    x = embed(input_ids)[:, none]
+    k, v = cached(x, 2*x, along = T)
+    y = sdpa(x, k, v, causal = true)
+    return y[:, 0] @ transpose(embed.weight, 0, 1)
+  }
+}
+"""
+
 CONFIG = """\
 from std.nn import Linear
 dim B
@@ -194,6 +209,12 @@ SESSIONS = {
         ['>>> build(Request("net.spec", opset=17, render=False))'],
     ),
     "B620": Session({"net.spec": NET, "lm.spec": DECODER}, [f"{BUILD} --cache concat"], [f"{STEPS} --cache concat"]),
+    "B621": Session(
+        {"lm.spec": DECODER, "bias.spec": TOKENS.replace("k, v, causal", "k, v, bias = zeros([1, T, S]), causal")},
+        [f"{STEPS} --target genai", f"{STEPS.replace('lm', 'bias')} --target genai"],
+        [f"{STEPS} --target genai"],
+        mended={"lm.spec": TOKENS},
+    ),
     "B630": Session(
         {"net.spec": EXTERN, "twice.py": TWICE.replace('"Add"', '"Mul"')},
         [f"{BUILD} --trust twice.py"],

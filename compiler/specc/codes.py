@@ -151,6 +151,7 @@ CODES: dict[str, str] = {
     "B601": "an operation is not available in this opset",
     "B610": "an extern operation has no ONNX lowering",
     "B620": "an entry has no cache",
+    "B621": "onnxruntime-genai cannot run this model",
     "B630": "torch and ONNX outputs differ",
     "B640": "the build cannot be written",
     "B650": "not supported yet",

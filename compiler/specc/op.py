@@ -129,16 +129,30 @@ _OPERAND_KINDS = {
 
 
 @dataclass(frozen=True)
+class Buffer:
+    """Keys and values in buffers with room for more, row by row as long as the row's text (onnxruntime-genai).
+
+    `mask`: the Bool[B, S] of the entry that says which positions are text, if it has one; `last`: i32[B], the number
+    of positions of each row, less 1; `total`: i32[], the largest of them.
+    """
+
+    mask: Handle | None
+    last: Handle
+    total: Handle
+
+
+@dataclass(frozen=True)
 class Step:
     """The axis that an incremental entry (LANGUAGE 13) grows along: `size` new positions after `past` earlier ones.
 
     Sizes are those of whoever asks: the entry's, or a block's own. `start` is `past` as an ONNX value where it is no
-    size of the graph (a static cache).
+    size of the graph (a static cache). `buffer`: attention itself writes keys and values into buffers.
     """
 
     size: Dim
     past: Dim
     start: Handle | None = None
+    buffer: Buffer | None = None
 
     def varies(self, dim: Dim) -> bool:
         """Whether a size depends on how many positions a step has, or had before it."""

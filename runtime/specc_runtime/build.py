@@ -23,9 +23,10 @@ from specc.types import DType
 from specc_runtime import manifest
 from specc_runtime.cache import Request as CacheRequest
 from specc_runtime.cache import cached_entry, every_choice, incremental, once_file
-from specc_runtime.companions import copy_companions
+from specc_runtime.companions import SpecialTokens, copy_companions, special_tokens
 from specc_runtime.destination import destination
 from specc_runtime.externs import Loaded, load_trusted, write_copies
+from specc_runtime.genai import write_config
 from specc_runtime.module import WEIGHTS, python_name
 from specc_runtime.publish import publishing
 from specc_runtime.quantised import Quantised, graph_file, refuse
@@ -121,6 +122,8 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
 def _refuse_half(request: Request) -> None:
     """B650 for what has no form in f16 or bf16 yet."""
     what = "--quant" if request.quant is not None else ""
+    if request.cache is not None and request.cache.genai:
+        what = "--target genai"
     if request.dtype is not DType.F32 and what:
         message = f"{what} of a build in {request.dtype.value} is not supported yet"
         raise Rejected([Diagnostic("B650", message, help=f"{what} --dtype f32")])
@@ -166,6 +169,8 @@ def _fill(
     if request.quant is not None:
         with clock("quantising"):
             quantised = _quantise(work, model, externs, graphs, request, request.quant)
+    if request.cache is not None and request.cache.genai:
+        _configure_genai(work, model, source, graphs, request)
     certificate = None
     if request.verify and written is not None and request.emit >= {"torch", "onnx"}:
         with clock("verifying"):
@@ -243,13 +248,14 @@ def _protos(
     quant: Scheme | None = None,
 ) -> dict[str, ModelProto]:
     """File -> the graph."""
+    from specc.backends.onnx.buffers import build_buffered
     from specc.backends.onnx.cached import build_cached, build_once
     from specc.backends.onnx.export import build as build_onnx
 
     opset, version = request.opset, _version()
     if graph.incremental is not None:
         made = {
-            graph.file: build_cached,
+            graph.file: build_buffered if graph.incremental.buffered else build_cached,
             **({once_file(graph.incremental): build_once} if graph.incremental.once else {}),
         }
         return {
@@ -299,6 +305,13 @@ def _quantise(
         for file, proto in _protos(model, graph, externs, request, None, scheme).items()
     }
     return write_quantised(work, work / WEIGHTS, made, scheme, model.module.name)
+
+
+def _configure_genai(work: Path, model: ir.Model, source: Source | None, graphs: list[Graph], request: Request) -> None:
+    """What onnxruntime-genai reads first: of the graph in few bits, if there is one."""
+    [entry] = [cached_entry(model, g.incremental, g.file, g.without) for g in graphs if g.incremental]
+    file = entry.file if request.quant is None else graph_file(entry.file, request.quant)
+    write_config(work, file, entry, special_tokens(source.checkpoint) if source is not None else SpecialTokens())
 
 
 def _graphs(model: ir.Model, request: Request) -> list[Graph]:

@@ -9,11 +9,12 @@ from typing import Any, Literal
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
 from specc.ir.graph import Model
-from specc.passes.incremental import Incremental, derive, static, step_facts
+from specc.passes.incremental import Incremental, derive, static, step_facts, text_input
 from specc.passes.last import last_only
 from specc.passes.plain import is_past
 from specc.passes.stepping import State
 from specc.types import DType, TensorType
+from specc_runtime.genai import for_genai, with_lengths
 from specc_runtime.inputs import Input, Interface, Output, dtype_name, interface
 
 PAST_LENGTH = "past_length"
@@ -22,7 +23,8 @@ PAST_LENGTH = "past_length"
 
 @dataclass(frozen=True)
 class Request:
-    """What `--cache` asked for: a growing cache, or (`length`) one of fixed length.
+    """What `--cache` asked for: a growing cache, or (`length`) one of fixed length; or (`genai`) what `--target genai`
+    needs, buffers that attention itself writes into.
 
     `innermost`: of the entry that contains the calls rather than of one that calls it. `logits`: "last" for results of
     the last new position alone, "all" for those of every one; None chooses by what the positions are (`incremental`).
@@ -31,9 +33,12 @@ class Request:
     length: int | None = None
     innermost: bool = True
     logits: Literal["all", "last"] | None = None
+    genai: bool = False
 
     @property
     def text(self) -> str:
+        if self.genai:
+            return "genai"
         return "concat" if self.length is None else f"static={self.length}"
 
 
@@ -75,7 +80,8 @@ class Cache:
     """`of`: the entry that this one continues. `step` and `past` are the names of the sizes of a step: its own
     positions and those before it. `wide`: inputs that are of all positions so far -> the axis. `states`: a group for
     each `cached` call in the order of execution. `context`: the most positions there can be, None if nothing limits
-    them. `last`: outputs that are of the last new position alone."""
+    them. `last`: outputs that are of the last new position alone. `mask`: of a cache in buffers, the input that says
+    how long each row's text is."""
 
     of: str
     length: int | None
@@ -86,6 +92,7 @@ class Cache:
     context: int | None
     once: Once | None = None
     last: tuple[str, ...] = ()
+    mask: str | None = None
 
     @property
     def flat(self) -> tuple[Kept, ...]:
@@ -100,13 +107,14 @@ class Cache:
         """For manifest.json."""
         return {
             "of": self.of,
-            "kind": "concat" if self.length is None else "static",
+            "kind": "genai" if self.mask is not None else "concat" if self.length is None else "static",
             "length": self.length,
             "step": self.step,
             "past": self.past,
             "wide": dict(self.wide),
             "context": self.context,
             "last": list(self.last),
+            "mask": self.mask,
             "states": _written(self.states),
             "once": None
             if self.once is None
@@ -127,6 +135,7 @@ class Cache:
             data["context"],
             once,
             tuple(data["last"]),
+            data["mask"],
         )
 
 
@@ -193,7 +202,7 @@ def cached_entry(
 def every_choice(model: Model, entry: str, asked: Request) -> list[Incremental]:
     """The incremental entry for every choice of optional inputs: the emitted method takes them all."""
     full = model.entries[entry].full.present
-    growing = Request(logits=asked.logits)
+    growing = Request(logits="all" if asked.genai else asked.logits)
     return [incremental(model, entry, full - present, growing) for present in model.entries[entry].graphs]
 
 
@@ -206,6 +215,8 @@ def incremental(model: Model, entry: str, without: frozenset[str], asked: Reques
     found = derive(model, entry, without)
     if isinstance(found, list):
         raise Rejected(found)
+    if asked.genai:
+        return for_genai(model, found, _context(model, found))
     step = found.step.size
     tokens = all(a.type.dtype.is_int for a in found.graph.inputs if a.value is not None and step in a.type.shape)
     if (asked.logits or ("last" if tokens else "all")) == "last":
@@ -249,6 +260,7 @@ def describe(model: Model, found: Incremental, compute: DType = DType.F32) -> Ca
         _context(model, found),
         once,
         found.last,
+        text_input(found) if found.buffered else None,
     )
 
 
@@ -272,6 +284,8 @@ def cached_interface(
     types = {a.name: found.sizes.type(a.type) for a in found.graph.inputs}
     read = [i for i in plain.inputs if i.name in found.needs]
     inputs = [Input(i.name, i.argument, i.dtype, types[i.name].shape, i.low, i.high) for i in read]
+    if found.buffered:
+        inputs = with_lengths(found, inputs)
     if found.length is not None:
         inputs.append(Input(PAST_LENGTH, PAST_LENGTH, DType.I64.value, ()))
     constant = [state for group in found.once for state in group]

@@ -27,14 +27,15 @@ from specc_runtime.steps import OnnxSteps, Steps, TorchSteps, in_parts, part_of
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnxruntime
     import torch
 
     Array = np.ndarray[Any, Any]
 
 TORCH = "torch, cached"
-_FIRST = (1, 2, 7, 64)
+FIRST = (1, 2, 7, 64)
 _THEN = (1, 1, 1, 3, 2)
-_PADDING = (0, 2, 5)
+PADDING = (0, 2, 5)
 _LONGEST = 2048
 """The longest text that the proof runs: a whole forward of it in three programs takes seconds, not minutes."""
 
@@ -89,27 +90,35 @@ class CachedProof:
                 known = Mismatch(self.of.method, self.of, {}, {}, weights, module, self.file)
                 known.crash = crash
                 raise known from crash
-            steps[program] = OnnxSteps(session, self.cache, self.of, program, once)
+            steps[program] = self._steps(session, program, once)
         for text in texts:
             yield self._one(module, steps, text, weights)
 
+    def _steps(
+        self, session: onnxruntime.InferenceSession, program: str, once: onnxruntime.InferenceSession | None
+    ) -> Steps:
+        return OnnxSteps(session, self.cache, self.of, program, once)
+
     def _texts(self) -> list[Text]:
+        found = {(text.parts, text.padding): text for text in self._candidates()}
+        return [text for text in found.values() if not self._too_large(text)]
+
+    def _candidates(self) -> list[Text]:
         room = self.cache.room or _LONGEST
         found = []
-        for first in _FIRST:
-            parts = _within((first, *_THEN), room)
-            found.append(Text(parts, (0,), f"a text in parts of {_shown(parts)}"))
-            if self._pads and sum(parts) > max(_PADDING):
-                found.append(Text(parts, _PADDING, f"texts padded on the left, in parts of {_shown(parts)}"))
+        for first in FIRST:
+            parts = within((first, *_THEN), room)
+            found.append(Text(parts, (0,), f"a text in parts of {shown(parts)}"))
+            if self._pads and sum(parts) > max(PADDING):
+                found.append(Text(parts, PADDING, f"texts padded on the left, in parts of {shown(parts)}"))
         end = self.cache.room
         if end is not None and end > 2:
             found.insert(0, Text((end - 2, 1, 1), (0,), f"up to position {end}, the last that there is room for"))
-        found = list({(text.parts, text.padding): text for text in found}.values())
-        return [text for text in found if not self._too_large(text)]
+        return found
 
     @property
     def _pads(self) -> bool:
-        return any(map(self._is_padding, self.of.inputs))
+        return any(map(self._is_padding, self.plain.inputs))
 
     def _is_padding(self, item: Input) -> bool:
         """A mask that says which positions are text."""
@@ -151,13 +160,13 @@ class CachedProof:
         feeds = self._feeds(text, sizes)
         known = Mismatch(self.of.method, self.of, sizes, feeds, weights, module, self.file)
         try:
-            reference = programs.run_torch(module, self.plain, feeds)
-            figures = {}
-            for program, runner in steps.items():
+            reference = self._reference(module, feeds, text)
+            figures, able = {}, self._able(steps, text)
+            for program, runner in able.items():
                 found = in_parts(runner, self.plain, feeds, text.parts)
                 figures[program] = self._compare(reference, found, text, known, program)
             if text.length == self.cache.room:
-                for program, runner in steps.items():
+                for program, runner in able.items():
                     self._refuses(runner, feeds, known, program)
         except programs.Crash as crash:
             known.crash = crash
@@ -166,11 +175,23 @@ class CachedProof:
 
     def _feeds(self, text: Text, sizes: Mapping[str, int]) -> dict[str, Array]:
         feeds = draw(self.plain, sizes, seed=self.seed, masks="all true")
-        for item in self.of.inputs:
+        for item in self.plain.inputs:
             if self._is_padding(item):
-                for row, count in enumerate(text.padding):
-                    feeds[item.name][row, :count] = False
+                for row in range(len(text.padding)):
+                    feeds[item.name][row] = [self._is_text(text, row, i) for i in range(text.length)]
         return feeds
+
+    def _is_text(self, text: Text, row: int, column: int) -> bool:
+        """Whether a position is one of a row's text, rather than padding."""
+        return column >= text.padding[row]
+
+    def _reference(self, module: torch.nn.Module, feeds: Mapping[str, Array], text: Text) -> Outputs:
+        """What the plain entry gives of the whole."""
+        return programs.run_torch(module, self.plain, feeds)
+
+    def _able(self, steps: Mapping[str, Steps], text: Text) -> Mapping[str, Steps]:
+        """The programs that take a text in this way."""
+        return steps
 
     def _compare(
         self, reference: Outputs, found: Outputs, text: Text, known: Mismatch, program: str
@@ -184,8 +205,8 @@ class CachedProof:
                 columns = [sum(text.parts[: i + 1]) - 1 for i in range(len(text.parts))]
                 expected = expected.take(columns, axes[0])
             if axes == [1] and self._batch is not None and value.shape == expected.shape:
-                for row, count in enumerate(text.padding):  # what padding gives is of no text, and unspecified
-                    unread = [i for i, column in enumerate(columns) if column < count]
+                for row in range(len(text.padding)):  # what padding gives is of no text, and unspecified
+                    unread = [i for i, column in enumerate(columns) if not self._is_text(text, row, column)]
                     value[row, unread] = expected[row, unread]
             result = compare(expected, value, tolerance(self.plain.depth))
             if result.problem:
@@ -206,7 +227,7 @@ class CachedProof:
         raise known
 
 
-def _within(parts: Sequence[int], room: int) -> tuple[int, ...]:
+def within(parts: Sequence[int], room: int) -> tuple[int, ...]:
     """The parts that fit, the last of them cut."""
     kept: list[int] = []
     for part in parts:
@@ -216,5 +237,5 @@ def _within(parts: Sequence[int], room: int) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def _shown(parts: Sequence[int]) -> str:
+def shown(parts: Sequence[int]) -> str:
     return ", ".join(map(str, parts))

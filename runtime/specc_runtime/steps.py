@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 
+_ROOM = 64
+"""Positions that a buffer has room for at first."""
+
+
 class Steps:
     """`position`: how many positions have been given so far."""
 
@@ -152,8 +156,8 @@ class OnnxSteps(Steps):
         return {name: value.numpy() for name, value in found.items()}
 
     def _called(self, values: Mapping[str, onnxruntime.OrtValue]) -> dict[str, onnxruntime.OrtValue]:
-        """The results of a step by name. A static cache is written where it lies: nothing of it is copied."""
-        if self.cache.length is None:
+        """The results of a step by name. What has room for more is written where it lies: nothing of it is copied."""
+        if self.cache.length is None and self.cache.mask is None:
             return dict(zip(self.names, self.session.run_with_ort_values(self.names, values), strict=True))
         binding = self.session.io_binding()
         for name, value in values.items():
@@ -204,6 +208,55 @@ class OnnxSteps(Steps):
             )
             for state in self.cache.flat
         }
+
+
+class BufferSteps(OnnxSteps):
+    """The graph of `--target genai` as onnxruntime-genai runs it: keys and values go in and come out in one buffer that
+    is longer than the text and grows as it is needed.
+
+    Shorter prompts of a batch are padded on the right, and each row goes on where its own text ends.
+    """
+
+    def _run(self, feeds: Mapping[str, Array], count: int) -> Outputs:
+        import numpy as np
+
+        assert self.cache.mask is not None
+        end = self.position + count
+        given = feeds.get(self.cache.mask)
+        mask = given if given is not None else np.ones((next(iter(feeds.values())).shape[0], end), bool)
+        self._check(mask, count)
+        self._reserve(len(mask), end)
+        return super()._run({**feeds, self.cache.mask: mask.astype(np.int64)}, count)
+
+    def _check(self, mask: Array, count: int) -> None:
+        """What the operator would answer wrongly, or not at all."""
+        new = mask[:, self.position :]
+        message = ""
+        if (new[:, :-1] < new[:, 1:]).any() or not new[:, 0].all():
+            message = "texts of one batch are padded on the left: this build takes padding on the right"
+        elif self.position and count > 1 and len(mask) > 1:
+            message = f"{count} new positions of {len(mask)} texts at once: in a batch they go on one by one"
+        if message:
+            raise Rejected([Diagnostic("B621", message, help="one text at a time, or a build with --cache concat")])
+
+    def _reserve(self, batch: int, end: int) -> None:
+        """Buffers for `end` positions, with what they held."""
+        import numpy as np
+        import onnxruntime as ort
+
+        for state in self.cache.flat:
+            held = self.kept[state.input].numpy() if state.input in self.kept else None
+            before = held.shape[state.axis] if held is not None else 0
+            if before >= end:
+                continue
+            room = max(end, 2 * before, _ROOM)
+            if self.cache.room is not None:
+                room = min(room, self.cache.room)
+            _, heads, _, width = state.before
+            buffer = np.zeros((batch, heads.evaluate({}), room, width.evaluate({})), dtype=NUMPY[state.dtype])
+            if held is not None:
+                buffer[:, :, :before] = held
+            self.kept[state.input] = ort.OrtValue.ortvalue_from_numpy(buffer)
 
 
 def in_parts(steps: Steps, plain: Interface, feeds: Mapping[str, Array], parts: Sequence[int]) -> Outputs:
@@ -267,4 +320,5 @@ def open_steps(
         check_torch(device)
         return TorchSteps(build.module(quantized=quantized).to(device), cache, of)
     once = build.session_of(cache.once.file, device=device) if cache.once is not None else None
-    return OnnxSteps(build.session(name, device=device, quantized=quantized), cache, of, once=once)
+    kind = OnnxSteps if cache.mask is None else BufferSteps
+    return kind(build.session(name, device=device, quantized=quantized), cache, of, once=once)

@@ -19,12 +19,14 @@ from specc.elaborate.models import Options
 from specc.ir.graph import Model
 from specc.quantisation import Scheme
 from specc_runtime import divergence, manifest, programs, quant_proof, quantised, taps
+from specc_runtime.buffer_proof import BufferProof
 from specc_runtime.cache import Cache, CachedEntry
 from specc_runtime.cached_proof import CachedProof
 from specc_runtime.certificate import Certificate, Entry, Run, Skipped
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.divergence import Mismatch
 from specc_runtime.externs import Loaded, copies, load_copies
+from specc_runtime.genai import first_step
 from specc_runtime.inputs import Interface, Masks, chosen_graph, describe, draw, interface
 from specc_runtime.module import WEIGHTS, Build, extern_copies, load_module, python_name
 from specc_runtime.programs import PROGRAMS, Crash, Outputs
@@ -106,7 +108,8 @@ def _with_quantised(
     certificate: Certificate, subject: Subject, scheme: Scheme, text: Path | None, progress: Say
 ) -> Certificate:
     """The certificate, now also of the graphs with weights in few bits."""
-    entries = [*((file, of) for _, file, of in subject.entries), *((entry.file, entry.of) for entry in subject.cached)]
+    entries = [(file, of) for _, file, of in subject.entries]
+    entries += [(e.file, e.of if e.cache.mask is None else first_step(e)) for e in subject.cached]
     return quant_proof.certified(certificate, subject.folder, entries, scheme, text, progress)
 
 
@@ -143,7 +146,10 @@ def _compared(subject: Subject, seed: int, progress: Say) -> Certificate:
     for name, file, of in subject.entries:
         with_build = _Comparison(subject, module, name, file, of, seed, "build", progress)
         _record(records[name], with_build)
-    proofs = [CachedProof(subject.folder, entry, seed, progress) for entry in subject.cached]
+    proofs = [
+        (CachedProof if entry.cache.mask is None else BufferProof)(subject.folder, entry, seed, progress)
+        for entry in subject.cached
+    ]
     for proof in proofs:
         depth = proof.plain.depth
         runs = list(proof.run(module, "build"))

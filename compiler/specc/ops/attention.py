@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts, Unknown
-from specc.op import Cost, Emitter, Handle, Op, OpError, Step, Tensor, TorchText, numel
+from specc.op import Buffer, Cost, Emitter, Handle, Op, OpError, Step, Tensor, TorchText, numel
 from specc.ops import expect
 from specc.ops.positions import counted
 from specc.ops.precision import widened
@@ -249,8 +249,48 @@ class ScaledDotProductAttention(Op):
     def onnx_step(
         self, emit: Emitter, step: Step, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None
     ) -> Handle:
+        if step.buffer is not None and step.is_wide(k.type.shape[2]):
+            return self._onnx_buffered(emit, step.buffer, q, k, v, mask, bias)
         cached = step.start is not None and k.type.shape[2] == step.past + step.size
         return self._onnx(emit, q, k, v, mask, bias, step.start if cached else None)
+
+    def _onnx_buffered(
+        self, emit: Emitter, buffer: Buffer, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None
+    ) -> Handle:
+        """`GroupQueryAttention` of onnxruntime: causal over the positions of each row's text; k and v are all of them,
+        past and new, which the backend takes apart (`backends.onnx.buffers`). Raises `OpError` (B621)."""
+        heads, groups, width = q.type.shape[1].value, k.type.shape[1].value, q.type.shape[3].value
+        for wrong, what, help in (
+            (bias is not None, "a bias is added to its scores", "rotary or learned positions instead of a bias"),
+            (
+                mask is not None and mask is not buffer.mask,
+                f"its mask {mask.type if mask is not None else ''} is not the input that says which positions are text",
+                "mask = attention_mask, an input Bool[B, S]",
+            ),
+            (not self.causal, "it is not causal", "causal = true"),
+            (heads is None or groups is None or width is None, "its heads are not static", ""),
+            (k.type.shape[3] != v.type.shape[3], "keys and values have different widths", ""),
+            (bool(width and width % 8), f"its heads have {width} channels, no multiple of 8", ""),
+        ):
+            if wrong:
+                raise OpError("B621", f"GroupQueryAttention cannot express this attention: {what}", help=help)
+        return emit(
+            "GroupQueryAttention",
+            q,
+            k,
+            v,
+            None,
+            None,
+            buffer.last,
+            buffer.total,
+            domain="com.microsoft",
+            num_heads=heads,
+            kv_num_heads=groups,
+            scale=None if self.scale is None else float(self.scale),
+            softcap=None if self.softcap is None else float(self.softcap),
+            local_window_size=self.window,
+            type=_result(q, v),
+        )
 
     def _onnx(
         self,

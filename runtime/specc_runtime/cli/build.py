@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +103,13 @@ _MAKING = (
         type=click.Path(path_type=Path),
         help="A text whose perplexity is told with these weights and without.",
     ),
+    click.option(
+        "--target",
+        type=click.Choice(["onnx", "genai"]),
+        default="onnx",
+        show_default=True,
+        help="What the graph is for: any runtime, or a folder that onnxruntime-genai loads.",
+    ),
     click.option("--self-contained", is_flag=True, help="Put the weights inside the .onnx file."),
     trusting,
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random weights."),
@@ -132,6 +139,8 @@ def make(
 
     wanted = None if given.pop("all_entries") else tuple(entries) or ("forward",)
     given["dtype"] = DType(given["dtype"])
+    if given.pop("target") == "genai":
+        given["cache"] = for_genai(given)
     logits = given.pop("logits")
     if logits is not None:
         if given["cache"] is None:
@@ -148,6 +157,21 @@ def make(
     if result.no_pictures:
         click.echo(f"note: no pictures: {result.no_pictures}", err=True)
     click.echo(summary(result))
+
+
+def for_genai(given: Mapping[str, Any]) -> Request:
+    """The cache of `--target genai`; raises `UsageError` for options that say otherwise."""
+    from specc_runtime.cache import Request
+
+    if given["cache"] is not None:
+        raise click.UsageError("--target genai has a cache of its own: leave --cache out")
+    if given["logits"] == "last":
+        raise click.UsageError(
+            "--target genai gives all logits: shorter prompts of a batch end before the last position"
+        )
+    if "onnx" not in given["emit"]:
+        raise click.UsageError("--target genai needs the ONNX graph: leave --emit out")
+    return Request(genai=True)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from specc.backends.onnx.values import Record, Ref, users_of
 from specc.dims import Dim
 from specc.types import DType, TensorType
 
-_HEADS_FORWARD = [0, 2, 1, 3]  # [B, T, H, d] <-> [B, H, T, d]
+HEADS_FORWARD = [0, 2, 1, 3]  # [B, T, H, d] <-> [B, H, T, d]
 _PACK_FORWARD = [2, 0, 3, 1, 4]  # [B, T, n, H, d] -> [n, B, H, T, d]
 
 
@@ -34,7 +34,7 @@ def merge_heads(emit: GraphEmitter, watched: Sequence[Ref] = ()) -> dict[int, Re
     for record in records:
         if id(record) in dropped:
             continue
-        tail = _merge(users, given_out, record) if _plain_attention(record) else None
+        tail = joined(users, given_out, record) if _plain_attention(record) else None
         sources = [_unsplit(ref) for ref in record.inputs[:3]] if tail else []
         if tail is None or any(source is None for source in sources):
             emit.records.append(record)
@@ -54,7 +54,7 @@ def merge_heads(emit: GraphEmitter, watched: Sequence[Ref] = ()) -> dict[int, Re
         if id(before) in seen or id(transposed) in seen:
             with emit.at(record.scope, record.origin):
                 stand_ins[id(transposed)] = split = emit.reshape(merged, transposed.type.shape)
-                stand_ins[id(before)] = emit.transpose(split, _HEADS_FORWARD)
+                stand_ins[id(before)] = emit.transpose(split, HEADS_FORWARD)
     return stand_ins
 
 
@@ -89,6 +89,15 @@ def _past_and_new(ref: Ref, users: dict[int, list[Record]], reader: Record) -> t
     return past, new
 
 
+def side_by_side(emit: GraphEmitter, ref: Ref) -> Ref:
+    """Heads [B, H, T, d] as [B, T, H*d]: what they were split from, or moved there."""
+    source = _unsplit(ref)
+    if source is not None:
+        return _narrow(emit, source)
+    batch, heads, length, width = ref.type.shape
+    return emit.reshape(emit.transpose(ref, HEADS_FORWARD), (batch, length, heads * width))
+
+
 @dataclass(frozen=True)
 class _Source:
     """A projection [B, T, n*H*d], its number of heads H, which of how many pieces of its last axis is meant, and how
@@ -118,7 +127,7 @@ def _unsplit(ref: Ref | None) -> _Source | None:
     if rotary is not None and rotary.op_type == "RotaryEmbedding" and "num_heads" not in rotary.attributes:
         turned = _unsplit(rotary.inputs[0])
         return None if turned is None or turned.rotary is not None else replace(turned, rotary=rotary)
-    reshaped = _transposed(ref, _HEADS_FORWARD)
+    reshaped = _transposed(ref, HEADS_FORWARD)
     if reshaped is not None:
         return _unpacked(reshaped, 1, 0)
     piece = _piece(ref)
@@ -182,10 +191,10 @@ def _narrow(emit: GraphEmitter, source: _Source) -> Ref:
     return emit("RotaryEmbedding", ref, *angles, type=ref.type, num_heads=source.heads, **options)
 
 
-def _merge(users: dict[int, list[Record]], given_out: set[int], record: Record) -> tuple[Ref, Ref] | None:
+def joined(users: dict[int, list[Record]], given_out: set[int], record: Record) -> tuple[Ref, Ref] | None:
     """The Transpose and the Reshape that put the heads of a result side by side, if nothing else reads it."""
     transposed = _only_user(users, given_out, record.outputs[0], "Transpose")
-    if transposed is None or transposed.node is None or transposed.node.attributes.get("perm") != _HEADS_FORWARD:
+    if transposed is None or transposed.node is None or transposed.node.attributes.get("perm") != HEADS_FORWARD:
         return None
     merged = _only_user(users, given_out, transposed, "Reshape")
     if merged is None or not merged.known or not transposed.known or merged.type.rank != 3:

@@ -22,7 +22,7 @@ from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import WeightsRef, model_proto
 from specc.backends.onnx.values import Ref
 from specc.ir.graph import Apply, Model, Scan, aliases
-from specc.op import Emitter, Step
+from specc.op import Buffer, Emitter, Step
 from specc.ops.convolution import CausalConv1d
 from specc.ops.positions import counted
 from specc.passes.incremental import Incremental, step_facts
@@ -106,6 +106,7 @@ class CachedFlattener(Flattener):
         self.present: list[Ref] = []
         self.replaced: list[Ref] = []  # what takes the place of `carried`
         self.start: Ref | None = None  # int64[1], of a static cache
+        self.buffer: Buffer | None = None  # where attention itself keeps keys and values
         self.is_stepping = False  # whether the graph at hand sees the step
 
     def run_entry(self) -> None:
@@ -214,7 +215,7 @@ class CachedFlattener(Flattener):
                 return super()._made(frame, node, operands)
             operands = (self._framed(cast("Ref", operands[0])), *operands[1:])
         step = self.incremental.step
-        step = Step(step.size, step.past, self.start)
+        step = Step(step.size, step.past, self.start, self.buffer)
         return node.op.substitute(frame.sizes).onnx_step(cast("Emitter", self.emit), step, *operands)
 
 

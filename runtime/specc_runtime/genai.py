@@ -1,0 +1,164 @@
+"""`--target genai`: what a folder has to be that onnxruntime-genai loads and generates from.
+
+The package reads `genai_config.json`: the graph's file, the names of its inputs and outputs, sizes of what is kept,
+special tokens, defaults of the search. The architecture is "decoder", its name for any decoder with these inputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specc.diagnostics import Diagnostic, Rejected
+from specc.dims import Dim
+from specc.ir.graph import Model
+from specc.passes.incremental import Incremental, buffered, text_input
+from specc.types import DType
+from specc_runtime.checkpoint import read_json
+from specc_runtime.companions import GENERATION_CONFIG, SpecialTokens
+from specc_runtime.inputs import Input, Interface
+
+if TYPE_CHECKING:
+    from specc_runtime.cache import CachedEntry
+
+CONFIG = "genai_config.json"
+OPERATOR = "GroupQueryAttention"
+_SEARCH = (
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "num_beams",
+    "length_penalty",
+    "repetition_penalty",
+    "diversity_penalty",
+    "no_repeat_ngram_size",
+)
+"""What a generation_config.json says that genai calls the same."""
+
+
+def for_genai(model: Model, found: Incremental, context: int | None) -> Incremental:
+    """The incremental entry with buffers; raises `Rejected` (B621, D406) where onnxruntime-genai cannot run it."""
+    reason = _refusal(found, context)
+    if reason is not None:
+        message, help = reason
+        message = f"onnxruntime-genai cannot run `{found.entry}` of {model.module.name}: {message}"
+        raise Rejected([Diagnostic("B621", message, found.graph.span.head(), help=help)])
+    if found.outside_sdpa:
+        raise Rejected(found.outside_sdpa)
+    return buffered(found)
+
+
+def _refusal(found: Incremental, context: int | None) -> tuple[str, str] | None:
+    """What there is that the package does not feed, or keep, or read: a message and the way out."""
+    step, concat = found.step, "--cache concat, for specc generate"
+    if found.once:
+        return "it continues from an encoder's output", concat
+    if found.carried or any(len(group) != 2 or group[0].axis != 2 for group in found.states):
+        return "it keeps other things than keys and values [B, heads, T, channels]", concat
+    if context is None:
+        return "nothing limits how long a text may be, and it makes room for the longest", "dim S <= context"
+    inputs = [a for a in found.graph.inputs if a.value is not None and a.name in found.needs]
+    tokens = [a for a in inputs if a.type.dtype.is_int and a.type.rank == 2 and a.type.shape[1] == step.size]
+    more = [a.name for a in inputs if a not in tokens[:1] and a.name != text_input(found)]
+    if not tokens or more:
+        message = f"it would have to be given `{more[0]}`" if more else "it takes no tokens, Int[B, T]"
+        return message, f"--without {more[0]}, if it is optional" if more else ""
+    first = found.sizes.type(found.graph.results[0][1].type)
+    if first.rank != 3 or first.shape[1] != step.size or first.shape[2].value is None:
+        return f"its first result {first} is not of logits [B, T, vocab]", ""
+    return None
+
+
+def with_lengths(found: Incremental, inputs: Sequence[Input]) -> list[Input]:
+    """The inputs of a graph with buffers: its mask is of integers, drawn as ones."""
+    name, step = text_input(found), found.step
+    shape = (found.flat[0].before.shape[0], step.past + step.size)
+    mask = Input(name, name, DType.I64.value, shape, (Dim.const(1),), (Dim.const(2),))
+    own = [i.name for i in inputs]
+    return [mask if i.name == name else i for i in inputs] if name in own else [*inputs, mask]
+
+
+def first_step(entry: CachedEntry) -> Interface:
+    """What a graph with buffers takes at the beginning of a text: nothing is past, and the buffers are full."""
+    of, step = entry.of, Dim.symbol(entry.cache.step)
+    sizes = {f"past({step})": Dim.const(0), f"buffer({step})": step}
+    return replace(
+        of,
+        inputs=tuple(replace(i, shape=tuple(d.substitute(sizes) for d in i.shape)) for i in of.inputs),
+        outputs=tuple(replace(o, shape=tuple(d.substitute(sizes) for d in o.shape)) for o in of.outputs),
+        facts=entry.plain.facts,
+        memory=entry.plain.memory,
+    )
+
+
+def write_config(work: Path, file: str, entry: CachedEntry, special: SpecialTokens) -> None:
+    """Write `genai_config.json` beside a finished graph of an entry."""
+    import onnx
+
+    graph = onnx.load(work / file, load_external_data=False).graph
+    attention = next(node for node in graph.node if node.op_type == OPERATOR)
+    heads = next(attribute.i for attribute in attention.attribute if attribute.name == "num_heads")
+    generation = work / GENERATION_CONFIG
+    content = config(file, entry, heads, special, read_json(generation) if generation.is_file() else {})
+    (work / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def config(
+    file: str, entry: CachedEntry, heads: int, special: SpecialTokens, generation: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of `genai_config.json`. `heads`: of queries; `generation`: that of a generation_config.json.
+
+    Without a token that pads texts it is one that ends them. Without that either genai takes token 0 for both.
+    """
+    cache, of = entry.cache, entry.of
+    (key, value), *_ = cache.states
+    ids = next(i for i in of.inputs if i.name != cache.mask)
+    end = list(special.eos) or None
+    pad = special.pad if special.pad is not None or end is None else end[0]
+    tokens = {"bos_token_id": special.bos, "eos_token_id": end, "pad_token_id": pad}
+    return {
+        "model": {
+            "type": "decoder",
+            "context_length": cache.context,
+            "vocab_size": _known(of.outputs[0].shape[2]),
+            **{name: token for name, token in tokens.items() if token is not None},
+            "decoder": {
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "filename": file,
+                "head_size": _known(key.before[3]),
+                "num_attention_heads": heads,
+                "num_hidden_layers": len(cache.states),
+                "num_key_value_heads": _known(key.before[1]),
+                "inputs": {
+                    "input_ids": ids.name,
+                    "attention_mask": cache.mask,
+                    "past_key_names": _numbered(key.input),
+                    "past_value_names": _numbered(value.input),
+                },
+                "outputs": {
+                    "logits": of.outputs[0].name,
+                    "present_key_names": _numbered(key.output),
+                    "present_value_names": _numbered(value.output),
+                },
+            },
+        },
+        "search": {
+            "max_length": cache.context,
+            "past_present_share_buffer": True,
+            **{name: generation[name] for name in _SEARCH if generation.get(name) is not None},
+        },
+    }
+
+
+def _numbered(name: str) -> str:
+    """`past_key_values.0.key` as a pattern of every layer's."""
+    return name.replace(".0.", ".%d.", 1)
+
+
+def _known(dim: Dim) -> int:
+    assert dim.value is not None
+    return dim.value
