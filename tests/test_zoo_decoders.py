@@ -247,6 +247,14 @@ def test_llama_refuses(changes: dict[str, Any], shown: str, tmp_path: Path) -> N
     [
         ("llama-3-8b", LLAMA, {"vocab_size": 128_256, "intermediate_size": 14_336, "num_key_value_heads": 8}),
         (
+            "llama-3-70b",
+            LLAMA,
+            {
+                "vocab_size": 128_256, "hidden_size": 8192, "intermediate_size": 28_672, "num_hidden_layers": 80,
+                "num_attention_heads": 64, "num_key_value_heads": 8,
+            },
+        ),
+        (
             "llama-3.1-405b",
             LLAMA,
             {
