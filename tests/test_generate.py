@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,15 @@ import numpy as np
 import pytest
 from building import command, make, specc
 from parity import randomised
-from test_cached import BART, GPT2, LONG, one_thread  # noqa: F401  (a fixture)
+from test_cached import BART, GPT2, LONG
+from test_cached import one_thread as one_thread
+from test_sampling import found
+from test_tokens import TEXT, bpe
 from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family, checkpoint
 from test_zoo_mamba import MAMBA
 from test_zoo_moe import MIXTRAL
 from test_zoo_more import NEOX, PHI3
 
-from specc.diagnostics import Diagnostic, Rejected
 from specc.types import DType
 from specc_runtime import Generator, Sampling, open_build
 from specc_runtime.build import Request, build
@@ -28,26 +28,14 @@ from specc_runtime.cache import Request as Cache
 from specc_runtime.companions import SpecialTokens
 from specc_runtime.device_steps import DeviceSteps
 from specc_runtime.quantised import parse
-from specc_runtime.sampling import nucleus, process
 from specc_runtime.steps import OnnxSteps
-from specc_runtime.tokens import Detokenizer, Ending
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
 
 CONCAT = Cache()
 BACKENDS = ("onnxruntime", "torch")
 PROMPTS = [[5, 9, 2, 33, 41, 17, 8], [3, 11, 60], [7]]
-TEXT = "The quick brown fox jumps over the lazy dog: naïve café, 日本語, 😀 and 🦊.\n"
-
-
-def found(call: Callable[..., Any], *given: Any, **named: Any) -> Diagnostic:
-    """What a call is refused with."""
-    with pytest.raises(Rejected) as refused:
-        call(*given, **named)
-    [diagnostic] = refused.value.diagnostics
-    return diagnostic
 
 
 # ---- the tokens of transformers --------------------------------------------------------------------------------------
@@ -165,17 +153,6 @@ def test_an_encoder_of_sounds_is_given_them(tmp_path: Path) -> None:
 # ---- one small build with a tokenizer --------------------------------------------------------------------------------
 
 
-def bpe(vocab: int) -> Any:
-    """A byte-level BPE tokenizer of a few lines."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocab, special_tokens=["<eos>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator([TEXT] * 3, trainer)
-    return tokenizer
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with its tokenizer, as transformers saves it."""
@@ -218,50 +195,6 @@ def test_what_streams_is_the_whole_text(generator: Generator, seed: int) -> None
     assert tuple(piece.token for piece in pieces) == run.generation.tokens
 
 
-@pytest.mark.parametrize("kind", ["bytes", "words"])
-def test_text_comes_in_whole_characters(kind: str) -> None:
-    """Of a tokenizer of bytes, and of one whose words begin with a mark that is a space except in front."""
-    tokenizer = bpe(300)
-    if kind == "words":
-        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True))
-        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-        tokenizer.decoder = tokenizers.decoders.Sequence(
-            [tokenizers.decoders.ByteFallback(), tokenizers.decoders.Metaspace()]
-        )
-        units = [f"<0x{n:02X}>" for n in range(256)]
-        trainer = tokenizers.trainers.BpeTrainer(vocab_size=330, special_tokens=units, limit_alphabet=20)
-        tokenizer.train_from_iterator([TEXT], trainer)
-        tokenizer = tokenizers.Tokenizer.from_str(
-            json.dumps({**json.loads(tokenizer.to_str()), "added_tokens": []})  # its bytes are tokens like others
-        )
-    tokens = tokenizer.encode(TEXT * 2).ids
-    for start in (0, 5):
-        stream = Detokenizer(tokenizer, tokens[:start])
-        pieces = [stream.push(token) for token in tokens[start:]] + [stream.finish()]
-        assert "".join(pieces) == tokenizer.decode(tokens)[len(tokenizer.decode(tokens[:start])) :]
-        assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
-        assert sum(map(bool, pieces)) > len(tokens) // 4
-
-
-def test_a_character_that_never_ends_is_given_out() -> None:
-    tokenizer = bpe(300)
-    broken = tokenizer.token_to_id("ð")  # the first byte of four
-    stream = Detokenizer(tokenizer, [])
-    assert stream.push(broken) == ""
-    assert stream.finish() == "\N{REPLACEMENT CHARACTER}"
-    pieces = [Detokenizer.push(stream, broken) for _ in range(40)]
-    assert "".join(pieces).count("\N{REPLACEMENT CHARACTER}") >= 20
-
-
-def test_stop_strings_end_the_text_before_them() -> None:
-    ending = Ending(["END", "\n\n"])
-    shown = [ending.push(text) for text in ("one E", "N", "ough\n", "two EN", "D three")]
-    assert shown == ["one ", "", "ENough", "\ntwo ", ""] and ending.found
-    assert Ending(["x"]).push("axb") == "a"
-    rest = Ending(["END"])
-    assert (rest.push("the EN"), rest.finish()) == ("the ", "EN")
-
-
 def test_generation_ends_at_a_stop_string(generator: Generator) -> None:
     free = generator.generate(PROMPTS[0], 30)
     at = len(free.text) // 2
@@ -297,51 +230,6 @@ def test_the_context_ends_a_generation(generator: Generator) -> None:
 # ---- sampling --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Sampling(temperature=0.7),
-        Sampling(top_k=5),
-        Sampling(top_k=500),
-        Sampling(top_p=0.8),
-        Sampling(top_p=0.01),
-        Sampling(temperature=1.0, repetition_penalty=1.3),
-        Sampling(temperature=1.4, top_k=20, top_p=0.9, repetition_penalty=0.8),
-    ],
-    ids=str,
-)
-def test_logits_are_processed_as_transformers_does(settings: Sampling) -> None:
-    """The same values, bit by bit but for the last of a division, and the same tokens left over."""
-    processors = transformers.LogitsProcessorList()
-    if settings.repetition_penalty != 1.0:
-        processors.append(transformers.RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
-    if settings.temperature is not None and settings.temperature != 1.0:
-        processors.append(transformers.TemperatureLogitsWarper(settings.temperature))
-    if settings.top_k:
-        processors.append(transformers.TopKLogitsWarper(settings.top_k))
-    if settings.top_p is not None:
-        processors.append(transformers.TopPLogitsWarper(settings.top_p))
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        logits = (rng.standard_normal(100) * 3).astype(np.float32)
-        if settings.top_p is None:
-            logits[:4] = logits[4]  # which of equal ones are in a nucleus is up to torch's sort
-        text = rng.integers(0, 100, 30)
-        expected = processors(torch.from_numpy(text)[None], torch.from_numpy(logits)[None].clone())[0].numpy()
-        np.testing.assert_allclose(process(logits, text.tolist(), settings), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("scale", [0.1, 1.0, 8.0])
-@pytest.mark.parametrize("share", [0.2, 0.95])
-def test_nuclei_of_large_vocabularies(scale: float, share: float) -> None:
-    """Tokens at the edge of one are told apart by the rounding of a sum; there are few."""
-    logits = (np.random.default_rng(1).standard_normal(50_000) * scale).astype(np.float32)
-    expected = transformers.TopPLogitsWarper(share)(None, torch.from_numpy(logits)[None])[0].numpy()
-    given = nucleus(logits, share)
-    assert int((np.isfinite(given) != np.isfinite(expected)).sum()) <= 1 + 1e-4 * np.isfinite(expected).sum()
-    assert (given[np.isfinite(given)] == logits[np.isfinite(given)]).all()
-
-
 def test_repetition_penalty_counts_for_greedy_decoding(generator: Generator) -> None:
     free, held = (
         generator.generate(PROMPTS[0], 40, sampling=Sampling(repetition_penalty=penalty)).tokens for penalty in (1, 50)
@@ -362,39 +250,7 @@ def test_a_seed_gives_the_same_tokens(built: Path, generator: Generator) -> None
     assert [row.tokens for row in sample(7, top_k=1).rows] == [row.tokens for row in greedy.rows]
 
 
-def test_logits_that_are_no_numbers() -> None:
-    for wrong in (np.nan, np.inf):
-        refused = found(process, np.array([1.0, wrong, 2.0], np.float32), [], Sampling())
-        assert refused.code == "B660" and f"the largest logit of the model is {wrong}" in refused.message
-
-
-def test_draws_follow_the_probabilities() -> None:
-    from specc_runtime.sampling import Sampler
-
-    sampler = Sampler(Sampling(temperature=1.0), 0, 3)
-    logits = np.log(np.array([0.5, 0.25, 0.25, 0.0], np.float32) + np.float32(1e-30))
-    counts = np.bincount([sampler.choose(logits, []) for _ in range(4000)], minlength=4) / 4000
-    np.testing.assert_allclose(counts, [0.5, 0.25, 0.25, 0.0], atol=0.03)
-
-
 # ---- what is refused -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "shown"),
-    [
-        ({"temperature": -1.0}, "temperature is -1.0: expected a number of at least 0"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"top_k": -3}, "top-k is -3"),
-        ({"top_p": 0.0}, "top-p is 0.0: expected a number above 0, at most 1"),
-        ({"top_p": 1.5}, "top-p is 1.5"),
-        ({"repetition_penalty": 0.0}, "repetition-penalty is 0.0"),
-        ({"seed": -1}, "seed is -1"),
-    ],
-)
-def test_settings_out_of_range(settings: dict[str, Any], shown: str) -> None:
-    refused = found(Sampling, **settings)
-    assert refused.code == "G707" and refused.message.startswith(shown)
 
 
 def test_prompts_that_cannot_be_continued(generator: Generator, tmp_path: Path) -> None:
