@@ -244,9 +244,9 @@ class Access(OpArguments):
         return dim
 
 
-class Evaluated(ast.Expr):
+class Evaluated(ast.StandIn):
     """An expression whose value is known: a function's bound argument, or what a fold carries."""
 
     def __init__(self, span: Span, value: Any, original: ast.Expr | None) -> None:
-        super().__init__(span)
-        self.value, self.original = value, original
+        super().__init__(span, original)
+        self.value = value

@@ -82,8 +82,16 @@ class Applications(Mismatches):
         return any(isinstance(v, (Value, Absent, Results)) for v in values)
 
     def syntax_op(self, name: str, expr: ast.Expr, *operands: tuple[Any, ast.Expr]) -> Any:
-        inputs = tuple(self.operand(value, at) for value, at in operands)
-        return self.apply(OpCall(operators()[name](), inputs, tuple(at.span for _, at in operands)), expr.span)
+        op = operators().get(name)
+        if op is None:  # `in` looks in a list, `~=` belongs in tests
+            help = "any(xs == x)" if "in" in name else ""
+            raise self.fail("E125", f"`{name}` takes no tensors", expr.span, help=help)
+        kinds = [p.kind for p in op.params if p.is_operand]
+        inputs = tuple(
+            self.operand(value, at) if kind == "number" else self.tensor(value, at)
+            for kind, (value, at) in zip(kinds, operands, strict=True)
+        )
+        return self.apply(OpCall(op(), inputs, tuple(at.span for _, at in operands)), expr.span)
 
     def arithmetic(self, expr: ast.Binary, left: Any, right: Any) -> Any:
         if expr.op == "+" and (isinstance(left, ListRef) or isinstance(right, ListRef)):
@@ -118,6 +126,11 @@ class Applications(Mismatches):
             if self._tensorial(left, right) and not none:
                 return self.syntax_op(expr.ops[0], expr, (left, expr.first), (right, expr.rest[0]))
             return self.compare(expr, expr.ops[0], left, right, expr.rest[0])
+        sides = (expr.first, *expr.rest)
+        if self._tensorial(*map(self.value, sides)):
+            pairs = zip(sides, expr.ops, sides[1:], strict=False)
+            help = " and ".join(f"{unparse(a)} {op} {unparse(b)}" for a, op, b in pairs)
+            raise self.fail("E125", "comparisons of tensors do not chain", expr.span, help=help)
         return super()._Compare(expr)
 
     def condition(self, expr: ast.Expr) -> bool:
@@ -182,6 +195,8 @@ class Applications(Mismatches):
     def index_tensor(self, expr: ast.Index, base: Value) -> Any:
         """`x[i, a:b:c, none, ...]` with compile-time ints and sizes."""
         items = tuple(self._index_item(item) for item in expr.items)
+        if items.count("...") > 1:
+            raise self.fail("E105", "one `...` in an index: it stands for all axes that are left", expr.span)
         return self.apply(OpCall(operators()["[]"](items=items), (base,), (expr.base.span,)), expr.span)
 
     def _index_item(self, item: ast.Expr | ast.Slice) -> Any:

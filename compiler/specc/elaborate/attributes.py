@@ -39,6 +39,9 @@ class OpArguments(Evaluator):
     def operand(self, value: Any, at: ast.Expr) -> Input:
         raise NotImplementedError
 
+    def kind(self, value: Any) -> str:
+        raise NotImplementedError
+
     def op_call(self, op: type[Op], expr: ast.Call) -> OpCall:
         """A call of an operator with its arguments bound."""
         given = self._sorted(op, expr)
@@ -63,10 +66,13 @@ class OpArguments(Evaluator):
                 attributes[param.name], label = self._attribute(op, param, args[0])
                 if label is not None:
                     labels[param.name] = label
-            elif param.required and not ("over" in given and param.kind in AXIS_KINDS):
+            elif param.required and not ("over" in given and param in axes_of(op)):
                 raise self.fail("E124", f"{op.name}: missing `{param.name}`", expr.span, note=signature_text(op))
         if "over" in given:
-            axis = next(p for p in op.params if p.kind in AXIS_KINDS)
+            (axis,) = axes_of(op)
+            if axis.name in given:
+                message = f"{op.name}: `over` names the axis, and `{axis.name}` does too"
+                raise self.fail("E121", message, given[axis.name][0].span, help="one of the two")
             attributes[axis.name] = self._over(axis, given["over"][0], inputs)
         return OpCall(op(**attributes), tuple(inputs), tuple(spans), labels, places)
 
@@ -84,7 +90,7 @@ class OpArguments(Evaluator):
                 raise self.fail("E120", "`*` passes hyper-parameters, in declarations only", arg.span)
             if arg.name is not None:
                 name = arg.name.id
-                over = name == "over" and any(p.kind in AXIS_KINDS for p in op.params)
+                over = name == "over" and len(axes_of(op)) == 1
                 if name not in params and not over:
                     guess = closest(name, order)
                     help = f"did you mean `{guess}`?" if guess else ""
@@ -170,6 +176,10 @@ class OpArguments(Evaluator):
             return tuple(self.size(e) for e in expr.elements if isinstance(e, ast.Expr))
         value = self.value(expr)
         if isinstance(value, tuple):
+            bad = next((v for v in value if isinstance(v, bool) or not isinstance(v, (int, Dim))), None)
+            if bad is not None or None in value:
+                message = f"{op.name}: `{param.name}` is a list of sizes, found {self.kind(bad)} in it"
+                raise self.fail("E112", message, expr.span)
             return tuple(Dim.of(v) for v in value)
         if param.kind == "Dims":
             return (self.size(expr),)
@@ -278,6 +288,11 @@ def coerce_attribute(evaluator: Evaluator, op: type[Op], param: ParamSpec, value
     raise evaluator.fail(
         "E125", f"{op.name}: `{param.name}` cannot be {show(value)}", span, expected=kind, found=describe(value)
     )
+
+
+def axes_of(op: type[Op]) -> list[ParamSpec]:
+    """The arguments that are axes: where there is one, `over` may stand for it."""
+    return [p for p in op.params if p.kind in AXIS_KINDS]
 
 
 def factors(expr: ast.Expr) -> list[ast.Expr]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Label
 from specc.dims import Facts
+from specc.elaborate.evaluate import DTYPES
 from specc.elaborate.instances import Instance
 from specc.elaborate.references import ListRef, PartRef
 from specc.elaborate.scans import Scans
@@ -70,6 +71,7 @@ class BodyChecker(Scans):
         dims: dict[str, None] = {}
         counts = iter(lengths)
         for param in method.params:
+            self._not_a_dtype(param.name)
             if not is_tensor(param.type):
                 value = dict(static).get(param.name.id)
                 origin = f"argument ({param.span.where})"
@@ -165,6 +167,7 @@ class BodyChecker(Scans):
         name = target.id
         if name == "_":
             return
+        self._not_a_dtype(target)
         self.check_rebinding(target, value)
         if isinstance(value, (Value, ListRef, PartRef, Absent, tuple)) or value is POISON:
             self.name_value(value, name)
@@ -177,6 +180,10 @@ class BodyChecker(Scans):
             self.locals[name] = Binding(
                 value, target.span, f"{name} ({target.span.where})", labelled=False, label=label
             )
+
+    def _not_a_dtype(self, name: ast.Ident) -> None:
+        if name.id in DTYPES:
+            raise self.fail("E104", f"`{name.id}` is a dtype, which it would hide", name.span, help="another name")
 
     def _do_Assign(self, statement: ast.Assign) -> None:
         value = self.value(statement.value)
@@ -258,6 +265,7 @@ class BodyChecker(Scans):
                 binds = []
                 for name, value in self.unpacked(statement.names, item, statement.iterable.span):
                     if name.id != "_":
+                        self._not_a_dtype(name)
                         if isinstance(value, (Value, PartRef, ListRef, tuple, Absent)):
                             self.locals[name.id] = value
                         else:

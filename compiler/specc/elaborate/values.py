@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic
 from specc.dims import Dim
+from specc.ir.graph import Value
 from specc.op import Op
 from specc.source import Span
 from specc.syntax import ast
@@ -123,12 +124,14 @@ def show(value: Any) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, tuple):
-        return f"[{', '.join(show(v) for v in value)}]"
+        return f"[{', '.join(map(show, value))}]" if len(value) <= 20 else f"[{', '.join(map(show, value[:20]))}, ..]"
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, DType):
         return value.value
-    return str(value)
+    if isinstance(value, Value):
+        return "a tensor"
+    return str(value) if isinstance(value, (int, Dim, FnValue, BlockValue)) else "a value"
 
 
 def describe(value: Any) -> str:
@@ -137,6 +140,8 @@ def describe(value: Any) -> str:
         (bool, "the bool"), (int, "the int"), (float, "the float"), (str, "the string"), (tuple, "the list"),
         (DType, "the dtype"), (Dim, "the size"), (FnValue, "the function"), (BlockValue, "the block"),
     ]  # fmt: skip
+    if isinstance(value, Value):
+        return f"a tensor ({value.type})"
     return (
         "none"
         if value is None

@@ -30,6 +30,13 @@ class Expr(Node):
 
 
 @_node
+class StandIn(Expr):
+    """What is evaluated in the place of `original`, as which it is shown; made by the elaborator, never parsed."""
+
+    original: Expr | None
+
+
+@_node
 class Name(Expr):
     id: str
 

@@ -179,6 +179,20 @@ def _literal_type(text: str) -> str:
     return ""
 
 
+def _scan_without_states(place: Place) -> Finding | None:
+    """P000: `scan x in xs along T {` without `with`."""
+    found = re.search(r"\bscan\s+[\w, ]+ in .*\balong\s+\w+\s*\Z", place.text[place.start : place.at])
+    if place.token != "{" or found is None:
+        return None
+    return place.finding(
+        "P000",
+        "`scan` hands states from step to step: `with` names them and what they begin with",
+        place.here,
+        help="with h = zeros([B, dim]) {",
+        note="what every step computes by itself needs no scan: operators work on all steps at once",
+    )
+
+
 def _brace_below(place: Place) -> Finding | None:
     """P000: the `{` of a block on a line of its own."""
     if place.token != "\n" and not (place.token == "{" and place.at == place.start):
@@ -352,6 +366,7 @@ _RECOGNISERS: tuple[Callable[[Place], Finding | None], ...] = (
     _part_with_equals,
     _comparison,
     _untyped,
+    _scan_without_states,
     _brace_below,
     _nothing_returned,
     _statement_of_an_expression,

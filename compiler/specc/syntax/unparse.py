@@ -40,6 +40,11 @@ def _expr(node: ast.Node) -> tuple[str, int]:
 
 
 @_expr.register
+def _(node: ast.StandIn) -> tuple[str, int]:
+    return _expr(node.original) if node.original is not None else (node.span.text.strip(), _POSTFIX)
+
+
+@_expr.register
 def _(node: ast.Name) -> tuple[str, int]:
     return node.id, _POSTFIX
 

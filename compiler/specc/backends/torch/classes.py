@@ -82,6 +82,8 @@ class ClassDraft:
 
     def lines(self, name: str, names: Mapping[str, str]) -> list[str]:
         lines = [f"class {name}(nn.Module):", *docstring(self.doc, 4)]
+        if not (self.body or self.params or self.methods):  # a part that holds nothing and that nothing calls
+            return lines if self.doc else [*lines, "    pass"]
         if self.doc:
             lines.append("")
         if self.body or self.params:
