@@ -157,7 +157,6 @@ CODES: dict[str, str] = {
     "B650": "not supported yet",
     "B660": "the output folder or a build cannot be used",
     "B670": "weights cannot be stored in few bits like this",
-    # X: trust
     # G: generating text
     "G701": "a prompt is longer than the context",
     "G702": "no tokenizer",
@@ -166,6 +165,7 @@ CODES: dict[str, str] = {
     "G705": "a model that does not continue texts",
     "G706": "a device that is not there",
     "G707": "a setting of the generation is out of range",
+    # X: trust
     "X901": "an extern file is not trusted",
     "X902": "an extern file changed since it was trusted",
     "X903": "an extern disagrees with its signature",
