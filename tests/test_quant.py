@@ -146,7 +146,7 @@ def _certify(out: Path, manifest: dict[str, Any]) -> Certificate:
     of = Interface.from_json(manifest["entries"]["forward"]["interface"])
     scheme = parse(manifest["quantisation"]["scheme"])
     empty = Certificate(0, {}, {}, {})
-    return quant_proof.certified(empty, out, [("model.onnx", of)], scheme)
+    return quant_proof.certified(empty, out, [quant_proof.Plain("model.onnx", of)], scheme)
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4", "int4:asym"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc_runtime.inputs import Input, Interface, Output, draw
 from specc_runtime.loss import Perplexity, log_softmax
-from specc_runtime.programs import OPTIMISED, run_session
+from specc_runtime.programs import Outputs
 from specc_runtime.sizes import admissible
 from specc_runtime.tokens import check_fit, load_tokenizer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+Program = Callable[[Mapping[str, Any]], Outputs]
 WINDOW = 512
 """Tokens of a window, where the context has room for as many. Each begins anew: its first token is not predicted."""
 
@@ -32,7 +33,7 @@ def predicts(of: Interface) -> tuple[Input, Output] | None:
     return None
 
 
-def perplexity(of: Interface, sessions: tuple[Any, Any], text: Path, tokenizer: Path) -> Perplexity:
+def perplexity(of: Interface, programs: tuple[Program, Program], text: Path, tokenizer: Path) -> Perplexity:
     """Of a text file in UTF-8, by the tokenizer.json (or its folder).
 
     Raises `Rejected`: E006 for a file that is not text, G702, G703 for the tokenizer, B670 where there is nothing to
@@ -53,8 +54,8 @@ def perplexity(of: Interface, sessions: tuple[Any, Any], text: Path, tokenizer: 
         sizes = _sizes(of, item, len(window))
         assert sizes is not None
         feeds = draw(of, sizes, masks="all true") | {item.name: window[None]}
-        for i, session in enumerate(sessions):
-            logits = run_session(session, OPTIMISED, feeds, [output.name])[output.name][0, :-1]
+        for i, program in enumerate(programs):
+            logits = program(feeds)[output.name][0, :-1]
             likely = log_softmax(logits.astype(np.float64))
             lost[i] -= float(np.take_along_axis(likely, window[1:, None], axis=1).sum())
         count += len(window) - 1

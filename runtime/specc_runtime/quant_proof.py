@@ -9,110 +9,157 @@ precision.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.quantisation import Scheme, whole
 from specc_runtime import manifest, programs, quant_kernels
+from specc_runtime.cache import CachedEntry
 from specc_runtime.certificate import Certificate
 from specc_runtime.checkpoint import WEIGHTS, Checkpoint
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.inputs import Interface, draw
 from specc_runtime.loss import Deviation, Loss
 from specc_runtime.perplexity import perplexity, predicts
-from specc_runtime.programs import OPTIMISED, PLAIN, Crash, open_session, run_session
+from specc_runtime.programs import OPTIMISED, PLAIN, Crash, Outputs, open_session, run_session
 from specc_runtime.quantised import PackedFile, external, graph_file, weights_file
-from specc_runtime.sizes import Case, plan
+from specc_runtime.sizes import admissible, plan
+from specc_runtime.steps import OnnxSteps, in_parts
 
 if TYPE_CHECKING:
-    import numpy as np
     from onnx import ModelProto
 
-    Array = np.ndarray[Any, Any]
-
+Session = Any
+Feeds = dict[str, np.ndarray[Any, Any]]
+Make = Callable[[str], Session]
+Runner = Callable[[Mapping[str, Any]], Outputs]
 Say = Callable[[str], None]
+_PARTS = (4, 1, 1, 2), (1, 1, 1), (9, 3)
+"""Positions of the steps that texts are given in."""
+_SPLIT = "#parts"
+"""Among the inputs of a text: its parts."""
 LOOKED_UP = "looked up"
 """Part of the name of a table's second copy, where one use of it is packed and another is not."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An entry that begins anew with every call: its fp32 graph's file, its interface."""
+
+    file: str
+    of: Interface
+
+    @property
+    def plain(self) -> Interface:
+        return self.of
+
+    def feeds(self, seed: int) -> Iterator[Feeds]:
+        for case in plan(self.of):
+            if not case.skipped and not case.at_bound:
+                yield draw(self.of, case.sizes, seed=seed, masks="all true")
+
+    def runner(self, make: Make) -> Runner:
+        session, names = make(self.file), [output.name for output in self.of.outputs]
+        return lambda feeds: run_session(session, OPTIMISED, feeds, names)
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """An entry that goes on from its earlier calls; its graphs are given texts in parts."""
+
+    entry: CachedEntry
+
+    @property
+    def file(self) -> str:
+        return self.entry.file
+
+    @property
+    def plain(self) -> Interface:
+        return self.entry.plain
+
+    def feeds(self, seed: int) -> Iterator[Feeds]:
+        step, room = self.entry.cache.step, self.entry.cache.room
+        for parts in _PARTS:
+            length = sum(parts)
+            sizes = admissible(self.plain, dict.fromkeys(self.plain.dims, 2) | {step: length})
+            if sizes is not None and sizes[step] == length and (room is None or length <= room):
+                yield draw(self.plain, sizes, seed=seed, masks="all true") | {_SPLIT: np.array(parts)}
+
+    def runner(self, make: Make) -> Runner:
+        cache = self.entry.cache
+        once = make(cache.once.file) if cache.once is not None else None
+        steps = OnnxSteps(make(self.file), cache, self.entry.of, OPTIMISED, once)
+        return lambda feeds: in_parts(steps, self.plain, feeds, feeds[_SPLIT].tolist())
 
 
 def certified(
     certificate: Certificate,
     folder: Path,
-    entries: Sequence[tuple[str, Interface]],
+    entries: Sequence[Plain | Stepping],
     scheme: Scheme,
     text: Path | None = None,
     progress: Say = lambda _: None,
 ) -> Certificate:
-    """The certificate with what holds of the quantised graphs; `entries` are (file of the fp32 graph, interface).
+    """The certificate with what holds of the quantised graphs.
 
-    Raises `Rejected` (B630) where one does not compute what its bits say.
+    Raises `Rejected`: B630 where one does not compute what its bits say, B670 where a text has no perplexity, and what
+    reading the text may raise.
     """
     losses = {}
     with PackedFile(folder / weights_file(scheme)) as packed, Checkpoint.open(folder / WEIGHTS) as source:
         widths = [source.tensors[name].shape[1] for name in packed.names()]
     quant_kernels.check(scheme, widths, weights_file(scheme))
-    for file, of in entries:
-        progress(f"comparing {graph_file(file, scheme)}")
+    for entry in entries:
+        file = graph_file(entry.file, scheme)
+        progress(f"comparing {file}")
         try:
-            losses[graph_file(file, scheme)] = _loss(folder, file, of, scheme, certificate.seed, text)
+            losses[file] = _loss(folder, entry, scheme, certificate.seed, text)
         except Crash as crash:
-            raise Rejected([_defect(graph_file(file, scheme), str(crash))]) from crash
+            raise Rejected([_defect(file, str(crash))]) from crash
     if text is not None and not any(loss.perplexity for loss in losses.values()):
         message = f"no entry gives a distribution of next tokens: {text} has no perplexity"
         raise Rejected([Diagnostic("B670", message, help="leave the text out")])
-    names = [*losses, weights_file(scheme)]
+    names = [*losses, *(graph_file(name, scheme) for name in _once(entries)), weights_file(scheme)]
     files = {**certificate.files, **{name: manifest.sha256(folder / name) for name in names}}
     return replace(certificate, files=files, quantised=losses)
 
 
-def _loss(folder: Path, file: str, of: Interface, scheme: Scheme, seed: int, text: Path | None) -> Loss:
-    import onnx
+def _once(entries: Sequence[Plain | Stepping]) -> Iterator[str]:
+    caches = [entry.entry.cache for entry in entries if isinstance(entry, Stepping)]
+    yield from (cache.once.file for cache in caches if cache.once is not None)
 
+
+def _loss(folder: Path, entry: Plain | Stepping, scheme: Scheme, seed: int, text: Path | None) -> Loss:
     found = Loss(scheme.text)
-    cases = _cases(of)
-    fp32 = onnx.load(folder / file, load_external_data=False)
-    packed = onnx.load(folder / graph_file(file, scheme), load_external_data=False)
-    names = sorted({whole(t.name)[0] for t in external(packed) if whole(t.name)[1]})
-    if not names:
-        return found
-    exact = _Pair(*_exact_pair(folder, fp32, packed, names, scheme))
-    for case in cases[:2]:
-        feeds = draw(of, case.sizes, seed=seed, masks="all true")
-        for name, (reference, value) in exact.outputs(of, feeds).items():
-            figures = compare(reference, value, tolerance(of.depth))
+    feeds = list(entry.feeds(seed))
+    exact = entry.runner(_Exact(folder, scheme).reference), entry.runner(_Exact(folder, scheme).unrounded)
+    for given in feeds[:2]:
+        reference, values = (run(given) for run in exact)
+        for name, value in values.items():
+            figures = compare(reference[name], value, tolerance(entry.plain.depth))
             if figures.problem:
-                raise Rejected([_defect(graph_file(file, scheme), f"`{name}`: {figures.problem}")])
+                raise Rejected([_defect(graph_file(entry.file, scheme), f"`{name}`: {figures.problem}")])
             found.exact[name] = max(found.exact.get(name, Figures()), figures, key=lambda f: f.max_abs)
-    real = _Pair(open_session(OPTIMISED, folder / file), open_session(OPTIMISED, folder / graph_file(file, scheme)))
-    for case in cases:
-        feeds = draw(of, case.sizes, seed=seed, masks="all true")
-        for name, (reference, value) in real.outputs(of, feeds).items():
-            if reference.dtype.kind == "f":
+    del exact
+
+    def session(file: str) -> Session:
+        return open_session(OPTIMISED, folder / file)
+
+    real = entry.runner(session), entry.runner(lambda file: session(graph_file(file, scheme)))
+    for given in feeds:
+        reference, values = (run(given) for run in real)
+        for name, value in values.items():
+            if value.dtype.kind == "f":
                 deviation = found.outputs.setdefault(name, Deviation())
-                deviation.add(reference, value, is_distribution=is_distribution(of, name))
+                deviation.add(reference[name], value, is_distribution=is_distribution(entry.plain, name))
         found.runs += 1
-    if text is not None and predicts(of) is not None:
-        found.perplexity = perplexity(of, (real.reference, real.found), text, folder)
+    if text is not None and isinstance(entry, Plain) and predicts(entry.of) is not None:
+        found.perplexity = perplexity(entry.of, real, text, folder)
     return found
-
-
-def _cases(of: Interface) -> list[Case]:
-    return [case for case in plan(of) if not case.skipped and not case.at_bound]
-
-
-class _Pair:
-    """Two sessions that take the same inputs."""
-
-    def __init__(self, reference: Any, found: Any) -> None:
-        self.reference, self.found = reference, found
-
-    def outputs(self, of: Interface, feeds: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
-        names = [output.name for output in of.outputs]
-        expected = run_session(self.reference, OPTIMISED, feeds, names)
-        values = run_session(self.found, OPTIMISED, feeds, names)
-        return {name: (expected[name], values[name]) for name in names}
 
 
 def is_distribution(of: Interface, name: str) -> bool:
@@ -125,23 +172,40 @@ def is_distribution(of: Interface, name: str) -> bool:
 # ---- the same without rounded activations ----------------------------------------------------------------------------
 
 
-def _exact_pair(
-    folder: Path, fp32: ModelProto, packed: ModelProto, names: Sequence[str], scheme: Scheme
-) -> tuple[Any, Any]:
-    """Sessions: the fp32 graph with the weights that the bits say, and the quantised graph without rounding."""
-    kept = {t.name for t in external(packed)} & set(names)
-    split_uses(fp32, kept)
-    shapes = {t.name: tuple(t.dims) for t in fp32.graph.initializer}
-    stored = programs.stored_weights(fp32, folder, {t.name: None for t in external(fp32)})
-    with PackedFile(folder / weights_file(scheme)) as file:
-        for name in names:
-            both = f"{name}:{LOOKED_UP}"
-            target = both if both in shapes and scheme.embed else name
-            stored[target] = file.unpacked(name, shapes[name][1])
-    unrounded(packed)
-    own = programs.stored_weights(packed, folder, {t.name: None for t in external(packed)})
-    reference = open_session(PLAIN, fp32.SerializeToString(), stored)
-    return reference, open_session(PLAIN, packed.SerializeToString(), own)
+@dataclass(frozen=True)
+class _Exact:
+    """Sessions on two forms of a graph, given by the file of its fp32 form, that have to agree."""
+
+    folder: Path
+    scheme: Scheme
+
+    def reference(self, file: str) -> Session:
+        """The fp32 graph with the weights that the bits say."""
+        proto, packed = self._load(file), self._load(graph_file(file, self.scheme))
+        parts = [whole(t.name) for t in external(packed)]
+        names = {name for name, what in parts if what}
+        split_uses(proto, names & {name for name, what in parts if not what})
+        shapes = {t.name: tuple(t.dims) for t in proto.graph.initializer}
+        weights = programs.stored_weights(proto, self.folder, {t.name: None for t in external(proto)})
+        with PackedFile(self.folder / weights_file(self.scheme)) as stored:
+            for name in names:
+                table = f"{name}:{LOOKED_UP}"
+                target = table if table in shapes and self.scheme.embed else name
+                weights[target] = stored.unpacked(name, shapes[name][1])
+        return open_session(PLAIN, proto.SerializeToString(), weights)
+
+    def unrounded(self, file: str) -> Session:
+        """The quantised graph without rounded activations."""
+        proto = self._load(graph_file(file, self.scheme))
+        unrounded(proto)
+        weights = programs.stored_weights(proto, self.folder, {t.name: None for t in external(proto)})
+        return open_session(PLAIN, proto.SerializeToString(), weights)
+
+    def _load(self, file: str) -> ModelProto:
+        import onnx
+
+        proto: ModelProto = onnx.load(self.folder / file, load_external_data=False)
+        return proto
 
 
 def split_uses(proto: ModelProto, names: set[str]) -> None:
