@@ -18,7 +18,6 @@ from specc.elaborate.files import FileScope
 from specc.elaborate.models import Given, Options, choose_model, configurations, elaborate, presets
 from specc.elaborate.sections import check_sections
 from specc.elaborate.values import Fail
-from specc.inspect.lowering import TARGETS, Lowerings, of_model
 from specc.ir import graph as ir
 from specc.passes.incremental import findings as steps
 from specc.reading import Loader, locate, project_root, read_text, shown_path, std_home
@@ -122,24 +121,6 @@ def check(
         options = Options(model=model, preset=preset, sets=given)
         found = findings(project, options, all_presets=all_presets, strict=strict, incremental=incremental)
         return in_order([*found, *(style.notes(project.file.tree) if notes else ())])
-
-
-def lowered(
-    target: str | Path,
-    *,
-    on: str = TARGETS[0],
-    opset: int = 23,
-    all_presets: bool = False,
-    sets: Mapping[str, str] | None = None,
-    model: str | None = None,
-    preset: str | None = None,
-) -> list[Lowerings]:
-    """What the operators of the configurations that `check` elaborates become in ONNX; raises `Rejected`."""
-    project = open_project(target)
-    options = Options(model=model, preset=preset, sets=parse_sets(sets or {}))
-    with deep_recursion():
-        chosen = configurations(project.elaborator, project.file, options, all_presets=all_presets)
-        return [one for each in chosen for one in of_model(project.check(each).model, target=on, opset=opset)]
 
 
 def findings(

@@ -21,8 +21,6 @@ from specc.passes.plain import IDENTITIES, Sizes, call_sizes, entry_sizes
 from specc.source import Span
 from specc.types import DType, Operand, Scalar, TensorType
 
-TARGETS = ("onnxruntime",)
-"""What graphs are written for: standard operators, in the forms that onnxruntime runs fastest."""
 OPSETS = range(17, 27)
 
 Form = Literal["native", "fused", "decomposed", "constant", "extern", "not available"]

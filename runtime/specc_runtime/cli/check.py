@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from specc import driver, reading, report
 from specc.diagnostics import Diagnostic
-from specc.inspect.lowering import TARGETS, Lowerings
 from specc.report import suppressed
 from specc_runtime.cli.common import choices, print_diagnostics, reporting, stop
+
+if TYPE_CHECKING:
+    from specc.inspect.lowering import Lowerings
 
 FORMATS = ("full", "concise", "json", "github", "sarif")
 MAX_ROUNDS = 20  # of fixes that uncover other fixes
@@ -29,8 +32,8 @@ MAX_ROUNDS = 20  # of fixes that uncover other fixes
 @click.option("--incremental", is_flag=True, help="Tell what keeps entries from being built with --cache.")
 @click.option(
     "--target",
-    type=click.Choice(TARGETS),
-    help=f"Tell what each operator becomes in ONNX for it: native, fused or decomposed.  [default: {TARGETS[0]}]",
+    type=click.Choice(["onnxruntime"]),
+    help="Tell what each operator becomes in ONNX for it: native, fused or decomposed.  [default: onnxruntime]",
 )
 @click.option("--opset", type=click.IntRange(17, 26), help="The same at this operator set.  [default: 23]")
 @click.option("--fix", is_flag=True, help="Apply the fixes that are safe to apply mechanically.")
@@ -92,10 +95,12 @@ def command(
         found = check()
     forms: list[Lowerings] = []
     if target or opset:
+        from specc.lowered import lowered
+
         for file in [file for file, about in found.items() if not any(d.severity == "error" for d in about)]:
-            made = driver.lowered(
+            made = lowered(
                 file,
-                on=target or TARGETS[0],
+                target=target or "onnxruntime",
                 opset=opset or 23,
                 all_presets=all_presets,
                 sets=sets,
