@@ -405,6 +405,21 @@ def test_a_cache_of_fixed_length_is_one_buffer(family: Family, opset: int, tmp_p
     assert "the cache room for 40" in refused.message and "--cache static=41" in refused.help
 
 
+@pytest.mark.parametrize("family", [GPT2, LLAMA], ids=["gpt2", "llama"])
+def test_a_build_for_genai_generates(family: Family, tmp_path: Path) -> None:
+    """Its short prompts are padded on the right, and go on where they end."""
+    checkpoint(family, tmp_path / "checkpoint", **LONG if family is LLAMA else {})
+    request = Request(family.spec, weights=str(tmp_path / "checkpoint"), render=False, verify=False)
+    for name, cache in (("grows", CONCAT), ("genai", Cache(genai=True))):
+        build(replace(request, out=tmp_path / name, cache=cache))
+    for backend in BACKENDS:
+        grows, genai = Generator(tmp_path / "grows", backend), Generator(tmp_path / "genai", backend)
+        for generator in (grows, genai):
+            generator.special = SpecialTokens()
+        for prompts in (PROMPTS, PROMPTS[:1]):
+            assert genai.generate(prompts, 60).rows == grows.generate(prompts, 60).rows
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_device_that_is_not_there(built: Path, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime

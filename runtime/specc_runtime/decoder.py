@@ -43,7 +43,7 @@ def decoder_of(name: str, cache: Cache, of: Interface) -> Decoder:
     return Decoder(
         tokens[0].name,
         mask.name if mask is not None else None,
-        mask is not None and mask.name in cache.wide,
+        mask is not None and mask.name in (cache.mask, *cache.wide),
         logits[0].name,
         min(high, default=None),
         tuple(i.name for i in own if i not in (tokens[0], mask)),
@@ -56,6 +56,8 @@ def _is_logits(output: Output, step: Dim) -> bool:
 
 
 def _is_mask(item: Input, tokens: Input, cache: Cache) -> bool:
+    if item.name == cache.mask:
+        return True
     if item.dtype != "bool" or len(item.shape) != 2 or item.shape[0] != tokens.shape[0]:
         return False
     return cache.wide.get(item.name) == 1 or item.shape[1] == tokens.shape[1]

@@ -20,6 +20,7 @@ from specc_runtime.generation import Generation, Piece, Statistics, Text
 from specc_runtime.inputs import Interface
 from specc_runtime.module import Build, open_build
 from specc_runtime.sampling import Sampler, Sampling
+from specc_runtime.steps import BufferSteps
 from specc_runtime.tokens import TOKENIZER, Detokenizer, Ending, check_fit, load_tokenizer, no_tokenizer
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Generator:
         self.steps = self._opened(lambda: open_on(device, self.build, backend, entry, quantized=quantized))
         self.cache: Cache = self.steps.cache
         self.of: Interface = self.steps.of
+        self.right = isinstance(self.steps, BufferSteps)  # where padding has to be
         self.decoder = decoder_of(self.of.method, self.cache, self.of)
         self.encoder = self._opened(lambda: open_encoder(self.build, self.steps, self._needed(), device, quantized))
         self.special = SpecialTokens.from_json(self.build.manifest.get("special_tokens") or SpecialTokens().to_json())
@@ -271,19 +273,26 @@ class Run:
             mask = np.concatenate((mask, np.ones((len(fed), 1), bool)), 1) if decoder.wide else np.ones(fed.shape, bool)
 
     def _padded(self) -> tuple[Array, Array]:
-        """The prompts side by side, short ones padded on the left, and the mask that says so."""
+        """The prompts side by side and their mask; short ones are padded on the left, in a build for genai on the right."""
         import numpy as np
 
         width = max(len(text.prompt) for text in self.texts)
         ids = np.full((len(self.texts), width), self.generator._pad, np.int64)
         mask = np.zeros(ids.shape, bool)
         for row, text in enumerate(self.texts):
-            ids[row, width - len(text.prompt) :] = text.prompt
-            mask[row, width - len(text.prompt) :] = True
+            start = 0 if self.generator.right else width - len(text.prompt)
+            ids[row, start : start + len(text.prompt)] = text.prompt
+            mask[row, start : start + len(text.prompt)] = True
         return ids, mask
 
     def _step(self, fed: Array, mask: Array, given: Mapping[str, Array]) -> Array:
-        """The logits of the last position of every row."""
+        """The logits of the last position of every row's text."""
+        import numpy as np
+
         decoder = self.generator.decoder
         feeds = {**given, decoder.tokens: fed, **({decoder.mask: mask} if decoder.mask is not None else {})}
-        return self.generator.steps.step(feeds)[decoder.logits][:, -1]
+        logits: Array = self.generator.steps.step(feeds)[decoder.logits]
+        if self.generator.right and fed.shape[1] > 1:
+            logits = logits[np.arange(len(fed)), mask.sum(1) - 1][:, None]
+        found: Array = logits[:, -1]
+        return found
