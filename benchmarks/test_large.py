@@ -18,24 +18,32 @@ LLAMA = ZOO / "llama.spec"
 
 @pytest.mark.parametrize(("dtype", "goal"), [("F32", 1.5), ("BF16", None)], ids=["unchanged", "from bf16"])
 def test_build_against_cp(benchmark: Any, record: Record, dtype: str, goal: float | None, tmp_path: Path) -> None:
-    """Whole processes, in turns; both are synced. From bf16 as many bytes are written, and half as many read."""
+    """Whole processes, in turns; both are synced. From bf16 as many bytes are written, and half as many read.
+
+    The goal is about bytes, so a build without weights is taken off: starting up and the graph take as long for a
+    model of any size, and at a gigabyte longer than the copy.
+    """
     checkpoint = replace(GIGABYTE, dtype=dtype).write(tmp_path / "hf")
     same = GIGABYTE.write(tmp_path / "f32") if dtype != "F32" else checkpoint
     floor: list[float] = []
+    structure: list[float] = []
     out, copy = tmp_path / "out", tmp_path / "copy"
 
     def clear() -> None:
         shutil.rmtree(out, ignore_errors=True)
-        line = ["sh", "-c", 'cp -r "$1" "$2" && sync -f "$2"', "sh", same, copy]
-        floor.append(seconds(lambda: run(line)))
+        again = ["sh", "-c", 'cp -r "$1" "$2" && sync -f "$2"', "sh", same, copy]
+        floor.append(seconds(lambda: run(again)))
         shutil.rmtree(copy)
+        structure.append(seconds(lambda: run([*line, "--no-weights"])))
+        shutil.rmtree(out)
 
-    line = [SPECC, "build", LLAMA, "--weights", checkpoint, "--no-verify", "--no-render", "-o", out]
+    line = [SPECC, "build", LLAMA, "--no-verify", "--no-render", "-o", out, "--weights", checkpoint]
     benchmark.pedantic(lambda: run(line), setup=clear, rounds=5, warmup_rounds=1)
     taken, copied = benchmark.stats.stats.median, median(floor)
     record(f"build of a {GIGABYTE.nbytes() / 1e9:.1f} GB model from {dtype.lower()}", taken, unit="s")
-    record("  above a copy and sync of its bytes", taken - copied, unit="s")
-    record("  build / copy", taken / copied, unit="x", at_most=goal)
+    record("  copy and sync of its bytes", copied, unit="s")
+    record("  build without weights", median(structure), unit="s")
+    record("  what the weights add / copy", (taken - median(structure)) / copied, unit="x", at_most=goal)
 
 
 def test_rebuild(benchmark: Any, record: Record, tmp_path: Path) -> None:
