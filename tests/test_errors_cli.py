@@ -72,6 +72,14 @@ model LM(vocab: int = 16) {
 }
 """
 
+WIDE = """\
+dim B
+model Net {
+  param w: Tensor[4] = constant(100_000.0)
+  forward(x: Tensor[B, 4]) -> y: Tensor[B, 4] = x * w
+}
+"""
+
 CONFIG = """\
 from std.nn import Linear
 dim B
@@ -221,6 +229,7 @@ SESSIONS = {
         [f"{BUILD} --trust twice.py"],
         mended={"twice.py": TWICE},
     ),
+    "W353": Session({"net.spec": WIDE}, [f"{BUILD} --dtype f16"], [f"{BUILD} --dtype bf16"]),
     "B640": Session({"net.spec": NET}, [f"{BUILD} --no-verify"], [f"{BUILD} --no-verify"]),
     "B650": Session({"net.spec": NET}, ["specc train net.spec"], [f"{BUILD} --emit torch"]),
     "B660": Session(

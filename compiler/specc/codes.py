@@ -139,6 +139,7 @@ CODES: dict[str, str] = {
     "W350": "no section for this checkpoint",
     "W351": "a pickle is refused",
     "W352": "a weights file is damaged",
+    "W353": "a weight is out of the range of the build's dtype",
     # T: train and test sections
     "T501": "unknown setting",
     "T502": "both or neither of epochs and steps",

@@ -232,17 +232,38 @@ def _rearranged(
     size = sum(checkpoint.tensors[name].nbytes for name in names)
     with mapped.hold(size) if mapped is not None else contextlib.nullcontext():
         for block in elements.blocks(source, checkpoint):
-            yield elements.converted(block, leaves[0].dtype, dtype)
+            yield _converted(block, leaves[0].dtype, dtype, leaves[0].name)
         for name in names:
             checkpoint.release(name)
 
 
 def _drawn(tensor: NewTensor, initializer: Initializer, seed: int) -> Generator[Array, None, None]:
-    from specc_runtime import elements
-
     rng = stream(seed, tensor.name)
     for block in draw(initializer.name, initializer.args, tensor.info.shape, rng):
-        yield elements.converted(block, "F32", tensor.info.dtype)
+        yield _converted(block, "F32", tensor.info.dtype, tensor.name)
+
+
+def _converted(block: Array, source: str, target: str, name: str) -> Array:
+    """As `elements.converted`; raises `Rejected` (W353) for a number that would become infinite."""
+    import numpy as np
+
+    from specc_runtime import elements
+
+    try:
+        with np.errstate(over="raise"):
+            return elements.converted(block, source, target)
+    except FloatingPointError:
+        largest = float(np.abs(elements.converted(block, source, "F32")).max())
+        raise Rejected(
+            [
+                Diagnostic(
+                    "W353",
+                    f"`{name}` has numbers that {target.lower()} cannot hold: up to {largest:.6g}",
+                    notes=(("largest of f16", "65504"),) if target == "F16" else (),
+                    help="--dtype bf16, which has the range of f32",
+                )
+            ]
+        ) from None
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
