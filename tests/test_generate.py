@@ -256,6 +256,7 @@ def test_a_seed_gives_the_same_tokens(built: Path, generator: Generator) -> None
 def test_prompts_that_cannot_be_continued(generator: Generator, tmp_path: Path) -> None:
     assert found(generator.generate, [5, 320]).message == "token 320 of the prompt is none of the model's 320: 0 to 319"
     assert found(generator.generate, [-1]).code == "G703"
+    assert found(generator.generate, "half \udce9").message == r"the prompt is not text: '\udce9' is half a character"
     assert found(generator.generate, [5], 0).code == "G707"
     plain = Generator(make("gpt2", tmp_path / "plain", cache=CONCAT, without=frozenset({"attention_mask"})).folder)
     assert found(plain.generate, "text").code == "G702"
@@ -311,6 +312,8 @@ def test_the_command_streams_text_alone_to_stdout(built: Path, generator: Genera
         done = specc("generate", built, *words, "--max-tokens", 12, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (0, expected.text + "\n"), done.stderr
         assert "tokens/s; ended by: --max-tokens" in done.stderr
+    done = specc("generate", built, "--prompt", "The quick", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr.endswith("ended by: the end of the context, 96 positions\n")
 
 
 def test_the_command_gives_tokens_where_there_is_no_tokenizer(tmp_path: Path) -> None:

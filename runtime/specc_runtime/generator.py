@@ -95,6 +95,11 @@ class Generator:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise Rejected([no_tokenizer(f"`{self.build.folder}` has no tokenizer to read a text with")])
+            try:
+                prompt.encode()
+            except UnicodeEncodeError as error:  # what a shell passed on that is not UTF-8
+                message = f"the prompt is not text: {prompt[error.start]!r} is half a character"
+                raise Rejected([Diagnostic("G704", message, help="write it in UTF-8")]) from None
             tokens = list(self.tokenizer.encode(prompt).ids)
         else:
             tokens = [int(token) for token in prompt]
@@ -273,7 +278,7 @@ class Run:
             mask = np.concatenate((mask, np.ones((len(fed), 1), bool)), 1) if decoder.wide else np.ones(fed.shape, bool)
 
     def _padded(self) -> tuple[Array, Array]:
-        """The prompts side by side and their mask; short ones are padded on the left, in a build for genai on the right."""
+        """The prompts side by side and their mask; padding is on the left, in a build for genai on the right."""
         import numpy as np
 
         width = max(len(text.prompt) for text in self.texts)
