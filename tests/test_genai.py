@@ -18,6 +18,7 @@ from test_zoo_moe import MIXTRAL
 from test_zoo_more import NEOX, PHI3
 
 from specc.diagnostics import Rejected
+from specc.lowered import lowered
 from specc.types import DType
 from specc_runtime import open_build
 from specc_runtime.build import Request, build
@@ -271,13 +272,23 @@ def test_a_model_that_genai_cannot_run_is_refused(old: str, new: str, shown: str
     assert shown in f"{found.code}: {found.message}" and found.code in ("B621", "D406")
 
 
+def test_check_tells_what_the_operators_become() -> None:
+    """Before anything is built: one operator of attention, or why not."""
+    [told] = lowered("gpt2", target="genai", preset="gpt2")
+    [attention] = told.of("sdpa")
+    assert (attention.form, attention.nodes, attention.calls) == ("fused", ("com.microsoft.GroupQueryAttention",), 12)
+    assert told.problems == () and told.target == "genai"
+    [told] = lowered("t5", target="genai", preset="t5-small")
+    assert [d.code for d in told.problems] == ["B621"] and told.entry == "decode"
+
+
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
         (("--cache", "concat"), "--target genai has a cache of its own"),
         (("--logits", "last"), "--target genai gives all logits"),
         (("--emit", "torch"), "--target genai needs the ONNX graph"),
-        (("--target", "tvm"), "'tvm' is not one of 'onnx', 'genai'"),
+        (("--target", "tvm"), "'tvm' is not one of 'onnxruntime', 'genai'"),
     ],
 )
 def test_options_that_contradict_the_target(words: tuple[str, ...], shown: str, tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from typing import Any, Literal
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
 from specc.ir.graph import Model
-from specc.passes.incremental import Incremental, derive, static, step_facts, text_input
+from specc.passes.buffered import context, derive_buffered, text_input
+from specc.passes.incremental import Incremental, derive, static, step_facts
 from specc.passes.last import last_only
 from specc.passes.plain import is_past
 from specc.passes.stepping import State
 from specc.types import DType, TensorType
-from specc_runtime.genai import for_genai, with_lengths
+from specc_runtime.genai import with_lengths
 from specc_runtime.inputs import Input, Interface, Output, dtype_name, interface
 
 PAST_LENGTH = "past_length"
@@ -212,11 +213,11 @@ def incremental(model: Model, entry: str, without: frozenset[str], asked: Reques
     Where its new positions are integers, tokens that a text is continued by, its results are of the last one unless
     `logits` says otherwise: the others would only be thrown away. Of frames or pixels every position counts.
     """
-    found = derive(model, entry, without)
+    found = derive(model, entry, without) if not asked.genai else derive_buffered(model, entry, without)
     if isinstance(found, list):
         raise Rejected(found)
-    if asked.genai:
-        return for_genai(model, found, _context(model, found))
+    if found.buffered:
+        return found
     step = found.step.size
     tokens = all(a.type.dtype.is_int for a in found.graph.inputs if a.value is not None and step in a.type.shape)
     if (asked.logits or ("last" if tokens else "all")) == "last":
@@ -226,7 +227,7 @@ def incremental(model: Model, entry: str, without: frozenset[str], asked: Reques
     if not found.states:
         message = f"`{entry}` of {model.module.name} keeps states of one size: there is nothing to make room for"
         raise Rejected([Diagnostic("B620", message, found.graph.span.head(), help="--cache concat")])
-    room = _context(model, found)
+    room = context(model, found)
     if room is not None and asked.length > room:
         message = f"a cache of {asked.length} positions is longer than the context of {model.module.name}: {room}"
         raise Rejected([Diagnostic("S223", message, found.graph.span.head(), help=f"--cache static={room}")])
@@ -257,7 +258,7 @@ def describe(model: Model, found: Incremental, compute: DType = DType.F32) -> Ca
         past,
         wide,
         _kept((*found.states, *found.carried), compute),
-        _context(model, found),
+        context(model, found),
         once,
         found.last,
         text_input(found) if found.buffered else None,
@@ -306,11 +307,3 @@ def cached_interface(
 
 def _output(name: str, type_: TensorType, compute: DType) -> Output:
     return Output(name, dtype_name(type_, compute), type_.shape)
-
-
-def _context(model: Model, found: Incremental) -> int | None:
-    """The largest number of positions that the model's promises admit."""
-    whole = Dim.symbol(str(found.step.size)) + Dim.symbol(f"past({found.step.size})")
-    stated = found.graph.facts.union(model.facts).statements()
-    limits = [fact.n for fact in stated if fact.kind == "le" and fact.dim in (whole, found.step.size)]
-    return min(limits, default=None)

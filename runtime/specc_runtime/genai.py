@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
-from specc.ir.graph import Model
-from specc.passes.incremental import Incremental, buffered, text_input
+from specc.passes.buffered import text_input
+from specc.passes.incremental import Incremental
 from specc.types import DType
 from specc_runtime.checkpoint import read_json
 from specc_runtime.companions import GENERATION_CONFIG, SpecialTokens
@@ -38,39 +37,6 @@ _SEARCH = (
     "no_repeat_ngram_size",
 )
 """What a generation_config.json says that genai calls the same."""
-
-
-def for_genai(model: Model, found: Incremental, context: int | None) -> Incremental:
-    """The incremental entry with buffers; raises `Rejected` (B621, D406) where onnxruntime-genai cannot run it."""
-    reason = _refusal(found, context)
-    if reason is not None:
-        message, help = reason
-        message = f"onnxruntime-genai cannot run `{found.entry}` of {model.module.name}: {message}"
-        raise Rejected([Diagnostic("B621", message, found.graph.span.head(), help=help)])
-    if found.outside_sdpa:
-        raise Rejected(found.outside_sdpa)
-    return buffered(found)
-
-
-def _refusal(found: Incremental, context: int | None) -> tuple[str, str] | None:
-    """What there is that the package does not feed, or keep, or read: a message and the way out."""
-    step, concat = found.step, "--cache concat, for specc generate"
-    if found.once:
-        return "it continues from an encoder's output", concat
-    if found.carried or any(len(group) != 2 or group[0].axis != 2 for group in found.states):
-        return "it keeps other things than keys and values [B, heads, T, channels]", concat
-    if context is None:
-        return "nothing limits how long a text may be, and it makes room for the longest", "dim S <= context"
-    inputs = [a for a in found.graph.inputs if a.value is not None and a.name in found.needs]
-    tokens = [a for a in inputs if a.type.dtype.is_int and a.type.rank == 2 and a.type.shape[1] == step.size]
-    more = [a.name for a in inputs if a not in tokens[:1] and a.name != text_input(found)]
-    if not tokens or more:
-        message = f"it would have to be given `{more[0]}`" if more else "it takes no tokens, Int[B, T]"
-        return message, f"--without {more[0]}, if it is optional" if more else ""
-    first = found.sizes.type(found.graph.results[0][1].type)
-    if first.rank != 3 or first.shape[1] != step.size or first.shape[2].value is None:
-        return f"its first result {first} is not of logits [B, T, vocab]", ""
-    return None
 
 
 def with_lengths(found: Incremental, inputs: Sequence[Input]) -> list[Input]:

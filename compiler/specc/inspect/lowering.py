@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from specc.diagnostics import Diagnostic
 from specc.dims import Dim
 from specc.ir.graph import Absent, Apply, Call, Input, Loop, Model, Node, Scan, When
 from specc.ir.route import Route
-from specc.op import Emitter, Op, OpError
+from specc.op import Buffer, Emitter, Handle, Op, OpError, Step
+from specc.passes.buffered import derive_buffered
+from specc.passes.incremental import Incremental, innermost
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes, entry_sizes
 from specc.source import Span
 from specc.types import DType, Operand, Scalar, TensorType
@@ -102,9 +104,18 @@ def of_model(model: Model, *, target: str, opset: int) -> list[Lowerings]:
 
 def lowerings(model: Model, entry: str = "forward", *, target: str = "onnxruntime", opset: int = 23) -> Lowerings:
     """The operators of an entry with all its optional inputs, in the order met."""
-    graph = model.entries[entry].full
     walk = _Walk(opset)
-    walk.nodes(graph.nodes, entry_sizes(graph), 1)
+    if target == "genai":
+        entry = innermost(model, entry)
+        buffered = derive_buffered(model, entry)
+        if isinstance(buffered, list):
+            problems = tuple(d for d in buffered if d.severity == "error")
+            return Lowerings(model.module.name, model.preset, entry, target, opset, (), problems)
+        walk.buffered = buffered
+        walk.nodes(buffered.graph.nodes, buffered.sizes, 1)
+    else:
+        graph = model.entries[entry].full
+        walk.nodes(graph.nodes, entry_sizes(graph), 1)
     found = tuple(Lowered(*key[:3], calls, dict(key[3])) for key, calls in walk.found.items())
     return Lowerings(model.module.name, model.preset, entry, target, opset, found, tuple(walk.problems.values()))
 
@@ -118,6 +129,7 @@ class _Walk:
     found: dict[_Key, int] = field(default_factory=dict)
     problems: dict[Span, Diagnostic] = field(default_factory=dict)
     known: dict[object, _Key | None] = field(default_factory=dict)
+    buffered: Incremental | None = None  # of what the nodes are the step
 
     def nodes(self, nodes: Sequence[Node], sizes: Sizes, times: int) -> None:
         for node in nodes:
@@ -157,7 +169,10 @@ class _Walk:
         draft = Draft(self.opset)
         operands = [_Handle(t) if isinstance(t, TensorType) else t for t in types]
         try:
-            op.onnx(cast("Emitter", draft), *operands)
+            if self.buffered is None:
+                op.onnx(cast("Emitter", draft), *operands)
+            else:
+                op.onnx_step(cast("Emitter", draft), _step(self.buffered, operands), *operands)
         except OpError as error:
             found = Diagnostic(error.code, error.message, node.span, help=error.help)
             self.problems.setdefault(node.span, found)
@@ -172,10 +187,22 @@ class _Walk:
     def _form(self, op: Op, draft: Draft) -> Form:
         if draft.is_extern:
             return "extern"
+        if any(name.startswith("com.microsoft.") for name in draft.nodes):
+            return "fused"
         whole = [since for name, since in op.in_onnx if name in draft.nodes]
         if whole:
             return "fused" if min(whole) > OPSETS.start else "native"
         return "native" if len({*draft.nodes}) <= 1 else "decomposed"
+
+
+def _step(of: Incremental, operands: Sequence[_Handle | Scalar | None]) -> Step:
+    """The step of a graph with buffers. What has the type of the mask of text is taken to be it."""
+    size = of.step.past + of.step.size
+    tensors = [o for o in operands if isinstance(o, _Handle)]
+    masks = [o for o in tensors if o.type.dtype is DType.BOOL and o.type.rank == 2 and o.type.shape[1] == size]
+    number = _Handle(TensorType(DType.I32, ()))
+    buffer = Buffer(cast("Handle | None", next(iter(masks), None)), cast("Handle", number), cast("Handle", number))
+    return replace(of.step, buffer=buffer)
 
 
 def _operand(input_: Input, sizes: Sizes) -> Operand:

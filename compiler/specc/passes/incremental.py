@@ -21,10 +21,7 @@ from specc.ops.state import Cached, past
 from specc.passes.plain import Sizes, call_sizes, is_past
 from specc.passes.stepping import Known, State, StepSizes, Walk, operand_type, resized, varies
 from specc.source import Span
-from specc.types import DType
 
-LENGTHS = "attention_mask"
-"""The input of lengths where a `buffered` entry has no mask of its own."""
 STATEFUL = frozenset({"cached", "carried", "causal_conv1d"})
 """Operators that keep something between steps."""
 
@@ -90,35 +87,6 @@ def static(incremental: Incremental, length: int) -> Incremental:
         for group in incremental.states
     )
     return replace(incremental, sizes=StepSizes(step, room - step, incremental.sizes), states=states, length=length)
-
-
-def buffered(incremental: Incremental) -> Incremental:
-    """The same with buffers of any length that attention itself writes into; how much of them holds keys is in the
-    sizes of the entry alone, which a mask of all positions has."""
-    length = Dim.symbol(f"buffer({incremental.sizes.step})")
-    states = tuple(
-        tuple(
-            replace(s, before=resized(s.before, s.axis, length), after=resized(s.after, s.axis, length)) for s in group
-        )
-        for group in incremental.states
-    )
-    return replace(incremental, states=states, buffered=True)
-
-
-def text_mask(incremental: Incremental) -> str | None:
-    """The Bool[B, S] input that says which of all positions are text, if the entry has one."""
-    step = incremental.step
-    for argument in incremental.graph.inputs:
-        type_ = incremental.sizes.type(argument.type)
-        is_whole = type_.rank == 2 and type_.shape[1] == step.past + step.size
-        if argument.value is not None and type_.dtype is DType.BOOL and is_whole:
-            return argument.name
-    return None
-
-
-def text_input(incremental: Incremental) -> str:
-    """The input of a `buffered` entry that says how long the text of each row is: its own mask, or one more input."""
-    return text_mask(incremental) or LENGTHS
 
 
 def keeps_state(model: Model, entry: str) -> bool:

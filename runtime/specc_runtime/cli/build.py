@@ -105,10 +105,10 @@ _MAKING = (
     ),
     click.option(
         "--target",
-        type=click.Choice(["onnx", "genai"]),
-        default="onnx",
+        type=click.Choice(["onnxruntime", "genai"]),
+        default="onnxruntime",
         show_default=True,
-        help="What the graph is for: any runtime, or a folder that onnxruntime-genai loads.",
+        help="What graphs are for: standard operators, or a folder that onnxruntime-genai loads.",
     ),
     click.option("--self-contained", is_flag=True, help="Put the weights inside the .onnx file."),
     trusting,

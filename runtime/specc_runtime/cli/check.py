@@ -32,7 +32,7 @@ MAX_ROUNDS = 20  # of fixes that uncover other fixes
 @click.option("--incremental", is_flag=True, help="Tell what keeps entries from being built with --cache.")
 @click.option(
     "--target",
-    type=click.Choice(["onnxruntime"]),
+    type=click.Choice(["onnxruntime", "genai"]),
     help="Tell what each operator becomes in ONNX for it: native, fused or decomposed.  [default: onnxruntime]",
 )
 @click.option("--opset", type=click.IntRange(17, 26), help="The same at this operator set.  [default: 23]")

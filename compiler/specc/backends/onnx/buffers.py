@@ -25,7 +25,8 @@ from specc.backends.onnx.values import Record, Ref, users_of
 from specc.diagnostics import Diagnostic, Rejected
 from specc.ir.graph import Model
 from specc.op import Buffer, Handle
-from specc.passes.incremental import LENGTHS, Incremental, step_facts, text_mask
+from specc.passes.buffered import LENGTHS, text_mask
+from specc.passes.incremental import Incremental, step_facts
 from specc.passes.stepping import State, resized
 from specc.quantisation import Scheme
 from specc.types import DType, TensorType
