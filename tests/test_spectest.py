@@ -124,6 +124,19 @@ def test_free_dims_take_primes_not_used_elsewhere(tmp_path: Path) -> None:
     assert statuses(report) == ["passed", "passed"]
 
 
+def test_free_dims_keep_what_the_model_promises(tmp_path: Path) -> None:
+    """Of the sizes that the facts allow the nearest; a fixed dim stays."""
+    head = "model M(dim: int = 4, out: int = 3) {"
+    spec = SPEC.replace(head, f"{head}\n  dim T % 6 == 0, B >= 9")
+    path = tmp_path / "m.spec"
+    path.write_text(f'{spec}\ntest M "it" with T = 12 {{ expect shape(y) == [9, 12, out] }}\n', encoding="utf-8")
+    (report,) = run_tests(str(path))
+    assert statuses(report) == ["passed"]
+    path.write_text(f'{spec}\ntest M "it" with T = 8 {{ expect T == 6 }}\n', encoding="utf-8")
+    (report,) = run_tests(str(path))
+    assert "S223" in {d.code for d in report.broken} | {o.diagnostic.code for o in report.outcomes if o.diagnostic}
+
+
 def test_inputs_can_be_given(tmp_path: Path) -> None:
     body = """
   inputs = bind(keep = [[true, false]], x = [[[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]])

@@ -310,7 +310,7 @@ def test_half_precision(name: str, dtype: Any, small: Any) -> None:
 
 MATRICES = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)
 LAYERS = (*MATRICES, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
-OWN = {"Conv1D": "Linear", "CausalConv1d": "Conv1d", "PositionalConv": "Conv1d"}
+OWN = {"Conv1D": "Linear", "CausalConv1d": "Conv1d", "WeightNormConv1d": "Conv1d"}
 """transformers' transposed Linear; convolutions that no class of torch is: padded left alone, a weight in factors."""
 READ_WHOLE = {
     "whisper": {"model.encoder.embed_positions"},

@@ -179,7 +179,7 @@ def test_spans_are_hidden_in_training(share: float, tmp_path: Path) -> None:
         dice = float(np.random.rand(1)[0])
         np.random.seed(seed)
         theirs = draw((len(heard), frames), share, length, mask, 1)
-        hidden = module.times(torch.rand(len(heard), frames), torch.tensor(dice), mask).numpy()
+        hidden = module.hidden_spans.times(torch.rand(len(heard), frames), torch.tensor(dice), mask).numpy()
         assert not (hidden & ~mask.numpy()).any()
         for row, size in enumerate(heard):
             begins = min(max(int(share * size / length + dice), 1), frames // length, max(size - length + 1, 0))

@@ -26,6 +26,7 @@ from specc_runtime import expectations
 from specc_runtime.expectations import Skip
 from specc_runtime.externs import load_trusted
 from specc_runtime.inputs import NUMPY, Interface, draw, interface
+from specc_runtime.sizes import admissible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,7 +202,10 @@ class Subject:
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """The fixed dims as given, the others a prime not used elsewhere; raises `Fail` if the model forbids them."""
+        """The fixed dims as given, the others a prime not used elsewhere, or what the model's facts allow near it.
+
+        Raises `Fail` if they forbid the fixed ones.
+        """
         fixed = {}
         for bind in self.test.dims:
             value = expectations.Evaluation(self, names={}).value(bind.value)
@@ -212,6 +216,9 @@ class Subject:
             fixed[bind.name.id] = value
         free = (p for p in PRIMES if p not in fixed.values())
         sizes = {name: fixed[name] if name in fixed else next(free) for name in self.of.dims}
+        near = admissible(self.of, sizes)
+        if near is not None and all(near[name] == value for name, value in fixed.items()):
+            return near
         broken = self.of.facts.satisfied_by(sizes)
         if broken is not None:
             raise Fail(Diagnostic("S223", f"the model promises {broken}", self.test.name.span, "these sizes break it"))

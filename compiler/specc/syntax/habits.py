@@ -12,11 +12,11 @@ from specc.syntax.place import Finding, Place
 
 STD = {
     "nn": "Linear Embedding LayerNorm LayerNorm2d RMSNorm GroupNorm BatchNorm1d BatchNorm2d Conv1d Conv2d "
-    "ConvTranspose2d CausalConv1d Identity",
+    "ConvTranspose2d CausalConv1d WeightNormConv1d Identity",
     "mlp": "MLP GatedMLP",
     "attn": "SelfAttention CrossAttention MultiheadAttention",
     "rnn": "LSTM GRU",
-    "augment": "Spans",
+    "augment": "Spans SpecAugment",
 }
 """Blocks of the standard library by module, for imports that a fix adds."""
 
