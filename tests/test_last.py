@@ -118,6 +118,23 @@ def test_the_product_with_the_vocabulary_has_one_row(tmp_path: Path) -> None:
     assert "Slice" in {node.op_type for node in proto.graph.node}
 
 
+def test_the_last_layer_has_one_row_behind_its_attention() -> None:
+    """In the graph blocks are no boundary: keys and values are of every position, what follows them of one."""
+    sets = {"layers": "2", "dim": "16", "heads": "2", "kv_heads": "2", "hidden": "24", "vocab": "23", "context": "12"}
+    model = driver.load("llama", sets=sets).model
+    found = derive(model, "forward")
+    assert not isinstance(found, list)
+    proto = build_cached(model, last_only(found))
+    rows = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in proto.graph.value_info
+    }
+    assert rows["model.layers.0.mlp.down_proj"] == rows["model.layers.1.self_attn.k_proj"] == ["B", "T", 16]
+    assert rows["model.layers.1.mlp.down_proj"] == rows["model.layers.1.self_attn.o_proj"] == ["B", 1, 16]
+    cuts = [node.name for node in proto.graph.node if node.op_type == "Slice" and "layers.1" in node.name]
+    assert len(cuts) == 2  # of what attention gives, and of what is added to it
+
+
 @pytest.mark.parametrize("logits", ["all", "last"])
 def test_both_programs_give_the_positions_asked_for(logits: str, tmp_path: Path) -> None:
     out = tmp_path / "out"

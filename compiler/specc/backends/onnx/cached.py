@@ -17,6 +17,7 @@ from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.export import DEFAULT_OPSET, metadata
 from specc.backends.onnx.externs import Externs, NotLoaded
 from specc.backends.onnx.flatten import Argument, Flattener, Frame
+from specc.backends.onnx.last import push_last
 from specc.backends.onnx.packed import pack
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import WeightsRef, model_proto
@@ -53,6 +54,8 @@ def build_cached(
     CachedFlattener(emit, model, incremental).run_entry()
     if quant is not None:
         pack(emit, quant)
+    if incremental.last:
+        push_last(emit)
     take_past(emit)
     merge_heads(emit)
     use_gemm(emit)

@@ -142,6 +142,10 @@ class GraphEmitter:
         target.node = record
         self._nodes[record.key] = (target,)
 
+    def forget(self, record: Record) -> None:
+        """An equal node would no longer be equal: this one was changed."""
+        self._nodes.pop(record.key, None)
+
     def _attribute(self, value: Any) -> Any:
         if isinstance(value, DType):
             return self.element(value)
