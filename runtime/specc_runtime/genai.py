@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from specc.passes.incremental import Incremental
 from specc.types import DType
 from specc_runtime.checkpoint import read_json
 from specc_runtime.companions import GENERATION_CONFIG, SpecialTokens
-from specc_runtime.inputs import Input, Interface
+from specc_runtime.inputs import Input
 
 if TYPE_CHECKING:
     from specc_runtime.cache import CachedEntry
@@ -46,19 +45,6 @@ def with_lengths(found: Incremental, inputs: Sequence[Input]) -> list[Input]:
     mask = Input(name, name, DType.I64.value, shape, (Dim.const(1),), (Dim.const(2),))
     own = [i.name for i in inputs]
     return [mask if i.name == name else i for i in inputs] if name in own else [*inputs, mask]
-
-
-def first_step(entry: CachedEntry) -> Interface:
-    """What a graph with buffers takes at the beginning of a text: nothing is past, and the buffers are full."""
-    of, step = entry.of, Dim.symbol(entry.cache.step)
-    sizes = {f"past({step})": Dim.const(0), f"buffer({step})": step}
-    return replace(
-        of,
-        inputs=tuple(replace(i, shape=tuple(d.substitute(sizes) for d in i.shape)) for i in of.inputs),
-        outputs=tuple(replace(o, shape=tuple(d.substitute(sizes) for d in o.shape)) for o in of.outputs),
-        facts=entry.plain.facts,
-        memory=entry.plain.memory,
-    )
 
 
 def write_config(work: Path, file: str, entry: CachedEntry, special: SpecialTokens) -> None:

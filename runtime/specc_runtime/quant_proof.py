@@ -28,7 +28,7 @@ from specc_runtime.perplexity import perplexity, predicts
 from specc_runtime.programs import OPTIMISED, PLAIN, Crash, Outputs, open_session, run_session
 from specc_runtime.quantised import PackedFile, external, graph_file, weights_file
 from specc_runtime.sizes import admissible, plan
-from specc_runtime.steps import OnnxSteps, in_parts
+from specc_runtime.steps import BufferSteps, OnnxSteps, in_parts
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -38,7 +38,7 @@ Feeds = dict[str, np.ndarray[Any, Any]]
 Make = Callable[[str], Session]
 Runner = Callable[[Mapping[str, Any]], Outputs]
 Say = Callable[[str], None]
-_PARTS = (4, 1, 1, 2), (1, 1, 1), (9, 3)
+_PARTS: tuple[tuple[int, ...], ...] = (4, 1, 1, 2), (1, 1, 1), (9, 3)
 """Positions of the steps that texts are given in."""
 _SPLIT = "#parts"
 """Among the inputs of a text: its parts."""
@@ -84,6 +84,8 @@ class Stepping:
     def feeds(self, seed: int) -> Iterator[Feeds]:
         step, room = self.entry.cache.step, self.entry.cache.room
         for parts in _PARTS:
+            if self.entry.cache.mask is not None:
+                parts = (parts[0], *(1 for _ in parts[1:]))  # a buffer goes on by one position, in a batch
             length = sum(parts)
             sizes = admissible(self.plain, dict.fromkeys(self.plain.dims, 2) | {step: length})
             if sizes is not None and sizes[step] == length and (room is None or length <= room):
@@ -92,7 +94,8 @@ class Stepping:
     def runner(self, make: Make) -> Runner:
         cache = self.entry.cache
         once = make(cache.once.file) if cache.once is not None else None
-        steps = OnnxSteps(make(self.file), cache, self.entry.of, OPTIMISED, once)
+        kind = OnnxSteps if cache.mask is None else BufferSteps
+        steps = kind(make(self.file), cache, self.entry.of, OPTIMISED, once)
         return lambda feeds: in_parts(steps, self.plain, feeds, feeds[_SPLIT].tolist())
 
 

@@ -26,7 +26,6 @@ from specc_runtime.certificate import Certificate, Entry, Run, Skipped
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.divergence import Mismatch
 from specc_runtime.externs import Loaded, copies, load_copies
-from specc_runtime.genai import first_step
 from specc_runtime.inputs import Interface, Masks, chosen_graph, describe, draw, interface
 from specc_runtime.module import WEIGHTS, Build, extern_copies, load_module, python_name
 from specc_runtime.programs import PROGRAMS, Crash, Outputs
@@ -108,8 +107,10 @@ def _with_quantised(
     certificate: Certificate, subject: Subject, scheme: Scheme, text: Path | None, progress: Say
 ) -> Certificate:
     """The certificate, now also of the graphs with weights in few bits."""
-    entries = [(file, of) for _, file, of in subject.entries]
-    entries += [(e.file, e.of if e.cache.mask is None else first_step(e)) for e in subject.cached]
+    entries: list[quant_proof.Plain | quant_proof.Stepping] = [
+        *(quant_proof.Plain(file, of) for _, file, of in subject.entries),
+        *map(quant_proof.Stepping, subject.cached),
+    ]
     return quant_proof.certified(certificate, subject.folder, entries, scheme, text, progress)
 
 
