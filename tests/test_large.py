@@ -7,14 +7,22 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from synthetic import Llama
 
+from specc import report
+from specc.diagnostics import Rejected
+from specc.weights import layout
+from specc.weights.layout import Read, TensorInfo
 from specc_runtime.build import Request
 from specc_runtime.build import build as make
 from specc_runtime.checkpoint import Checkpoint
+from specc_runtime.linking import link
+from specc_runtime.weights_writer import NewTensor
 
 SMALL = Llama(dim=128, layers=2, hidden=256, vocab=300, head_dim=16, shards=3)
 LARGE = Llama(dim=1024, layers=8, hidden=2816, shards=2)  # 622 MB of f32, 131 MB the largest tensor
@@ -81,6 +89,56 @@ def test_shards(dtype: str, tmp_path: Path) -> None:
     assert len(list(checkpoint.glob("*.safetensors"))) == 3
     make(Request("llama", weights=str(checkpoint), verify=False, render=False, out=tmp_path / "out"))
     check(checkpoint, tmp_path / "out")
+
+
+def test_a_link_to_the_checkpoint(tmp_path: Path) -> None:
+    """Torch and onnxruntime read the checkpoint's own file, by way of a symbolic link as in a hub's cache too."""
+    checkpoint = replace(SMALL, shards=1).write(tmp_path / "hf")
+    file = checkpoint / "model.safetensors"
+    file.rename(tmp_path / "blob")
+    file.symlink_to(tmp_path / "blob")
+    for _ in range(2):  # over itself, too
+        made = make(Request("llama", weights=str(checkpoint), link=True, render=False, out=tmp_path / "out"))
+        assert made.proof and (tmp_path / "out" / "model.safetensors").samefile(tmp_path / "blob")
+    check(checkpoint, tmp_path / "out")
+    make(Request("linear", verify=False, render=False, out=tmp_path / "out"))
+    assert (tmp_path / "blob").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"shards": 3}, "hf has 3 files, a build one"),
+        ({"dtype": "BF16"}, "is BF16 in model.safetensors, and F32 in the build"),
+        (None, "there is no checkpoint"),
+    ],
+)
+def test_what_cannot_be_a_link(changes: dict[str, Any] | None, reason: str, tmp_path: Path) -> None:
+    weights = str(replace(SMALL, **{"shards": 1, **changes}).write(tmp_path / "hf")) if changes is not None else None
+    preset = None if weights else "smollm2-135m"
+    with pytest.raises(Rejected) as refusal:
+        make(Request("llama", preset=preset, weights=weights, link=True, render=False, out=tmp_path / "out"))
+    shown = report.full(refusal.value.diagnostics)
+    assert "error[B640]" in shown and reason in shown and "without --link" in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_of_other_names_or_layout(tmp_path: Path) -> None:
+    x, entry = np.zeros((2, 3), "f4"), TensorInfo((2, 3), "F32")
+    save_file({"x": x, "y": x}, tmp_path / "model.safetensors")
+    read, other = Read("x", x.shape, "F32"), Read("y", x.shape, "F32")
+    with Checkpoint.open(tmp_path) as checkpoint:
+        for tensors, reason in (
+            ({"x": read, "z": other}, "z is called y in model.safetensors"),
+            ({"x": read}, "model.safetensors also holds y"),
+            ({"x": read, "y": layout.reshape(other, (6,))}, "y is not as model.safetensors has it"),
+        ):
+            new = [NewTensor(name, entry, source) for name, source in tensors.items()]
+            with pytest.raises(Rejected) as refusal:
+                link(tmp_path / "out", new, checkpoint)
+            assert reason in report.full(refusal.value.diagnostics)
+        with pytest.raises(Rejected, match="B640"):
+            link(Path("/proc/out"), [NewTensor("x", entry, read), NewTensor("y", entry, other)], checkpoint)
 
 
 @linux

@@ -53,6 +53,7 @@ class Request:
     sets: Mapping[str, str] = field(default_factory=dict)
     weights: str | None = None
     weights_format: str | None = None
+    link: bool = False  # the build's weights file is a hard link to the checkpoint's
     emit: frozenset[str] = frozenset({"torch", "onnx"})
     verify: bool = True
     render: bool = True
@@ -154,7 +155,9 @@ def _fill(
     written: Written | None = None
     if not request.no_weights:
         with clock("writing weights"):
-            written = write_weights(work / WEIGHTS, model, checked, source, request.seed, request.dtype)
+            written = write_weights(
+                work / WEIGHTS, model, checked, source, request.seed, request.dtype, linked=request.link
+            )
     try:
         _emit(work, model, written, externs, graphs, request, clock)
         if written is not None:  # threads were writing it meanwhile

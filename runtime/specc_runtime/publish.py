@@ -101,7 +101,7 @@ def _deleted_in_background(folder: Path) -> bool:
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        line = ["sh", "-c", 'rm -rf -- "$1" &', "sh", folder]
+        line = ["sh", "-c", 'rm -rf -- "$1" &', "sh", str(folder)]
         silent = subprocess.DEVNULL
         done = subprocess.run(
             line, pass_fds=(lock,), stdin=silent, stdout=silent, stderr=silent, start_new_session=True, check=False

@@ -23,6 +23,7 @@ from specc.weights.moved import read_moves
 from specc.weights.renames import explain_renames
 from specc.weights.sections import choose, model_tensors, sections
 from specc_runtime.checkpoint import Checkpoint
+from specc_runtime.linking import Linked, link
 from specc_runtime.weights_writer import Place, Writing, check_duplicates, copy_range, new_tensors
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Written:
     """The weights file of a build: where each tensor lies, what made it. It is complete after `writing.finish()`."""
 
     path: Path
-    writing: Writing
+    writing: Writing | Linked
     places: Mapping[str, Place]
     ties: Mapping[str, str]
     plan: Plan | None
@@ -195,10 +196,13 @@ def write_weights(
     source: Source | None,
     seed: int,
     compute: DType = DType.F32,
+    *,
+    linked: bool = False,
 ) -> Written:
     """Start writing `model.safetensors`: mapped from the checkpoint, or drawn by the model's initialisers.
 
-    Raises `Rejected` where the checkpoint does not fit, `OSError` where the file cannot be written.
+    `linked`: a link to the checkpoint's file instead. Raises `Rejected` where the checkpoint does not fit, `OSError`
+    where the file cannot be written.
     """
     tensors = model_tensors(model.module, compute)
     tied = aliases(model.module)
@@ -211,7 +215,8 @@ def write_weights(
         check_duplicates(plan, source.checkpoint)
     drawn = {name: init for name, init in initializers(model.module).items() if init is not None}
     new = new_tensors(tensors, tied, drawn, plan)
-    writing = Writing(path, new, source.checkpoint if source is not None else None, seed=seed)
+    checkpoint = source.checkpoint if source is not None else None
+    writing = link(path, new, checkpoint) if linked else Writing(path, new, checkpoint, seed=seed)
     return Written(
         path, writing, writing.places, tied, plan, tuple(d for d in collector.found if d.severity != "error")
     )

@@ -122,6 +122,11 @@ _MAKING = (
 @click.option(
     "--weights-format", metavar="NAME", help="The `weights` section to read it by, when nothing tells (`hf:gpt2`)."
 )
+@click.option(
+    "--link",
+    is_flag=True,
+    help="Copy no weights: a hard link to the checkpoint's file, which has to be one with nothing to change.",
+)
 @click.option("--no-weights", is_flag=True, help="Structure only: no weights file.")
 @making
 def command(file: str, **given: Any) -> None:
