@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench parity golden browser clean moved
+.PHONY: help setup demo test lint format bench peers report parity golden browser clean moved
 
 help:
 	@echo "make demo     build three models from their specs: source, graph, weights, pictures"
@@ -20,7 +20,8 @@ help:
 	@echo "make setup    create .venv with everything that building, testing and benchmarking need"
 	@echo "make lint     ruff, mypy --strict, the import contracts"
 	@echo "make format   ruff format and ruff's safe fixes"
-	@echo "make bench    the benchmark suites"
+	@echo "make bench    the benchmark suites, against other exporters too (ARGS=--quick: about ten minutes)"
+	@echo "make report   docs/BENCHMARKS.md from the last \`make bench\`"
 	@echo "make parity   the zoo against transformers: the table of the README"
 	@echo "make golden   write the golden files again (then read the diff)"
 	@echo "make clean    remove builds and caches, keep .venv"
@@ -56,8 +57,19 @@ format: $(READY)
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format .
 
+# The exporters that it compares with; one that can't be installed is reported as missing.
+peers: $(READY)
+	@sh benchmarks/peers/setup.sh
+
+BENCHED := .benchmarks/latest.json
 bench: $(READY)
-	@$(PYTEST) benchmarks -m "" --benchmark-only $(ARGS)
+	@sh benchmarks/peers/setup.sh || true
+	@mkdir -p $(dir $(BENCHED))
+	@$(PYTEST) benchmarks -m "" --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-json $(BENCHED) $(ARGS)
+
+report: $(READY)
+	@test -f $(BENCHED) || $(MAKE) bench
+	@$(BIN)/python benchmarks/report.py $(BENCHED) benchmarks/notes.md docs/BENCHMARKS.md
 
 parity: $(READY)
 	@$(PYTEST) $(WORKERS) -q --parity tests/test_zoo_*.py tests/test_gpt2_checkpoint.py

@@ -6,14 +6,60 @@ to a peer in the same run.
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from measuring import GPT2, SPECC, Exported, Record, Row, run, seconds
+from measuring import GPT2, SPECC, Cell, Exported, Record, Row, run, seconds, tables
 
 ROWS = pytest.StashKey[list[Row]]()
+CELLS = pytest.StashKey[list[Cell]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("specc benchmarks")
+    group.addoption("--quick", action="store_true", help="few rounds, and torch.compile of one size only")
+    group.addoption("--tiny", action="store_true", help="models of two layers: to try the benchmarks themselves")
+    group.addoption("--keep", type=Path, default=None, help="a folder for what peers export, used again")
+
+
+@pytest.fixture(scope="session")
+def quick(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--quick") or request.config.getoption("--tiny"))
+
+
+@pytest.fixture
+def cell(benchmark: Any, request: pytest.FixtureRequest) -> Any:
+    """Put a figure, or why there is none, into a table: `cell(table, row, column, figure)`."""
+    cells = request.config.stash.setdefault(CELLS, [])
+
+    def put(table: str, row: str, column: str, figure: float | str) -> None:
+        found = Cell(table, row, column, figure)
+        cells.append(found)
+        benchmark.extra_info.setdefault("cells", []).append([table, row, column, figure])
+
+    return put
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """What a reader of the figures must know, and nothing that names the machine."""
+    from importlib.metadata import version
+
+    cpu = machine_info.get("cpu", {})
+    machine_info.clear()
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if flag in cpu.get("flags", [])]
+    machine_info |= {
+        "processor": cpu.get("brand_raw", platform.machine()),
+        "cores": os.cpu_count(),
+        "flags": flags,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in ("torch", "onnxruntime", "onnx", "transformers")},
+    }
 
 
 @pytest.fixture
@@ -34,13 +80,16 @@ def record(benchmark: Any, request: pytest.FixtureRequest) -> Record:
         else:
             goal, met = "", True
         rows.append(Row(what, result, goal, met, unit))
-        benchmark.extra_info[what] = {"result": result, "unit": unit, "goal": goal, "met": met}
+        benchmark.extra_info.setdefault("goals", []).append([what, result, goal, met, unit])
 
     return keep
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for title, text in tables(config.stash.get(CELLS, [])).items():
+        terminalreporter.section(title)
+        terminalreporter.write_line(text)
     rows = config.stash.get(ROWS, [])
     if not rows:
         return

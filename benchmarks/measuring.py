@@ -30,6 +30,42 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A figure in a table, or why there is none."""
+
+    table: str
+    row: str
+    column: str
+    figure: float | str
+
+
+def tables(cells: Sequence[Cell]) -> dict[str, str]:
+    """Each table's text by its title: rows and columns in the order in which they came, `-` where nothing did."""
+    found = {}
+    for title in dict.fromkeys(cell.table for cell in cells):
+        mine = [cell for cell in cells if cell.table == title]
+        columns = [*dict.fromkeys(cell.column for cell in mine)]
+        figures = {(cell.row, cell.column): shown(cell.figure) for cell in mine}
+        lines = [["", *columns]]
+        for row in dict.fromkeys(cell.row for cell in mine):
+            lines.append([row, *(figures.get((row, column), "-") for column in columns)])
+        lines = [[word.replace("|", "/") for word in line] for line in lines]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
+        lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+        found[title] = "\n".join(
+            "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |"
+            for line in lines
+        )
+    return found
+
+
+def shown(figure: float | str) -> str:
+    if isinstance(figure, str):
+        return figure
+    return f"{figure:.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
+
+
+@dataclass(frozen=True)
 class Exported:
     """What `torch.onnx.export` made of the same module, in a process of its own, imports included."""
 
