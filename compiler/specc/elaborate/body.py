@@ -14,7 +14,7 @@ from specc.elaborate.scans import Scans
 from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import is_list, is_tensor, tensor_type
 from specc.elaborate.values import POISON, Binding, Fail, Poisoned
-from specc.ir.graph import Absent, Argument, Graph, Iteration, Loop, Value, When
+from specc.ir.graph import Absent, Argument, Call, Graph, Iteration, Loop, Value, When
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -171,7 +171,8 @@ class BodyChecker(Scans):
         self.check_rebinding(target, value)
         if isinstance(value, (Value, ListRef, PartRef, Absent, tuple)) or value is POISON:
             self.name_value(value, name)
-            if isinstance(value, tuple) and self.nodes and all(one in self.nodes[-1].outputs for one in value):
+            last = self.nodes[-1] if self.nodes else None
+            if isinstance(value, tuple) and isinstance(last, Call) and all(one in last.outputs for one in value):
                 for i, one in enumerate(value):  # the list that a call has just given
                     self.name_value(one, f"{name}{i}")
             self.locals[name] = value

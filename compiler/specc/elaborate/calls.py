@@ -377,9 +377,7 @@ class CallChecker(TensorLists):
                 labels,
             )
         assert function.fn is not None
-        args = self.bind_arguments(expr, function.fn.node)
-        for key, value in function.args:
-            args.setdefault(key, (value, expr))
+        args = self.bind_arguments(expr, function.fn.node, dict(function.args))
         return self.call_method((), None, function.fn.node, args, expr.span, {}, decl=function.fn)
 
 
@@ -388,6 +386,8 @@ def singular(path: Path) -> str:
     last = next((str(s) for s in reversed(path) if isinstance(s, str)), "block")
     if last.endswith("ies"):
         return last[:-3] + "y"
+    if last.endswith(("xes", "ches", "shes", "sses")):
+        return last[:-2]
     if last.endswith("s") and len(last) > 2 and not last.endswith("ss"):
         return last[:-1]
     return "block" if len(last) <= 2 else "layer"

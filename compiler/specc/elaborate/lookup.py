@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from specc.elaborate.applications import Applications
@@ -15,6 +16,7 @@ from specc.elaborate.values import (
     Fail,
     FnValue,
     Poisoned,
+    show,
 )
 from specc.ir.graph import Value
 from specc.op import operators
@@ -23,6 +25,7 @@ from specc.syntax import ast
 from specc.syntax.unparse import unparse
 
 Labels = dict[str, "str | None"]
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Lookup(Applications):
@@ -122,10 +125,12 @@ class Lookup(Applications):
             available=available(parts),
         )
 
-    def bind_arguments(self, expr: ast.Call, method: ast.Method) -> dict[str, tuple[Any, ast.Expr]]:
-        """Arguments of a method by parameter name: (value, expression)."""
+    def bind_arguments(
+        self, expr: ast.Call, method: ast.Method, bound: Mapping[str, Any] = _NOTHING
+    ) -> dict[str, tuple[Any, ast.Expr]]:
+        """Arguments of a method by parameter name: (value, expression). `bound`: those that a function value has."""
         params = {p.name.id: p for p in method.params}
-        order = list(params)
+        order = [name for name in params if name not in bound]
         args: dict[str, tuple[Any, ast.Expr]] = {}
         position, what = 0, method.name.id if method.name.id != "forward" else unparse(expr.func)
         for arg in expr.args:
@@ -154,9 +159,12 @@ class Lookup(Applications):
                         edits=replaced(arg.name.span, guess),
                         available=available(order),
                     )
+            if name in bound:
+                raise self.fail("E123", f"{what}: `{name}` is already bound to {show(bound[name])}", arg.span)
             if name in args:
                 raise self.fail("E121", f"{what}: `{name}` is given twice", arg.span)
             args[name] = (self.value(arg.value), arg.value)
+        args |= {name: (value, expr) for name, value in bound.items()}
         for name, param in params.items():
             if name not in args and param.default is None and not param.type.optional:
                 raise self.fail("E124", f"{what}: missing `{name}`", expr.span, why=f"declared at {param.span.where}")
