@@ -19,6 +19,7 @@ from test_zoo_more import NEOX, PHI3
 
 from specc.diagnostics import Rejected
 from specc.lowered import lowered
+from specc.ops.index import Index
 from specc.types import DType
 from specc_runtime import open_build
 from specc_runtime.build import Request, build
@@ -145,6 +146,7 @@ def test_the_graph_is_what_genai_feeds(built: Path) -> None:
         "past_key_values.0.value": ("tensor(float)", ["B", 2, "max_sequence_length", 8]),
     }
     assert [o.name for o in session.get_outputs()] == ["logits", "present.0.key", "present.0.value"]
+    assert session.get_outputs()[0].shape == ["B", 1, 16]  # of where each row's text ends
     proto = onnx.load(built / "model.forward_cached.onnx", load_external_data=False)
     onnx.checker.check_model(str(built / "model.forward_cached.onnx"))
     kinds = [node.op_type for node in proto.graph.node]
@@ -158,7 +160,7 @@ def test_the_manifest_and_the_certificate_say_what_was_proved(built: Path) -> No
     record = open_build(built).manifest
     cache = record["entries"]["forward_cached"]["cache"]
     assert [cache[key] for key in ("kind", "length", "context", "mask", "last")] == [
-        "genai", None, 20, "attention_mask", []
+        "genai", None, 20, "attention_mask", ["logits"]
     ]  # fmt: skip
     mask = record["entries"]["forward_cached"]["interface"]["inputs"][1]
     assert (mask["name"], mask["dtype"]) == ("attention_mask", "i64")
@@ -194,6 +196,24 @@ def test_both_kinds_of_buffers(built: Path) -> None:
             generator.generate_next_token()
         found.append(generator.get_sequence(0).tolist())
     assert found[0] == found[1] and len(found[0]) == 20
+
+
+def test_logits_of_every_position(built: Path, tmp_path: Path) -> None:
+    """As --logits all: genai picks the last of each row itself."""
+    request = Request(str(built.parent / "lm.spec"), render=False, out=tmp_path / "out")
+    build(replace(request, cache=Cache(genai=True, logits="all")))
+    assert open_build(tmp_path / "out").session("forward_cached").get_outputs()[0].shape == ["B", "T", 16]
+    feeds = {"input_ids": np.array([[3, 4, 5], [6, 7, 0]]), "attention_mask": np.array([[1, 1, 1], [1, 1, 0]]) > 0}
+    every, ends = (open_steps(open_build(folder)).step(feeds)["logits"] for folder in (tmp_path / "out", built))
+    np.testing.assert_allclose(ends[:, 0], every[[0, 1], [2, 1]], atol=1e-6)
+
+
+def test_the_end_of_a_row_is_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits of the last column, which padding has, are no answer."""
+    monkeypatch.setattr(Index, "onnx_step", lambda self, emit, step, x: self.onnx(emit, x))
+    (tmp_path / "lm.spec").write_text(LM)
+    with pytest.raises(Rejected, match="B630: forward_cached differs from forward of the whole text"):
+        build(Request(str(tmp_path / "lm.spec"), render=False, out=tmp_path / "out", cache=GENAI))
 
 
 def test_steps_refuse_what_the_operator_cannot_do(built: Path) -> None:
@@ -286,7 +306,6 @@ def test_check_tells_what_the_operators_become() -> None:
     ("words", "shown"),
     [
         (("--cache", "concat"), "--target genai has a cache of its own"),
-        (("--logits", "last"), "--target genai gives all logits"),
         (("--emit", "torch"), "--target genai needs the ONNX graph"),
         (("--target", "tvm"), "'tvm' is not one of 'onnxruntime', 'genai'"),
     ],

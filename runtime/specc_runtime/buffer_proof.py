@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from specc_runtime import programs
 from specc_runtime.cached_proof import FIRST, PADDING, TORCH, CachedProof, Text, shown, within
+from specc_runtime.inputs import Output
 from specc_runtime.programs import Outputs
 from specc_runtime.steps import BufferSteps, Steps
 
@@ -47,6 +48,11 @@ class BufferProof(CachedProof):
     def _is_text(self, text: Text, row: int, column: int) -> bool:
         return not text.parts[0] - text.padding[row] <= column < text.parts[0]
 
+    def _is_read(self, text: Text, row: int, column: int, output: Output) -> bool:
+        """A result of the last position only is that of the end of a prompt, wherever its padding ends."""
+        is_end = output.name in self.cache.last and column == text.parts[0] - 1
+        return is_end or super()._is_read(text, row, column, output)
+
     def _reference(self, module: torch.nn.Module, feeds: Mapping[str, Array], text: Text) -> Outputs:
         """Each row alone, without its gap; its results lie in the columns of its text."""
         import numpy as np
@@ -63,7 +69,9 @@ class BufferProof(CachedProof):
                 alone[item.name] = np.ascontiguousarray(value.take(columns, axes[0])) if axes else value
             for name, value in programs.run_torch(module, self.plain, alone).items():
                 shape = (len(text.padding), text.length, *value.shape[2:])
-                whole.setdefault(name, np.zeros(shape, value.dtype))[row, columns] = value[0]
+                found = whole.setdefault(name, np.zeros(shape, value.dtype))[row]
+                found[columns] = value[0]
+                found[text.parts[0] - 1] = value[0, text.parts[0] - 1 - text.padding[row]]
         return whole
 
     def _able(self, steps: Mapping[str, Steps], text: Text) -> Mapping[str, Steps]:

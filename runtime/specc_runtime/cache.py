@@ -203,7 +203,7 @@ def cached_entry(
 def every_choice(model: Model, entry: str, asked: Request) -> list[Incremental]:
     """The incremental entry for every choice of optional inputs: the emitted method takes them all."""
     full = model.entries[entry].full.present
-    growing = Request(logits="all" if asked.genai else asked.logits)
+    growing = Request(logits=asked.logits)
     return [incremental(model, entry, full - present, growing) for present in model.entries[entry].graphs]
 
 
@@ -216,13 +216,11 @@ def incremental(model: Model, entry: str, without: frozenset[str], asked: Reques
     found = derive(model, entry, without) if not asked.genai else derive_buffered(model, entry, without)
     if isinstance(found, list):
         raise Rejected(found)
-    if found.buffered:
-        return found
     step = found.step.size
     tokens = all(a.type.dtype.is_int for a in found.graph.inputs if a.value is not None and step in a.type.shape)
     if (asked.logits or ("last" if tokens else "all")) == "last":
         found = last_only(found)
-    if asked.length is None:
+    if asked.length is None or found.buffered:
         return found
     if not found.states:
         message = f"`{entry}` of {model.module.name} keeps states of one size: there is nothing to make room for"

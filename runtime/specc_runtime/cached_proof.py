@@ -20,7 +20,7 @@ from specc_runtime.cache import CachedEntry
 from specc_runtime.certificate import Run, Skipped
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.divergence import Mismatch
-from specc_runtime.inputs import Input, draw
+from specc_runtime.inputs import Input, Output, draw
 from specc_runtime.programs import PROGRAMS, Outputs
 from specc_runtime.sizes import MEMORY_BUDGET, admissible, too_large
 from specc_runtime.steps import OnnxSteps, Steps, TorchSteps, in_parts, part_of
@@ -185,6 +185,10 @@ class CachedProof:
         """Whether a position is one of a row's text, rather than padding."""
         return column >= text.padding[row]
 
+    def _is_read(self, text: Text, row: int, column: int, output: Output) -> bool:
+        """Whether the result at a position is of a row's text."""
+        return self._is_text(text, row, column)
+
     def _reference(self, module: torch.nn.Module, feeds: Mapping[str, Array], text: Text) -> Outputs:
         """What the plain entry gives of the whole."""
         return programs.run_torch(module, self.plain, feeds)
@@ -206,7 +210,7 @@ class CachedProof:
                 expected = expected.take(columns, axes[0])
             if axes == [1] and self._batch is not None and value.shape == expected.shape:
                 for row in range(len(text.padding)):  # what padding gives is of no text, and unspecified
-                    unread = [i for i, column in enumerate(columns) if not self._is_text(text, row, column)]
+                    unread = [i for i, column in enumerate(columns) if not self._is_read(text, row, column, output)]
                     value[row, unread] = expected[row, unread]
             result = compare(expected, value, tolerance(self.plain.depth))
             if result.problem:

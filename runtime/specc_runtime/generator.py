@@ -297,7 +297,7 @@ class Run:
         decoder = self.generator.decoder
         feeds = {**given, decoder.tokens: fed, **({decoder.mask: mask} if decoder.mask is not None else {})}
         logits: Array = self.generator.steps.step(feeds)[decoder.logits]
-        if self.generator.right and fed.shape[1] > 1:
+        if self.generator.right and logits.shape[1] > 1:
             logits = logits[np.arange(len(fed)), mask.sum(1) - 1][:, None]
         found: Array = logits[:, -1]
         return found

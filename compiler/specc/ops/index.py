@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts, Proof, Refuted
-from specc.op import Cost, Emitter, Handle, Op, OpError, Step, Tensor, TorchText
+from specc.op import Buffer, Cost, Emitter, Handle, Op, OpError, Step, Tensor, TorchText
 from specc.types import DType, Operand, TensorType
 
 Slice = tuple[Dim | None, Dim | None, int]
@@ -17,6 +17,11 @@ Items = tuple[Item, ...]
 
 ALL: Slice = (None, None, 1)
 _END = 2**63 - 1
+
+
+def _ends(item: Dim | Slice, step: Step, size: Dim) -> bool:
+    """Whether an item is the last of the new positions."""
+    return size == step.size and item in (Dim.const(-1), (Dim.const(-1), None, 1))
 
 
 class Index(Op):
@@ -91,6 +96,31 @@ class Index(Op):
         start, stop, step = item
         text = ":".join("" if bound is None else t.dim(bound) for bound in (start, stop))
         return text if step == 1 else f"{text}:{step}"
+
+    def onnx_step(self, emit: Emitter, step: Step, x: Handle) -> Handle:
+        """With buffers the last position is where each row's text ends: padding is on the right."""
+        items = self.spread(x.type.rank)
+        along = [item for item in items if item is not None]
+        ends = [i for i, (item, size) in enumerate(zip(along, x.type.shape, strict=True)) if _ends(item, step, size)]
+        if step.buffer is None or not ends:
+            return self.onnx(emit, x)
+        [axis] = ends
+        others = [item for i, item in enumerate(items) if i != axis]
+        if any(item != ALL for item in others) or axis == 0:
+            message = "onnxruntime-genai: the last position of each row's text is indexed by itself"
+            raise OpError("B621", message, help="x[:, -1], other axes in a second step")
+        gathered = self._row_ends(emit, step, step.buffer, x, axis)
+        return gathered if isinstance(items[axis], tuple) else emit.squeeze(gathered, [axis])
+
+    def _row_ends(self, emit: Emitter, step: Step, buffer: Buffer, x: Handle, axis: int) -> Handle:
+        """Along `axis`, of the new positions, the last one of each row's text: size 1."""
+        rank, batch = x.type.rank, x.type.shape[0]
+        shape = (*x.type.shape[:axis], Dim.UNIT, *x.type.shape[axis + 1 :])
+        place = emit("Sub", emit.cast(buffer.last, DType.I64), emit.dim(step.past))
+        place = emit("Max", place, emit.const(0, DType.I64))  # in a step of one position it is that one
+        column = emit.reshape(place, (batch, *[Dim.UNIT] * (rank - 1)))
+        places = emit("Expand", column, emit.shape(shape), type=TensorType(DType.I64, shape))
+        return emit("GatherElements", x, places, type=x.type.with_shape(shape), axis=axis)
 
     def onnx(self, emit: Emitter, x: Handle) -> Handle:
         items = self.spread(x.type.rank)

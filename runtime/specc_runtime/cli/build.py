@@ -170,10 +170,6 @@ def for_genai(given: Mapping[str, Any]) -> Request:
 
     if given["cache"] is not None:
         raise click.UsageError("--target genai has a cache of its own: leave --cache out")
-    if given["logits"] == "last":
-        raise click.UsageError(
-            "--target genai gives all logits: shorter prompts of a batch end before the last position"
-        )
     if "onnx" not in given["emit"]:
         raise click.UsageError("--target genai needs the ONNX graph: leave --emit out")
     return Request(genai=True)
