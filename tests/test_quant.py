@@ -45,6 +45,17 @@ model Small(vocab: int = 40, dim: int = 32) {
 }
 """
 
+TABLES = """\
+from std.nn import Embedding, Linear
+dim B
+model Tables(dim: int = 64) {
+  wide:   Embedding(7, dim)
+  narrow: Embedding(7, 8)
+  up: Linear(8, dim)
+  forward(ids: Int[B]) -> y: Tensor[B, dim] = wide(ids) * up(narrow(ids))
+}
+"""
+
 SCHEMES = ["int8", "int8:embed", "int8:head", "int8:embed,head", "int4", "int4:block=16,asym", "int4:asym,embed,head"]
 
 
@@ -264,3 +275,11 @@ def test_only_quantised_builds(tmp_path: Path) -> None:
     for wrong in (open_build(result.folder).module, open_build(result.folder).session):
         with pytest.raises(Rejected, match="no weights in few bits"):
             wrong(quantized=True)
+
+
+def test_a_table_narrower_than_a_block_is_kept(tmp_path: Path) -> None:
+    spec = tmp_path / "tables.spec"
+    spec.write_text(TABLES, encoding="utf-8")
+    result = build(Request(str(spec), render=False, out=tmp_path / "out", quant=parse("int4:embed")))
+    assert result.manifest["quantisation"]["tables"] == ["wide.weight"]
+    assert result.manifest["quantisation"]["products"] == []

@@ -26,7 +26,7 @@ from specc_runtime.inputs import Interface, draw
 from specc_runtime.loss import Deviation, Loss
 from specc_runtime.perplexity import perplexity, predicts
 from specc_runtime.programs import OPTIMISED, PLAIN, Crash, Outputs, open_session, run_session
-from specc_runtime.quantised import PackedFile, external, graph_file, weights_file
+from specc_runtime.quantised import PackedFile, external, graph_file, uses, weights_file
 from specc_runtime.sizes import admissible, plan
 from specc_runtime.steps import BufferSteps, OnnxSteps, in_parts
 
@@ -187,13 +187,14 @@ class _Exact:
         proto, packed = self._load(file), self._load(graph_file(file, self.scheme))
         parts = [whole(t.name) for t in external(packed)]
         names = {name for name, what in parts if what}
+        tables = uses(packed)[1]
         split_uses(proto, names & {name for name, what in parts if not what})
         shapes = {t.name: tuple(t.dims) for t in proto.graph.initializer}
         weights = programs.stored_weights(proto, self.folder, {t.name: None for t in external(proto)})
         with PackedFile(self.folder / weights_file(self.scheme)) as stored:
             for name in names:
                 table = f"{name}:{LOOKED_UP}"
-                target = table if table in shapes and self.scheme.embed else name
+                target = table if table in shapes and name in tables else name
                 weights[target] = stored.unpacked(name, shapes[name][1])
         return open_session(PLAIN, proto.SerializeToString(), weights)
 

@@ -51,8 +51,9 @@ def pack(emit: GraphEmitter, scheme: Scheme) -> None:
 
 
 def _wanted(site: Site, weight: Ref, scheme: Scheme, heads: frozenset[int]) -> bool:
-    if site.packing.looked_up:
-        return scheme.embed
+    if site.packing.looked_up:  # a table narrower than a block gains nothing
+        width = weight.type.shape[1].value
+        return scheme.embed and (scheme.bits == 8 or (width is not None and width >= scheme.block))
     x = site.operands[0]
     return isinstance(x, Ref) and x.type.rank >= 2 and (scheme.head or id(weight) not in heads)
 
