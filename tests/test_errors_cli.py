@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from specc import report
 from specc.diagnostics import Rejected
+from specc_runtime import memory
 from specc_runtime.build import Request, build
 from specc_runtime.cli import cli
 
@@ -231,6 +232,11 @@ SESSIONS = {
     ),
     "W353": Session({"net.spec": WIDE}, [f"{BUILD} --dtype f16"], [f"{BUILD} --dtype bf16"]),
     "B640": Session({"net.spec": NET}, [f"{BUILD} --no-verify"], [f"{BUILD} --no-verify"]),
+    "B641": Session(
+        {},
+        ["specc build llama --preset llama-2-7b --no-render"],
+        ["specc build llama --preset llama-2-7b --no-render --no-weights"],
+    ),
     "B650": Session({"net.spec": NET}, ["specc train net.spec"], [f"{BUILD} --emit torch"]),
     "B660": Session(
         {"net.spec": NET, "notes/todo.txt": "tea"},
@@ -330,7 +336,11 @@ def no_gpu(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(onnxruntime, "__version__", "1.31.0")
 
 
-SURROUNDINGS = {"B640": full_disk, "G706": no_gpu}
+def little_memory(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(memory, "available", lambda: 16_000_000_000)
+
+
+SURROUNDINGS = {"B640": full_disk, "B641": little_memory, "G706": no_gpu}
 """What a machine has to be like for a code to be told."""
 
 

@@ -18,6 +18,7 @@ from specc import report
 from specc.diagnostics import Rejected
 from specc.weights import layout
 from specc.weights.layout import Read, TensorInfo
+from specc_runtime import memory
 from specc_runtime.build import Request
 from specc_runtime.build import build as make
 from specc_runtime.checkpoint import Checkpoint
@@ -139,6 +140,26 @@ def test_a_link_of_other_names_or_layout(tmp_path: Path) -> None:
             assert reason in report.full(refusal.value.diagnostics)
         with pytest.raises(Rejected, match="B640"):
             link(Path("/proc/out"), [NewTensor("x", entry, read), NewTensor("y", entry, other)], checkpoint)
+
+
+def test_memory_that_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a container allows counts where it is less; files that are cached can be given back."""
+    meminfo, group = tmp_path / "meminfo", tmp_path / "cgroup"
+    monkeypatch.setattr(memory, "_MEMINFO", meminfo)
+    monkeypatch.setattr(memory, "_CGROUP", group)
+    assert memory.available() is None
+    memory.check_proof(10**12)
+    meminfo.write_text("MemTotal: 30 kB\nMemAvailable: 20 kB\nHugePages_Total: 0\nSwapFree: 4 kB\n")
+    assert memory.available() == 24 * 1024
+    with pytest.raises(Rejected, match="B641"):
+        memory.check_proof(10**9)
+    memory.check_proof(10**6)
+    group.mkdir()
+    (group / "memory.current").write_text("5000\n")
+    (group / "memory.stat").write_text("anon 4000\nfile 1000\n")
+    for limit, expected in (("max", 24 * 1024), ("9000", 5000)):
+        (group / "memory.max").write_text(f"{limit}\n")
+        assert memory.available() == expected
 
 
 @linux

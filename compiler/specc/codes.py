@@ -155,6 +155,7 @@ CODES: dict[str, str] = {
     "B621": "onnxruntime-genai cannot run this model",
     "B630": "torch and ONNX outputs differ",
     "B640": "the build cannot be written",
+    "B641": "a proof takes more memory than there is",
     "B650": "not supported yet",
     "B660": "the output folder or a build cannot be used",
     "B670": "weights cannot be stored in few bits like this",

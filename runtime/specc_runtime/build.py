@@ -20,7 +20,7 @@ from specc.passes.incremental import innermost, keeps_state, without_cache
 from specc.quantisation import Scheme
 from specc.reading import project_root
 from specc.types import DType
-from specc_runtime import manifest
+from specc_runtime import manifest, memory
 from specc_runtime.cache import Request as CacheRequest
 from specc_runtime.cache import cached_entry, every_choice, incremental, once_file
 from specc_runtime.companions import SpecialTokens, copy_companions, special_tokens
@@ -104,6 +104,8 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
             )
             externs = load_trusted(checked, project_root(project.path), request.trust)
         graphs = _graphs(checked.model, request)
+        if request.verify and not request.no_weights and request.emit >= {"torch", "onnx"}:
+            memory.check_proof(ir.parameter_count(checked.model.module))
         target = destination(request.out, checked.model.name)
         try:
             with publishing(target) as work:
