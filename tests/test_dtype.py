@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx
 import pytest
 from building import specc
 from onnx import checker, helper, shape_inference
+from zoo import CASES
 
 from specc import driver
 from specc.backends.onnx.export import build as build_graph
@@ -120,6 +122,17 @@ def test_graphs_are_well_typed(spec: str, dtype: DType, opset: int) -> None:
         proto.graph.initializer.remove(tensor)
     checker.check_model(proto)
     shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+
+
+@pytest.mark.parametrize("name", ["mamba", "mixtral", "t5", "resnet", "lstm", "clip"])
+def test_every_kind_of_model_runs_in_f16(name: str, tmp_path: Path) -> None:
+    """Its graph as it is stored, on the CPU: scans, routes, convolutions, recurrent layers among them."""
+    case = CASES[name]
+    torch.manual_seed(0)
+    case.save(case.reference().eval(), tmp_path)
+    made = build(replace(case.request(tmp_path), verify=True, dtype=DType.F16))
+    half = made.manifest["certificate"]["half"]["direct"]["model.onnx"]
+    assert half["runs"], half
 
 
 def test_a_graph_that_loses_more_than_its_dtype_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
