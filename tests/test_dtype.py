@@ -29,7 +29,7 @@ torch = pytest.importorskip("torch")
 
 HALF = (DType.F16, DType.BF16)
 TORCH = {DType.F16: torch.float16, DType.BF16: torch.bfloat16}
-LLAMA = {"layers": "2", "dim": "32", "heads": "4", "kv_heads": "2", "hidden": "48", "vocab": "61", "context": "40"}
+LLAMA = {"layers": "2", "dim": "32", "heads": "4", "kv_heads": "2", "hidden": "48", "vocab": "61", "context": "12"}
 
 
 def made(out: Path, dtype: DType = DType.F32, **more: Any) -> Result:
