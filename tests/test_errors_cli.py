@@ -142,7 +142,7 @@ class Session:
 TABLE = """\
 from std.nn import Embedding, Linear
 dim B
-model Net(dim: int = 20) {
+model Net(dim: int = 40) {
   table: Embedding(7, dim)
   fc: Linear(dim, dim)
   head: Linear(dim, 7)

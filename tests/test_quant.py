@@ -138,6 +138,13 @@ def test_other_opsets(opset: int, quant: str, tmp_path: Path) -> None:
     assert manifest["certificate"]["quantised"]
 
 
+@pytest.mark.parametrize("quant", ["int8:head", "int4:embed"])
+def test_self_contained(quant: str, tmp_path: Path) -> None:
+    """The fp32 graph has its weights inside; the quantised one reads its file."""
+    out, manifest = made(tmp_path, quant, self_contained=True)
+    assert manifest["certificate"]["quantised"] and (out / manifest["quantisation"]["weights"]).is_file()
+
+
 def test_the_file_says_what_was_packed(tmp_path: Path) -> None:
     out, manifest = made(tmp_path, "int4:block=64", verify=False)
     module = open_build(out).module()

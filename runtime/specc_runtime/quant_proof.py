@@ -196,7 +196,9 @@ class _Exact:
                 table = f"{name}:{LOOKED_UP}"
                 target = table if table in shapes and name in tables else name
                 weights[target] = stored.unpacked(name, shapes[name][1])
-        return open_session(PLAIN, proto.SerializeToString(), weights)
+        if programs.is_external(proto):
+            return open_session(PLAIN, proto.SerializeToString(), weights)
+        return open_session(PLAIN, programs.embedded(proto, weights))
 
     def unrounded(self, file: str) -> Session:
         """The quantised graph without rounded activations."""
@@ -214,7 +216,7 @@ class _Exact:
 
 def split_uses(proto: ModelProto, names: set[str]) -> None:
     """Give the look-ups of tables that are also multiplied with an initializer of their own."""
-    for tensor in [t for t in external(proto) if t.name in names]:
+    for tensor in [t for t in proto.graph.initializer if t.name in names]:
         copy = proto.graph.initializer.add()
         copy.CopyFrom(tensor)
         copy.name = f"{tensor.name}:{LOOKED_UP}"

@@ -133,8 +133,9 @@ def write(folder: Path, weights: Path, graphs: Mapping[str, ModelProto], scheme:
                     copy_range(given, entry.offset, out, places[name].offset, entry.nbytes, weights)
             for name in packed:
                 parts = {what: places[part(name, what)] for what in _parts(scheme)}
-                steps = max(steps, _pack(source.array(name), scheme, out, parts))
-                source.release(name)
+                for off in _pack(source.array(name), scheme, out, parts):
+                    steps = max(steps, off)
+                    source.release(name)  # what was read of it: pages count as memory until then
     finally:
         os.close(out)
     for name, proto in graphs.items():
@@ -150,21 +151,19 @@ def _parts(scheme: Scheme) -> tuple[str, ...]:
     return (scheme.kind, SCALE) if scheme.bits == 8 or scheme.symmetric else (scheme.kind, SCALE, ZERO)
 
 
-def _pack(matrix: Array, scheme: Scheme, out: int, places: Mapping[str, Place]) -> float:
-    """Write the parts of one tensor; the largest rounding error, in steps."""
+def _pack(matrix: Array, scheme: Scheme, out: int, places: Mapping[str, Place]) -> Iterator[float]:
+    """Write the parts of one tensor a block of rows at a time; the largest rounding error of each block, in steps."""
     import numpy as np
 
     from specc_runtime import packing
 
     at = {what: place.offset for what, place in places.items()}
-    largest = 0.0
     for rows in blocks_of_rows(matrix):
         made = packing.pack(np.ascontiguousarray(rows, dtype=np.float32), scheme)
-        largest = max(largest, packing.steps_off(rows, made))
         for what, array in ((scheme.kind, made.data), (SCALE, made.scale), (ZERO, made.zero)):
             if array is not None:
                 at[what] += write_at(out, np.ascontiguousarray(array).reshape(-1).data.cast("B"), at[what])
-    return largest
+        yield packing.steps_off(rows, made)
 
 
 def blocks_of_rows(matrix: Array) -> Iterator[Array]:
