@@ -218,6 +218,8 @@ def test_perplexity(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog. " * 30, encoding="utf-8")
     out, _ = made(tmp_path, "int4", verify=False)
+    with pytest.raises(Rejected, match="needs a tokenizer"):
+        repeat(out, text=text)
     tokenizer.save(str(out / "tokenizer.json"))
     found = repeat(out, text=text).quantised["model.int4.onnx"].perplexity
     assert found is not None and found.tokens == 45 * 30 - 3

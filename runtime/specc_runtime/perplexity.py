@@ -11,7 +11,7 @@ from specc_runtime.inputs import Input, Interface, Output, draw
 from specc_runtime.loss import Perplexity, log_softmax
 from specc_runtime.programs import Outputs
 from specc_runtime.sizes import admissible
-from specc_runtime.tokens import check_fit, load_tokenizer
+from specc_runtime.tokens import TOKENIZER, check_fit, load_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,20 +34,24 @@ def predicts(of: Interface) -> tuple[Input, Output] | None:
 
 
 def perplexity(of: Interface, programs: tuple[Program, Program], text: Path, tokenizer: Path) -> Perplexity:
-    """Of a text file in UTF-8, by the tokenizer.json (or its folder).
+    """Of a text file in UTF-8, by the tokenizer.json in a folder.
 
-    Raises `Rejected`: E006 for a file that is not text, G702, G703 for the tokenizer, B670 where there is nothing to
-    predict.
+    Raises `Rejected`: E006 for a file that is not text, B670 without a tokenizer and where there is nothing to predict,
+    G702, G703 for a tokenizer that is damaged or does not fit.
     """
     import numpy as np
 
     found = predicts(of)
     assert found is not None, f"{of.method} predicts no tokens"
     item, output = found
+    content = _read(text)
+    if not (tokenizer / TOKENIZER).is_file():
+        message = f"the perplexity of {text} needs a tokenizer, and the build has no {TOKENIZER}"
+        help = f"--weights DIR, a checkpoint with one; or copy one into the build:  specc verify BUILD --text {text}"
+        raise Rejected([Diagnostic("B670", message, help=help)])
     tokens = load_tokenizer(tokenizer)
-    rows = output.shape[2].value
-    check_fit(tokens, rows, str(tokenizer))
-    ids = np.array(tokens.encode(_read(text)).ids, np.int64)
+    check_fit(tokens, output.shape[2].value, TOKENIZER)
+    ids = np.array(tokens.encode(content).ids, np.int64)
     lost = [0.0, 0.0]
     count = 0
     for window in _windows(ids, of, item):
