@@ -349,6 +349,32 @@ def test_a_cache_that_cannot_be_is_an_error_with_the_way_out(
     assert done.returncode in (1, 2) and shown in done.stderr and "Traceback" not in done.stderr
 
 
+ONE = """
+from std.nn import Linear, Embedding
+dim B, T, N, S = past(T) + T
+model One(vocab: int = 50, dim: int = 16) {
+  emb: Embedding(vocab, dim)
+  q:   Linear(dim, dim)
+  forward(input_ids: Int[B, T], memory: Tensor[B, N, dim]) -> y: Tensor[B, T, dim] {
+    x = emb(input_ids)
+    m = once(q(memory))
+    k = cached(x, along = T)
+    y = sdpa(q(x)[:, none], k[:, none], k[:, none], causal = true)[:, 0]
+    return y + sdpa(q(y)[:, none], m[:, none], m[:, none])[:, 0]
+  }
+}
+"""
+
+
+def test_values_that_are_kept_alone(tmp_path: Path) -> None:
+    """One value, not a pair of keys and values."""
+    (tmp_path / "one.spec").write_text(ONE)
+    made = build(Request(str(tmp_path / "one.spec"), cache=CONCAT, render=False, out=tmp_path / "out"))
+    assert "agree" in made.proof
+    names = [one["name"] for one in made.manifest["entries"]["forward_cached"]["interface"]["inputs"]]
+    assert sorted(names) == ["input_ids", "past_key_values.0.k", "past_key_values.0.m"]
+
+
 def test_a_static_cache_is_read_by_attention_alone(tmp_path: Path) -> None:
     """Rows that hold nothing yet would go into a sum; the growing cache has none (D406)."""
     path = tmp_path / "lm.spec"

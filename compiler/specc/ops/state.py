@@ -75,7 +75,8 @@ class Cached(Kept):
 
     def torch_step(self, t: TorchText, step: Step, *xs: str) -> str:
         types = [x for x in t.operands if isinstance(x, TensorType)]
-        return f"cache.extend({', '.join(xs)}, dim={self.axis(types[0])})"
+        grown = f"cache.extend({', '.join(xs)}, dim={self.axis(types[0])})"
+        return grown if len(xs) > 1 else f"{grown}[0]"
 
 
 class Once(Kept):
