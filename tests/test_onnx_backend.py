@@ -22,6 +22,7 @@ from specc.backends.onnx.flatten import Flattener
 from specc.backends.onnx.functions import view
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import Embedded, External, Slot, model_proto
+from specc.backends.onnx.valid import read_valid
 from specc.diagnostics import Rejected
 from specc.dims import Dim, Facts
 from specc.ir import graph as ir
@@ -539,3 +540,37 @@ def test_no_picture_holds_weights(small: ir.Model) -> None:
     for model in (picture, *blocks.values()):
         assert model.ByteSize() < 20_000
         assert not any(i.raw_data for i in model.graph.initializer if i.name.startswith("layers"))
+
+
+# ---- static caches ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axes", [2, 4], ids=["a mask for all", "a mask of each text"])
+def test_a_static_cache_is_read_as_far_as_it_is_filled(axes: int) -> None:
+    """The same numbers as with all rows, masked."""
+    length, room, width = Dim.symbol("T"), 9, 4
+    models = []
+    for shorten in (False, True):
+        emit = GraphEmitter(24)
+        start = emit.input("start", si.tensor(1).with_dtype(DType.I64))
+        q = emit.input("q", si.tensor(B, 2, length, width))
+        kept = []
+        for name in ("k", "v"):
+            before = emit.input(f"past_{name}", si.tensor(B, 2, room, width))
+            new = emit.input(name, si.tensor(B, 2, length, width))
+            places = emit("Expand", start, emit.dim(B), type=si.tensor(B).with_dtype(DType.I64))
+            kept.append(emit("TensorScatter", before, new, places, type=before.type, axis=2))
+        shape = (length, room) if axes == 2 else (B, 1, length, room)
+        mask = emit.input("mask", si.tensor(*shape).with_dtype(DType.BOOL))
+        emit.output("y", emit("Attention", q, *kept, mask, type=q.type))
+        if shorten:
+            read_valid(emit, start, length, Dim.symbol("filled"))
+        models.append(model_proto(emit, "step"))
+    assert ops(models[1])["Slice"] == 3
+    rng = np.random.default_rng(6)
+    past = {f"past_{name}": rng.standard_normal((3, 2, room, width)).astype(np.float32) for name in "kv"}
+    fed = {name: rng.standard_normal((3, 2, 2, width)).astype(np.float32) for name in "qkv"}
+    for start_ in (0, 4, 7):
+        mask_ = np.broadcast_to(np.arange(room) <= start_ + np.arange(2)[:, None], (*(3, 1)[: axes - 2], 2, room))
+        fed_ = {**fed, **past, "start": np.array([start_]), "mask": mask_.copy()}
+        np.testing.assert_allclose(run(models[1], **fed_)[0], run(models[0], **fed_)[0], atol=1e-6)

@@ -21,7 +21,9 @@ from specc.backends.onnx.last import push_last
 from specc.backends.onnx.packed import pack
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import WeightsRef, model_proto
+from specc.backends.onnx.valid import read_valid
 from specc.backends.onnx.values import Ref
+from specc.dims import Dim
 from specc.ir.graph import Apply, Model, Scan, aliases
 from specc.op import Buffer, Emitter, Step
 from specc.ops.convolution import CausalConv1d
@@ -51,11 +53,14 @@ def build_cached(
 ) -> ModelProto:
     """The flat graph of an incremental entry; `weights`, `version`, `externs` and `quant` as in `export.build`."""
     emit = GraphEmitter(opset, compute, externs or NotLoaded())
-    CachedFlattener(emit, model, incremental).run_entry()
+    flattener = CachedFlattener(emit, model, incremental)
+    flattener.run_entry()
     if quant is not None:
         pack(emit, quant)
     if incremental.last:
         push_last(emit)
+    if flattener.start is not None:
+        read_valid(emit, flattener.start, incremental.step.size, Dim.symbol(TOTAL))
     take_past(emit)
     merge_heads(emit)
     use_gemm(emit)
