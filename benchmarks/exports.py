@@ -109,9 +109,11 @@ def _ours(name: str, *options: str, made: str = "model.forward_cached.onnx") -> 
     return Exporter(name, line, made=made)
 
 
-CONCAT, STATIC, FORWARD = "specc concat", "specc static", "specc forward"
+CONCAT, STATIC, FORWARD, LINK = "specc concat", "specc static", "specc forward", "specc concat --link"
 TORCH, TORCH_CACHE, GENAI = "torch.onnx", "torch.onnx + cache", "genai"
 OURS = (_ours(CONCAT, "--cache", "concat"), _ours(STATIC, "--cache", "static={context}", "--opset", "24"))
+# The checkpoint's own file is the weights of the build: where nothing has to change in it.
+LINKED = (_ours(LINK, "--cache", "concat", "--link"),)
 OTHERS = (
     _peer(TORCH, "", "torch_onnx.py"),
     _peer(TORCH_CACHE, "", "torch_onnx.py", "--cache"),
