@@ -86,9 +86,11 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def interleaved(rounds: int, *works: Callable[[], object]) -> list[float]:
-    """The median of each, taken in turns, so that what else the machine does hits all alike."""
+    """The median of each, taken in turns, so that what else the machine does hits all alike; each round begins with
+    another one, so that none always follows the same."""
     taken: list[list[float]] = [[] for _ in works]
-    for _ in range(rounds):
-        for times, work in zip(taken, works, strict=True):
-            times.append(seconds(work))
+    for start in range(rounds):
+        for i in range(len(works)):
+            place = (start + i) % len(works)
+            taken[place].append(seconds(works[place]))
     return [median(times) for times in taken]
