@@ -91,6 +91,23 @@ model Net(dim: int = 4, bias: bool = true) {
 weights Net from "hf:net" { config { dim = hidden_size } }
 """
 
+TRAINED = """\
+from std.nn import Linear
+dim B
+model Net {
+  fc: Linear(2, 3)
+  forward(x: Tensor[B, 2]) -> logits: Tensor[B, 3] = fc(x)
+}
+train Net "points" {
+  data  = csv("points.csv", x = ["x", "y"], label = "class")
+  loss  = cross_entropy(logits, data.label)
+  optim = sgd(lr = 0.1)
+  batch = 4
+  steps = 4
+}
+"""
+POINTS = "x,y,class\n0.5,1.0,0\n1.5,-0.5,1\n-1.0,0.25,2\n"
+
 EXTERN = """\
 dim B
 extern fn twice(x: Tensor[B]) -> Tensor[B] from "twice.py"
@@ -237,7 +254,28 @@ SESSIONS = {
         ["specc build llama --preset llama-2-7b --no-render"],
         ["specc build llama --preset llama-2-7b --no-render --no-weights"],
     ),
-    "B650": Session({"net.spec": NET}, ["specc train net.spec"], [f"{BUILD} --emit torch"]),
+    "B650": Session(
+        {"net.spec": TRAINED.replace("csv(", "parquet("), "points.csv": POINTS},
+        ["specc train net.spec", "specc train net.spec --set ema=0.999"],
+        ["specc train net.spec"],
+        mended={"net.spec": TRAINED},
+    ),
+    "T530": Session(
+        {"net.spec": TRAINED, "points.csv": POINTS},
+        ["specc train net.spec point --dry-run"],
+        ["specc train net.spec points --dry-run"],
+    ),
+    "T531": Session(
+        {"net.spec": TRAINED, "points.csv": POINTS.replace("-0.5,1", "-0.5,3")},
+        ["specc train net.spec --dry-run"],
+        ["specc train net.spec --dry-run"],
+        mended={"points.csv": POINTS},
+    ),
+    "T532": Session(
+        {"net.spec": TRAINED, "points.csv": POINTS.replace("0.5", "50")},
+        ["specc train net.spec --set lr=1e38"],
+        ["specc train net.spec --set lr=1e-2"],
+    ),
     "B660": Session(
         {"net.spec": NET, "notes/todo.txt": "tea"},
         [f"{BUILD} -o notes", "specc verify notes", "specc verify build/net"],

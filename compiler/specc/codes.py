@@ -148,6 +148,9 @@ CODES: dict[str, str] = {
     "T505": "a pattern matches nothing",
     "T510": "an `aux` value is not used",
     "T520": "an expectation failed",
+    "T530": "no such train section",
+    "T531": "training data is not as it should be",
+    "T532": "the loss is not finite",
     # B: build and backends
     "B601": "an operation is not available in this opset",
     "B610": "an extern operation has no ONNX lowering",

@@ -1,18 +1,44 @@
-"""`specc train`: parsed and checked in this version, not run."""
+"""`specc train`."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from specc.diagnostics import Diagnostic
-from specc_runtime.cli.common import print_diagnostics, stop
+from specc_runtime.cli.common import parse_set, reporting, trusting
 
 
-@click.command("train", context_settings={"ignore_unknown_options": True})
-@click.argument("args", nargs=-1, metavar="FILE [NAME]")
-def command(args: tuple[str, ...]) -> None:
-    """Run a `train` section (not in this version)."""
-    help = "specc build FILE --emit torch    gives a module for your own training loop"
-    note = "`specc check` checks the names and shapes of train sections"
-    print_diagnostics([Diagnostic("B650", "training is not supported yet", help=help, note=note)])
-    stop(1)
+@click.command("train")
+@click.argument("file", metavar="FILE")
+@click.argument("name", metavar="[NAME]", required=False)
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="K=V",
+    callback=parse_set,
+    help="A setting, an argument of the optimiser, or a hyper-parameter (repeatable).",
+)
+@click.option(
+    "--out", metavar="DIR", type=click.Path(path_type=Path), help="The run folder.  [default: runs/<model>-<name>-<n>]"
+)
+@click.option("--weights", metavar="DIR|FILE", help="Begin with these weights: a checkpoint, or another run.")
+@click.option("--max-steps", type=click.IntRange(1), metavar="N", help="Stop after N steps of the optimiser.")
+@click.option("--dry-run", is_flag=True, help="Read the data and tell the plan; train nothing.")
+@trusting
+def command(
+    file: str,
+    name: str | None,
+    sets: dict[str, str],
+    out: Path | None,
+    weights: str | None,
+    max_steps: int | None,
+    dry_run: bool,
+    trust: tuple[str, ...],
+) -> None:
+    """Run a `train` section with Lightning: a run folder with weights, metrics.csv and checkpoints."""
+    from specc_runtime.training.run import Request, train
+
+    with reporting():
+        train(Request(file, name, sets, out, weights, max_steps, dry_run, trust), click.echo)

@@ -1,0 +1,225 @@
+"""One `train` section as it is run: which one, with which overrides, what it asks for that this version has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from specc import driver
+from specc.diagnostics import Collector, Diagnostic, Rejected
+from specc.elaborate import settings as known
+from specc.elaborate.models import Given, Options
+from specc.elaborate.names import available, closest
+from specc.elaborate.sections import chosen_preset, model_of_section, runnable
+from specc.elaborate.training import TrainChecker, keyword
+from specc.elaborate.values import Fail
+from specc.source import Span
+from specc.syntax import ast
+from specc.syntax.unparse import unparse
+
+RUN = (
+    "data", "val", "val_every", "preset", "entry", "inputs", "weights", "loss", "optim", "sched", "metrics", "batch",
+    "accumulate", "clip", "epochs", "steps", "precision", "seed", "freeze", "checkpoint", "early_stop", "log",
+    "devices", "strategy",
+)  # fmt: skip
+"""The settings that are run; another one is refused (B650), and what these do not take of their values."""
+
+SAID = ("early_stop", "checkpoint", "sched", "data", "val", "inputs")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A checked section. `settings` has the overrides in it, `sets` are the hyper-parameters that were overridden."""
+
+    project: driver.Project
+    node: ast.Train
+    checked: driver.Checked
+    settings: Mapping[str, ast.Expr]
+    preset: str | None
+    sets: Mapping[str, str]
+    checker: TrainChecker = field(repr=False)
+
+    @property
+    def model(self) -> str:
+        return self.node.model.id
+
+    @property
+    def name(self) -> str:
+        """What the section is called: its name, or `train` if it has none."""
+        return self.node.name.value if self.node.name is not None else "train"
+
+    @property
+    def folder(self) -> Path:
+        """What paths of the section are relative to."""
+        return self.project.path.parent
+
+    @property
+    def lets(self) -> tuple[ast.Let, ...]:
+        return tuple(item for item in self.node.items if isinstance(item, ast.Let))
+
+    def span(self, setting: str) -> Span:
+        found = self.settings.get(setting)
+        return found.span if found is not None else self.node.span.head()
+
+    def value(self, setting: str, default: Any) -> Any:
+        """A setting's compile-time value."""
+        expr = self.settings.get(setting)
+        return default if expr is None else evaluated(self, expr)
+
+    def call(self, setting: str) -> Called | None:
+        """A setting that is a call, its arguments evaluated; None if it is not given or `none`."""
+        expr = self.settings.get(setting)
+        if not isinstance(expr, ast.Call) or not isinstance(expr.func, ast.Name):
+            return None
+        positional: list[Any] = []
+        named: dict[str, Any] = {}
+        for arg in expr.args:
+            if isinstance(arg, ast.StarArg):
+                raise failed("E120", "`*` has nothing to pass on in a train section", arg.span)
+            value = evaluated(self, arg.value)
+            if arg.name is None:
+                positional.append(value)
+            else:
+                named[arg.name.id] = value
+        return Called(expr.func.id, expr, tuple(positional), named)
+
+
+@dataclass(frozen=True)
+class Called:
+    """A call of a section, `cosine(warmup = 500)`."""
+
+    name: str
+    expr: ast.Call
+    positional: tuple[Any, ...]
+    named: Mapping[str, Any]
+
+    def arguments(self, names: Sequence[str], required: int = 0) -> dict[str, Any]:
+        """Values by name, positional ones as in `names`; raises `Rejected` (E120, E124)."""
+        if len(self.positional) > len(names):
+            raise failed("E120", f"{self.name} takes {len(names)} arguments", self.expr.span)
+        found = {**dict(zip(names, self.positional, strict=False)), **self.named}
+        strange = next((name for name in found if name not in names), None)
+        if strange is not None:
+            guess = closest(strange, names)
+            help = f"did you mean `{guess}`?" if guess else ""
+            notes = (("available", available(names)),)
+            message = f"{self.name} has no argument `{strange}`"
+            raise Rejected([Diagnostic("E120", message, self.expr.span, help=help, notes=notes)])
+        missing = next((name for name in names[:required] if name not in found), None)
+        if missing is not None:
+            raise failed("E124", f"{self.name} needs `{missing}`", self.expr.span)
+        return found
+
+
+def failed(code: str, message: str, span: Span | None = None, help: str = "") -> Rejected:
+    return Rejected([Diagnostic(code, message, span, help=help)])
+
+
+def unsupported(what: str, span: Span | None = None, help: str = "") -> Rejected:
+    """What the language has and this version does not run (B650)."""
+    return failed("B650", f"{what} is not supported yet in `specc train`", span, help)
+
+
+def evaluated(section: Section, expr: ast.Expr) -> Any:
+    """A compile-time value over the model's hyper-parameters; raises `Rejected`."""
+    try:
+        return section.checker.place.value(expr)
+    except Fail as fail:
+        raise Rejected([fail.diagnostic]) from None
+
+
+def open_section(target: str, name: str | None, sets: Mapping[str, str]) -> Section:
+    """The section of a spec, checked with its overrides; raises `Rejected` with what is wrong."""
+    project = driver.open_project(target)
+    node = _chosen(project, target, name)
+    settings = {s.name.id: s.value for s in node.items if isinstance(s, ast.Setting)}
+    settings, own = _overridden(settings, driver.parse_sets(sets))
+    try:
+        decl = model_of_section(project.file, node.model)
+        preset = chosen_preset(project.elaborator, project.file, settings.get("preset"))
+        options = runnable(project.file, decl, Options(decl.name, preset, own))
+    except Fail as fail:
+        raise Rejected([fail.diagnostic]) from None
+    checked = project.check(options)
+    collector = Collector()
+    elab = checked.elaborator
+    elab.collector, elab.trail = collector, []
+    elab.context = f'train {decl.name} "{node.name.value}"' if node.name is not None else f"train {decl.name}"
+    checker = TrainChecker(elab, checked.model, node, settings)
+    checker.check()
+    collector.stop_on_errors()
+    texts = {key: sets[key] for key in own}
+    section = Section(project, node, checked, settings, options.preset, texts, checker)
+    _refuse(section)
+    return section
+
+
+def _chosen(project: driver.Project, target: str, name: str | None) -> ast.Train:
+    found = [item for item in project.file.tree.items if isinstance(item, ast.Train)]
+    if not found:
+        help = 'train Net "name" { data = csv(..); loss = ..; optim = adamw(lr = 1e-3); batch = 32; epochs = 3 }'
+        raise failed("T530", f"{target} has no train section", None, help)
+    names = [item.name.value if item.name is not None else item.model.id for item in found]
+    notes = (("available", available(names)),)
+    if name is None:
+        if len(found) == 1:
+            return found[0]
+        help = f"specc train {target} {names[0]}"
+        raise Rejected([Diagnostic("T530", f"{target} has several train sections", help=help, notes=notes)])
+    if name not in names:
+        guess = closest(name, names)
+        help = f"did you mean `{guess}`?" if guess else ""
+        raise Rejected([Diagnostic("T530", f"{target} has no train section `{name}`", help=help, notes=notes)])
+    return found[names.index(name)]
+
+
+def _overridden(
+    settings: dict[str, ast.Expr], sets: Mapping[str, Given]
+) -> tuple[dict[str, ast.Expr], dict[str, Given]]:
+    """`--set`: a setting, an argument of the optimiser, or else a hyper-parameter of the model."""
+    own: dict[str, Given] = {}
+    for key, given in sets.items():
+        assert given.expr is not None
+        if key in known.SETTINGS:
+            if key in ("epochs", "steps"):
+                settings.pop("epochs" if key == "steps" else "steps", None)
+            settings[key] = given.expr
+        elif key == "lr" or keyword(settings.get("optim"), key) is not None:
+            settings["optim"] = _with(settings.get("optim"), key, given.expr)
+        else:
+            own[key] = given
+    return settings, own
+
+
+def _with(call: ast.Expr | None, key: str, value: ast.Expr) -> ast.Expr:
+    """A call with one keyword argument replaced or added."""
+    if not isinstance(call, ast.Call):
+        raise failed("T501", f"--set {key}: the section has no `optim`")
+    args = [a for a in call.args if not (isinstance(a, ast.Arg) and a.name is not None and a.name.id == key)]
+    return ast.Call(call.span, call.func, (*args, ast.Arg(value.span, ast.Ident(value.span, key), value)))
+
+
+def _refuse(section: Section) -> None:
+    """B650 for every setting that this version does not run, E124 for what every run needs."""
+    for name, value in section.settings.items():
+        if name not in RUN:
+            raise unsupported(f"`{name}`", value.span)
+        if name == "batch" and isinstance(value, ast.Call):
+            raise unsupported(f"`batch = {unparse(value)}`", value.span, "batch = 32")
+        if name == "log" and section.value("log", "csv") != "csv":
+            raise unsupported(f"`log = {unparse(value)}`", value.span, 'log = "csv"')
+        if name == "strategy" and section.value("strategy", "auto") != "auto":
+            raise unsupported(f"`strategy = {unparse(value)}`", value.span, 'strategy = "auto"')
+        if name == "devices" and section.value("devices", "auto") not in ("auto", 1):
+            raise unsupported(f"`devices = {unparse(value)}`", value.span, "devices = 1")
+        if name in ("batch", "accumulate", "epochs", "steps") and section.value(name, 1) < 1:
+            raise failed("E125", f"`{name}` is at least 1", value.span)
+    for name in ("data", "loss", "optim"):
+        if name not in section.settings:
+            raise failed("E124", f"the section has no `{name}`", section.node.span.head())
+
+
+def never(value: object) -> NoReturn:
+    raise AssertionError(f"checked before: {value}")

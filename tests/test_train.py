@@ -1,0 +1,354 @@
+"""`specc train`: sections are run by Lightning, written as a run folder, and built from it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from specc import report
+from specc.diagnostics import Rejected
+from specc_runtime.build import Request as BuildRequest
+from specc_runtime.build import build
+from specc_runtime.training.objective import Objective
+from specc_runtime.training.optimisers import optimiser, schedule
+from specc_runtime.training.run import Request, train
+from specc_runtime.training.section import open_section
+from specc_runtime.training.sources import read
+
+ROOT = Path(__file__).parent.parent
+
+SPEC = """\
+from std.nn import Linear
+dim B
+model Net(hidden: int = 8) {
+  first: Linear(2, hidden)
+  head: Linear(hidden, 3)
+  forward(x: Tensor[B, 2]) -> logits: Tensor[B, 3] = first(x) |> relu |> head
+}
+train Net "points" {
+  data  = csv("points.csv", x = ["x", "y"], label = "class")
+  loss  = cross_entropy(logits, data.label)
+  optim = adam(lr = 0.05, no_decay = ["*.bias"])
+  batch = 8
+  epochs = 3
+}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(30, 2))
+    rows = "".join(f"{x:.3f},{y:.3f},{int(x > 0) + int(y > 0)}\n" for x, y in points)
+    (tmp_path / "points.csv").write_text(f"x,y,class\n{rows}")
+    (tmp_path / "net.spec").write_text(SPEC)
+    return tmp_path
+
+
+def edited(folder: Path, *changes: tuple[str, str]) -> str:
+    """The spec with lines changed; its path."""
+    text = SPEC
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (folder / "net.spec").write_text(text)
+    return str(folder / "net.spec")
+
+
+def run(spec: str, out: Path, **more: object) -> list[dict[str, str]]:
+    """Train; the rows of metrics.csv."""
+    assert train(Request(spec, out=out, **more)) == out  # type: ignore[arg-type]
+    return list(csv.DictReader((out / "metrics.csv").open()))
+
+
+def losses(rows: list[dict[str, str]], name: str = "loss") -> list[float]:
+    return [float(row[name]) for row in rows if row.get(name)]
+
+
+def refused(spec: str, **more: object) -> str:
+    with pytest.raises(Rejected) as caught:
+        train(Request(spec, dry_run=True, **more))  # type: ignore[arg-type]
+    return report.full(caught.value.diagnostics)
+
+
+# ---- the road from a spec to its build -------------------------------------------------------------------------------
+
+
+def test_the_three_points_of_linear(tmp_path: Path) -> None:
+    """The loss falls, the boundary separates them."""
+    said: list[str] = []
+    out = tmp_path / "run"
+    train(Request(str(ROOT / "specs/linear.spec"), out=out), said.append)
+    found = losses(list(csv.DictReader((out / "metrics.csv").open())))
+    assert found[-1] < found[0] / 2
+    weights = load_file(out / "model.safetensors")
+    scores = np.array([-1.0, 0.5, 2.0]) * weights["linear.weight"].item() + weights["linear.bias"].item()
+    assert (scores > 0).tolist() == [False, False, True]
+    assert said[-1].endswith(f"specc build {ROOT}/specs/linear.spec --weights {out}")
+
+
+def test_spirals_are_told_apart_and_built(tmp_path: Path) -> None:
+    spec = str(ROOT / "specs/mlp.spec")
+    out = tmp_path / "run"
+    rows = run(spec, out, name="spirals", sets={"epochs": "20"})
+    assert losses(rows, "val_accuracy")[-1] > 0.95
+    made = build(BuildRequest(spec, preset="spirals", weights=str(out), render=False, out=tmp_path / "build"))
+    assert "torch and onnxruntime agree" in made.proof
+    trained, shipped = load_file(out / "model.safetensors"), load_file(tmp_path / "build/model.safetensors")
+    assert trained.keys() == shipped.keys()
+    assert all(np.array_equal(trained[name], shipped[name]) for name in trained)
+
+
+def test_same_seed_same_bits(folder: Path) -> None:
+    spec = edited(folder, ("batch = 8", "batch = 8\n  seed = 3\n  val = split(0.2)"))
+    run(spec, folder / "a")
+    run(spec, folder / "b")
+    run(spec, folder / "c", sets={"seed": "4"})
+    for name in ("model.safetensors", "metrics.csv"):
+        first, second, third = ((folder / run_ / name).read_bytes() for run_ in "abc")
+        assert first == second != third
+
+
+def test_a_run_begins_with_the_weights_of_another(folder: Path) -> None:
+    spec = edited(folder, ("batch = 8", "batch = 30"))
+    run(spec, folder / "first", sets={"epochs": "40"})
+    before = losses(run(spec, folder / "fresh", max_steps=1))[0]
+    assert losses(run(spec, folder / "more", max_steps=1, weights=str(folder / "first")))[0] < before / 2
+
+
+def test_a_step_is_that_of_torch(folder: Path) -> None:
+    """Two steps of the run, against the loop written out."""
+    spec = edited(folder, ("batch = 8", "batch = 30"), ('adam(lr = 0.05, no_decay = ["*.bias"])', "sgd(lr = 0.05)"))
+    run(spec, folder / "none", sets={"lr": "0.0"}, max_steps=1)
+    run(spec, folder / "two", max_steps=2)
+    weights = {n: torch.tensor(v, requires_grad=True) for n, v in load_file(folder / "none/model.safetensors").items()}
+    table = np.loadtxt(folder / "points.csv", delimiter=",", skiprows=1, dtype=np.float32)
+    x, y = torch.tensor(table[:, :2]), torch.tensor(table[:, 2]).long()
+    for _ in range(2):
+        hidden = torch.relu(x @ weights["first.weight"].T + weights["first.bias"])
+        loss = torch.nn.functional.cross_entropy(hidden @ weights["head.weight"].T + weights["head.bias"], y)
+        gradients = torch.autograd.grad(loss, list(weights.values()))
+        weights = {
+            n: (w - 0.05 * g).detach().requires_grad_() for (n, w), g in zip(weights.items(), gradients, strict=True)
+        }
+    for name, found in load_file(folder / "two/model.safetensors").items():
+        # the order of the rows of a batch, which is drawn, rounds the sums of gradients differently
+        assert np.allclose(found, weights[name].detach().numpy(), atol=1e-6)
+
+
+def test_settings_are_heeded(folder: Path) -> None:
+    """The best checkpoint is kept, what is frozen stays, a run that no longer gets better ends."""
+    more = """batch = 8
+  val = split(0.2)
+  clip = 1.0
+  accumulate = 2
+  precision = "bf16-mixed"
+  freeze = ["first"]
+  metrics = [accuracy(logits, data.label), f1(logits, data.label, average = "macro")]
+  checkpoint = best("val_accuracy", mode = "max", keep = 2)
+  early_stop = early_stopping("val_loss", patience = 1)"""
+    spec = edited(folder, ("batch = 8", more), ("epochs = 3", "epochs = 30"))
+    run(spec, folder / "none", sets={"lr": "0.0"}, max_steps=1)
+    rows = run(spec, folder / "run", sets={"lr": "2.0"})
+    before, after = (load_file(folder / name / "model.safetensors") for name in ("none", "run"))
+    assert np.array_equal(before["first.weight"], after["first.weight"])
+    assert not np.array_equal(before["head.weight"], after["head.weight"])
+    assert len(losses(rows, "val_loss")) < 30 and losses(rows, "val_f1")
+    record = json.loads((folder / "run/run.json").read_text())
+    assert record["status"] == "finished" and record["settings"]["precision"] == '"bf16-mixed"'
+    assert len(list((folder / "run/checkpoints").glob("step-*.ckpt"))) == 2
+
+
+def test_steps_and_validation_between(folder: Path) -> None:
+    spec = edited(folder, ("epochs = 3", "steps = 10\n  val_every = 3\n  val = split(0.2)"))
+    assert len(losses(run(spec, folder / "run"), "val_loss")) == 3
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def test_sources_give_the_same_rows(folder: Path) -> None:
+    table = np.loadtxt(folder / "points.csv", delimiter=",", skiprows=1)
+    lines = "".join(json.dumps({"at": row[:2].tolist(), "class": int(row[2])}) + "\n" for row in table)
+    (folder / "points.jsonl").write_text(lines)
+    np.savez(folder / "points.npz", at=table[:, :2], label=table[:, 2].astype(int))
+    old = 'csv("points.csv", x = ["x", "y"], label = "class")'
+    found = [read(open_section(edited(folder), None, {}), "data")]
+    for new in ('jsonl("points.jsonl", x = "at", label = "class")', 'npz("points.npz", x = "at", label = "label")'):
+        found.append(read(open_section(edited(folder, (old, new)), None, {}), "data"))
+    for data in found:
+        assert np.array_equal(data.fields["x"], table[:, :2].astype(np.float32))
+        assert np.array_equal(data.fields["label"], table[:, 2].astype(np.int64))
+
+
+def test_text_in_bytes(folder: Path) -> None:
+    """A bigram table learns that letters alternate."""
+    (folder / "a.txt").write_text("ab" * 200)
+    (folder / "lm.spec").write_text(
+        """\
+from std.nn import Embedding
+dim B, T
+model LM {
+  table: Embedding(256, 256)
+  forward(input_ids: Int[B, T]) -> logits: Tensor[B, T, 256] = table(input_ids)
+}
+train LM {
+  data    = text("*.txt", tokenizer = "bytes", length = 20)
+  loss    = cross_entropy(logits[:, :-1], input_ids[:, 1:])
+  optim   = adam(lr = 0.3)
+  sched   = linear(warmup = 2)
+  metrics = [perplexity(loss)]
+  batch   = 10
+  epochs  = 20
+}
+"""
+    )
+    rows = run(str(folder / "lm.spec"), folder / "run")
+    assert losses(rows, "perplexity")[-1] < 1.2 < losses(rows, "perplexity")[0]
+
+
+BAD = {
+    "no file": ("", None, "cannot read points.csv: No such file or directory"),
+    "no rows": ("x,y,class\n", None, "points.csv has no rows"),
+    "a word": ("x,y,class\n1,2,0\n1,two,1\n", None, 'points.csv, line 3, column `y`: expected a number, found "two"'),
+    "nothing": ("x,y,class\n1,,0\n", None, "points.csv, line 2, column `y`: expected a number, found nothing"),
+    "infinity": ("x,y,class\n1,inf,0\n", None, "points.csv, line 2, column `y`: inf is not a finite number"),
+    "short row": ("x,y,class\n1,2\n", None, "points.csv, line 2: 2 columns, the header has 3"),
+    "no column": ("x,y,klass\n1,2,0\n", None, "did you mean `klass`?"),
+    "a label": ("x,y,class\n1,2,0\n1,2,3\n", None, "points.csv, line 3, column `class`: the label is 3"),
+    "fractions": ("x,y,class\n1,2,0.5\n", None, "takes classes 0 to 2"),
+    "one column": (None, ('["x", "y"]', '["x"]'), "expected: [B, 2]"),
+    "a flat field": (None, ('["x", "y"]', '"x"'), "does not fit the input `x`"),
+    "source": (None, ("csv(", "parquet("), "`data = parquet(..)` is not supported yet"),
+    "unknown metric": (None, ("batch = 8", "batch = 8; metrics = [bleu(logits, data.label)]"), "the metric `bleu`"),
+    "optimiser": (None, ('adam(lr = 0.05, no_decay = ["*.bias"])', "lion()"), "`optim = lion(..)`"),
+    "argument": (None, ("lr = 0.05", "rate = 0.05"), "adam has no argument `rate`"),
+    "value": (None, ("lr = 0.05", "lr = 0.0 - 1"), "adam: Invalid learning rate"),
+    "schedule": (None, ("batch = 8", "batch = 8; sched = plateau()"), "`sched = plateau(..)`"),
+    "monitor": (None, ("batch = 8", 'batch = 8; early_stop = early_stopping("val_los")'), 'is called "val_los"'),
+    "all frozen": (None, ("batch = 8", 'batch = 8; freeze = ["*"]'), "freezes every parameter"),
+    "part": (None, ("batch = 8", "batch = 8; val = split(0.01)"), "leaves none to train or none to validate on"),
+    "devices": (None, ("batch = 8", "batch = 8; devices = 2"), "`devices = 2` is not supported yet"),
+    "weighted": (None, ("data.label)", "data.label, weight = data.x)"), "`weight` of cross_entropy"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_mistakes_are_told_before_training(case: str, folder: Path) -> None:
+    content, change, expected = BAD[case]
+    if content == "":
+        (folder / "points.csv").unlink()
+    elif content is not None:
+        (folder / "points.csv").write_text(content)
+    assert expected in refused(edited(folder, *([change] if change is not None else [])))
+    assert not (folder / "runs").exists()
+
+
+def test_a_run_folder_in_use_stays(folder: Path) -> None:
+    assert "exists: nothing was written" in refused(edited(folder), out=folder)
+
+
+def test_run_folders_are_numbered(folder: Path) -> None:
+    with chdir(folder):
+        assert [train(Request("net.spec", max_steps=1)) for _ in range(2)] == [
+            Path("runs/Net-points-1"), Path("runs/Net-points-2")
+        ]  # fmt: skip
+
+
+# ---- losses, schedules -----------------------------------------------------------------------------------------------
+
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "cross_entropy(a, y)": torch.nn.functional.cross_entropy,
+    "cross_entropy(a, y, label_smoothing = 0.1)": lambda a, y: torch.nn.functional.cross_entropy(
+        a, y, label_smoothing=0.1
+    ),
+    "cross_entropy(a, y, ignore_index = 0)": lambda a, y: torch.nn.functional.cross_entropy(a[y != 0], y[y != 0]),
+    "nll(log(sigmoid(a)), y)": lambda a, y: torch.nn.functional.nll_loss(a.sigmoid().log(), y),
+    "mse(a, 2*a)": lambda a, y: (a**2).mean(),
+    "l1(a, 3*a) + 0.5": lambda a, y: 2 * a.abs().mean() + 0.5,
+    "huber(a, 0*a, delta = 0.5)": lambda a, y: torch.where(a.abs() < 0.5, a**2 / 2, 0.5 * (a.abs() - 0.25)).mean(),
+    "binary_cross_entropy(sigmoid(a), sigmoid(2*a))": lambda a, y: (
+        -((2 * a).sigmoid() * a.sigmoid().log() + (1 - (2 * a).sigmoid()) * (1 - a.sigmoid()).log()).mean()
+    ),
+    "binary_cross_entropy_with_logits(a, sigmoid(a))": lambda a, y: torch.nn.functional.binary_cross_entropy(
+        a.sigmoid(), a.sigmoid()
+    ),
+    "kl_div(sigmoid(a), sigmoid(-a))": lambda a, y: (a.sigmoid() * (a.sigmoid() / (-a).sigmoid()).log()).sum(-1).mean(),
+    "mean(a[:, 1:] ** 2) / 2 - sum(a[0])": lambda a, y: (a[:, 1:] ** 2).mean() / 2 - a[0].sum(),
+}
+
+
+@pytest.mark.parametrize("text", LOSSES)
+def test_losses(text: str, folder: Path) -> None:
+    section = open_section(edited(folder, ("cross_entropy(logits, data.label)", "mean(logits)")), None, {})
+    objective = Objective(section)
+    a, y = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0, 1, 2, 2])
+    objective.begin({"label": y})
+    objective.known |= {"a": a, "y": y}
+    from specc.driver import parse_sets
+
+    expr = parse_sets({"loss": text})["loss"].expr
+    assert expr is not None
+    assert objective.tensor(expr).item() == pytest.approx(LOSSES[text](a, y).item(), rel=1e-5)
+
+
+def test_the_worked_example_of_cross_entropy(folder: Path) -> None:
+    """-log 0.8 = 0.223"""
+    section = open_section(edited(folder), None, {})
+    objective = Objective(section)
+    objective.begin({"label": torch.tensor([1])})
+    objective.known["logits"] = torch.tensor([[0.1, 0.8, 0.1]]).log()
+    assert objective.tensor(section.settings["loss"]).item() == pytest.approx(-math.log(0.8), abs=1e-6)
+
+
+SCHEDULES: dict[str, dict[int, float]] = {
+    "constant()": {0: 1.0, 99: 1.0},
+    "constant(warmup = 4)": {0: 0.25, 3: 1.0, 50: 1.0},
+    "linear(warmup = 0.1)": {0: 0.1, 9: 1.0, 10: 1.0, 55: 0.5, 100: 0.0},
+    "cosine(warmup = 20, min_lr = 0.1)": {19: 1.0, 20: 1.0, 60: 0.55, 100: 0.1},
+    "step(step_size = 30, gamma = 0.5)": {29: 1.0, 30: 0.5, 60: 0.25},
+    "noam(dim = 64, warmup = 10)": {0: 64**-0.5 * 10**-1.5, 9: 64**-0.5 * 10**-0.5, 99: 64**-0.5 * 0.1},
+    "one_cycle(max_lr = 2.0)": {0: 0.08, 29: 2.0, 99: 0.000008},
+}
+
+
+@pytest.mark.parametrize("text", SCHEDULES)
+def test_schedules(text: str, folder: Path) -> None:
+    """Learning rates by step, of 1.0 and 100 steps."""
+    section = open_section(edited(folder), None, {"sched": text, "lr": "1.0"})
+    module = torch.nn.ModuleDict({"first": torch.nn.Linear(2, 2)})
+    chosen = optimiser(section, module)
+    assert [len(group["params"]) for group in chosen.param_groups] == [1, 1]
+    sched = schedule(section, chosen, 100)
+    assert sched is not None
+    rates = []
+    for _ in range(100):
+        rates.append(chosen.param_groups[0]["lr"])
+        chosen.step()
+        if len(rates) < 100:
+            sched.step()
+    wanted = {at: rate for at, rate in SCHEDULES[text].items() if at < 100}
+    assert {at: rates[at] for at in wanted} == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+
+
+# ---- imports ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_heavy_before_training() -> None:
+    code = (
+        "import sys, specc_runtime, specc_runtime.cli.train, specc_runtime.training.section\n"
+        "print([m for m in ('torch', 'lightning', 'torchmetrics', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
