@@ -22,11 +22,10 @@ import specc_runtime.cli.build, specc_runtime.export, specc_runtime.weights_writ
 from specc_runtime.cli import main
 sys.argv = ["specc", *sys.argv[1:]]
 start = time.perf_counter()
-try:
-    main()
-finally:
-    print()
-    print(json.dumps({"seconds": time.perf_counter() - start, "version": "this checkout"}))
+code = main()
+print()
+print(json.dumps({"seconds": time.perf_counter() - start, "version": "this checkout"}))
+sys.exit(code)
 """
 
 
@@ -163,7 +162,7 @@ class Exports:
         folder.mkdir(parents=True, exist_ok=True)
         made = measured(exporter.line(self.model, folder / "model.onnx", self.graphs))
         if isinstance(made, str):
-            self.missing[name] = made
+            self.missing[name] = made.replace(str(self.model.checkpoint), "checkpoint")[:100]
         elif not (folder / exporter.made).exists():
             self.missing[name] = f"wrote no {exporter.made}"
         else:
@@ -178,7 +177,7 @@ def measured(line: Sequence[object]) -> dict[str, Any] | str:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     if found["status"]:
-        return f"failed: {found['error'][:160] or found['status']}"
+        return f"failed: {found['error'] or found['status']}"
     told = json.loads(found["last"])
     return {"seconds": found["seconds"], "inside": told["seconds"], "rss": found["rss"], "version": told["version"]}
 
