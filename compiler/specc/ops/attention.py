@@ -45,6 +45,7 @@ class ScaledDotProductAttention(Op):
     example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T + 3, 8], v: Tensor[B, 2, T + 3, 8], causal = true,
         softcap = 2.0, dropout = 0.1) -> Tensor[B, 2, T, 8]
     example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, S, 8], v: Tensor[B, 2, S, 8], mask: Bool[B, T]) -> error S241
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], scale = 0.0) -> error E125
     example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 3, S, 8], v: Tensor[B, 3, S, 8]) -> error S240
     """
 
@@ -89,6 +90,9 @@ class ScaledDotProductAttention(Op):
             self.softcap is None or self.softcap > 0,
             "softcap",
             f"sdpa: `softcap` must be positive, found {self.softcap}",
+        )
+        expect.setting(
+            self.scale is None or self.scale > 0, "scale", f"sdpa: `scale` must be positive, found {self.scale}"
         )
         if mask is not None:
             self._check_mask(facts, q, k, mask)
