@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from specc_runtime.cli.common import parse_set, reporting, trusting
+from specc_runtime.cli.common import parse_set, reporting, stop, trusting
 
 
 @click.command("train")
@@ -41,4 +41,6 @@ def command(
     from specc_runtime.training.run import Request, train
 
     with reporting():
-        train(Request(file, name, sets, out, weights, max_steps, dry_run, trust), click.echo)
+        done = train(Request(file, name, sets, out, weights, max_steps, dry_run, trust), click.echo)
+    if done is not None and done.interrupted:
+        stop(130)

@@ -18,14 +18,14 @@ from torch.utils.data import DataLoader
 
 from specc.diagnostics import Rejected
 from specc.elaborate.names import available, closest
-from specc.elaborate.values import Fail
+from specc.elaborate.values import Fail, Poisoned
 from specc_runtime.inputs import Interface
 from specc_runtime.programs import TORCH_ERRORS
 from specc_runtime.training.metrics import Meter, meters
 from specc_runtime.training.objective import Objective
 from specc_runtime.training.optimisers import optimiser, schedule
 from specc_runtime.training.plan import Plan, bound, lets_of
-from specc_runtime.training.section import Section, failed
+from specc_runtime.training.section import Section, failed, unsupported
 from specc_runtime.training.sources import Data
 
 Batch = Mapping[str, torch.Tensor]
@@ -107,6 +107,8 @@ class Fit(lightning.LightningModule):
                 self.measures.append(metric)
         except Fail as fail:
             raise Rejected([fail.diagnostic]) from None
+        except Poisoned:
+            raise unsupported("an expression of this section", span) from None
         except TORCH_ERRORS as error:
             first = str(error).strip().partition("\n")[0]
             raise failed("E125", f"the loss and metrics cannot be computed of this data: {first}", span) from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from specc.source import Span
 from specc.syntax import ast
 from specc_runtime.training.objective import Objective
-from specc_runtime.training.section import Section, failed, unsupported
+from specc_runtime.training.section import Section, evaluated, failed, unsupported
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ class Meter:
             raise unsupported(f"the metric `{self.name}`", expr.span, "one of " + ", ".join(KNOWN))
         arguments = [a for a in call.args if isinstance(a, ast.Arg)]
         self.tensors = [a.value for a in arguments if a.name is None]
-        self.options = {a.name.id: section.checker.place.value(a.value) for a in arguments if a.name is not None}
+        self.options = {a.name.id: evaluated(section, a.value) for a in arguments if a.name is not None}
         strange = next((key for key in self.options if key != "average"), None)
         if strange is not None:
             raise unsupported(f"`{strange}` of {self.name}", expr.span)

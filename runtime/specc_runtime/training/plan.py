@@ -12,7 +12,7 @@ from specc.dims import Dim
 from specc.elaborate.sections import names_of
 from specc.syntax import ast
 from specc_runtime.inputs import NUMPY, Interface
-from specc_runtime.training.section import Called, Section, failed, unsupported
+from specc_runtime.training.section import Called, Section, evaluated, failed, unsupported
 from specc_runtime.training.sources import Data, bad, read
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _check_labels(section: Section, data: Data, of: Interface) -> None:
         if values.dtype.kind == "f":
             raise bad(f"`{field}` of {data.name} has fractions, {name} takes classes 0 to {classes - 1}", target.span)
         ignored = next(
-            (section.checker.place.value(a.value) for a in call.args
+            (evaluated(section, a.value) for a in call.args
              if isinstance(a, ast.Arg) and a.name is not None and a.name.id == "ignore_index"), -100,
         )  # fmt: skip
         wrong = np.argwhere(((values < 0) | (values >= classes)) & (values != ignored))

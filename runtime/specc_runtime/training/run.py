@@ -44,8 +44,16 @@ class Request:
     trust: tuple[str, ...] = ()
 
 
-def train(request: Request, say: Say = lambda _: None) -> Path | None:
-    """Run a section; the run folder, or None for a plan alone. Raises `Rejected` with what was wrong."""
+@dataclass(frozen=True)
+class Run:
+    """A run folder, and whether Ctrl-C ended the run before its last step."""
+
+    folder: Path
+    interrupted: bool
+
+
+def train(request: Request, say: Say = lambda _: None) -> Run | None:
+    """Run a section; None for a plan alone. Raises `Rejected` with what was wrong."""
     for name in NEEDED:
         if find_spec(name) is None:
             message = f"`specc train` needs {name}, which is not installed"
@@ -95,7 +103,7 @@ def _built(section: Section, request: Request, work: Path, seed: int) -> Build:
     return open_build(build(asked).folder)
 
 
-def _run(section: Section, counts: Plan, request: Request, made: Build, say: Say) -> Path | None:
+def _run(section: Section, counts: Plan, request: Request, made: Build, say: Say) -> Run | None:
     """Rehearse, tell the plan, train, write."""
     import logging
 
@@ -123,7 +131,7 @@ def _run(section: Section, counts: Plan, request: Request, made: Build, say: Say
     except OSError as error:
         raise Rejected([Diagnostic("B640", f"cannot write the run: {error.strerror or error} ({run})")]) from None
     say(_closing(section, request, run, step, counts, interrupted))
-    return run
+    return Run(run, interrupted)
 
 
 def _fitted(
@@ -227,6 +235,7 @@ def described(section: Section, counts: Plan, module: torch.nn.Module, run: Path
         ("steps", length),
         ("parameters", f"{trained:,} trained, {total - trained:,} frozen, {size / 1e6:,.3g} MB"),
         ("optimiser", unparse(section.settings["optim"]) + (f", {unparse(sched)}" if sched is not None else "")),
+        ("checkpoint", unparse(kept) if (kept := section.settings.get("checkpoint")) is not None else "the last state"),
         ("run folder", str(run)),
     ]
     title = f'{section.model} "{section.name}"' + (f", preset {section.preset}" if section.preset else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from specc import driver
 from specc.diagnostics import Collector, Diagnostic, Rejected
@@ -14,7 +14,7 @@ from specc.elaborate.models import Given, Options
 from specc.elaborate.names import available, closest
 from specc.elaborate.sections import chosen_preset, model_of_section, runnable
 from specc.elaborate.training import TrainChecker, keyword
-from specc.elaborate.values import Fail
+from specc.elaborate.values import Fail, Poisoned
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -25,8 +25,6 @@ RUN = (
     "devices", "strategy",
 )  # fmt: skip
 """The settings that are run; another one is refused (B650), and what these do not take of their values."""
-
-SAID = ("early_stop", "checkpoint", "sched", "data", "val", "inputs")
 
 
 @dataclass(frozen=True)
@@ -128,6 +126,8 @@ def evaluated(section: Section, expr: ast.Expr) -> Any:
         return section.checker.place.value(expr)
     except Fail as fail:
         raise Rejected([fail.diagnostic]) from None
+    except Poisoned:
+        raise failed("E125", f"`{unparse(expr)}` is not known before training", expr.span) from None
 
 
 def open_section(target: str, name: str | None, sets: Mapping[str, str]) -> Section:
@@ -216,10 +216,8 @@ def _refuse(section: Section) -> None:
             raise unsupported(f"`devices = {unparse(value)}`", value.span, "devices = 1")
         if name in ("batch", "accumulate", "epochs", "steps") and section.value(name, 1) < 1:
             raise failed("E125", f"`{name}` is at least 1", value.span)
+    if section.value("seed", 0) >= 2**32:
+        raise failed("E125", "`seed` is less than 2**32", section.span("seed"))
     for name in ("data", "loss", "optim"):
         if name not in section.settings:
             raise failed("E124", f"the section has no `{name}`", section.node.span.head())
-
-
-def never(value: object) -> NoReturn:
-    raise AssertionError(f"checked before: {value}")

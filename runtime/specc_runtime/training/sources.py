@@ -16,7 +16,7 @@ from specc.elaborate.settings import NOT_FIELDS
 from specc.elaborate.values import Fail, number
 from specc.source import Span
 from specc.syntax import ast
-from specc_runtime.training.section import Section, failed, unsupported
+from specc_runtime.training.section import Section, evaluated, failed, unsupported
 
 if TYPE_CHECKING:
     import numpy as np
@@ -273,7 +273,7 @@ def _jsonl(section: Section, call: ast.Call) -> Data:
                 value = np.array(row[wanted])
             except (ValueError, OverflowError):
                 raise bad(f"{where}: the lists have different lengths", span) from None
-            if value.dtype.kind not in "biuf" or not np.isfinite(value).all():
+            if value.dtype.kind not in "biuf" or value.dtype == np.uint64 or not np.isfinite(value).all():
                 raise bad(f"{where}: expected finite numbers, found {json.dumps(row[wanted])[:40]}", span)
             if shape is not None and value.shape != shape:
                 raise bad(f"{where}: the shape is {list(value.shape)}, before it was {list(shape)}", span)
@@ -330,7 +330,7 @@ def _text(section: Section, call: ast.Call) -> Data:
             raise failed("E120", "text takes a path, a `tokenizer` and a `length`", arg.span)
         if key == "tokenizer" and not isinstance(arg.value, ast.Str):
             raise unsupported("a tokenizer that is trained here", arg.span, 'tokenizer = "bytes"')
-        given[key] = section.checker.place.value(arg.value)
+        given[key] = evaluated(section, arg.value)
     if given.get("tokenizer", "bytes") != "bytes":
         raise unsupported(f'tokenizer = "{given["tokenizer"]}"', call.span, 'tokenizer = "bytes"')
     length = given.get("length")
