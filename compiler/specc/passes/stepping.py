@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from specc.codes import severity
 from specc.diagnostics import Collector, Diagnostic, Edit
@@ -15,6 +15,7 @@ from specc.dims import Dim
 from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Scan, Value, When, dotted
 from specc.op import Op, OpError, Step
 from specc.ops.convolution import CausalConv1d
+from specc.ops.index import Index
 from specc.ops.recurrent import GRU, LSTM
 from specc.ops.state import Cached, Carried, past
 from specc.passes.plain import Sizes, call_sizes, is_past
@@ -88,13 +89,14 @@ _NOTHING_PAST = _NothingPast()
 @dataclass(frozen=True)
 class Known:
     """What a value depends on: the step at all, and which inputs of the entry; and whether a `cached` gave it, which
-    `carried` did, or that it is 0 throughout."""
+    `carried` did, that it is 0 throughout, or that it is of the last position of a step."""
 
     varies: bool = False
     inputs: frozenset[str] = frozenset()
     cached: bool = False
     carried: Apply | None = None
     zero: bool = False
+    last: bool = False
 
 
 @dataclass
@@ -160,7 +162,9 @@ class Walk:
         values.update(dict.fromkeys(node.bound, known))
         self._nodes(graph, node.nodes, sizes, path, values)
         kept = _depends(node.kept, values)
-        values.update(dict.fromkeys(node.outputs, Known(known.varies or kept.varies, known.inputs | kept.inputs)))
+        for output in node.outputs:
+            last = self.step.varies(along) and not varies(self.step, sizes.type(output.type))
+            values[output] = Known(known.varies or kept.varies, known.inputs | kept.inputs, last=last)
 
     def _call(self, graph: Graph, node: Call, sizes: StepSizes, path: str, values: dict[Value, Known]) -> None:
         types = [operand_type(i, sizes) for i in node.inputs]
@@ -180,6 +184,7 @@ class Walk:
         step = self.step
         op = node.op.substitute(sizes)
         known = _depends(node.inputs, values)
+        legal = False
         try:
             for i, operand in enumerate(types):
                 if isinstance(operand, Scalar) and isinstance(operand.value, Dim) and step.varies(operand.value):
@@ -189,6 +194,8 @@ class Walk:
                 shown = f"it depends on inputs along {sizes.step}"
                 raise OpError("D408", "an argument of `once` depends on the step", operand=0, found=shown)
             op.stepwise(step, *types)
+            self._stays_last(node, types, results, values)
+            legal = True
         except OpError as error:
             self._say(error, node.span, path)
         tensors = [*results, *(t for t in types if isinstance(t, TensorType))]
@@ -224,7 +231,22 @@ class Walk:
             node if isinstance(op, Carried) else None,
             op.name == "zeros" or (isinstance(op, Carried) and _is_zero(node, values)),
         )
-        values.update(dict.fromkeys(node.outputs, created))
+        takes_last = legal and isinstance(op, (Index, LSTM, GRU)) and any(varies(step, t) for t in tensors)
+        for output, result in zip(node.outputs, results, strict=True):
+            values[output] = replace(created, last=not varies(step, result) and (known.last or takes_last))
+
+    def _stays_last(
+        self, node: Apply, types: Sequence[Operand], results: Sequence[TensorType], values: Mapping[Value, Known]
+    ) -> None:
+        """What is of the step's last position (`x[:, -1]`, a final state), spread over the step again, would be seen by
+        earlier positions. Raises `OpError` (D402)."""
+        step = self.step
+        if not any(varies(step, result) for result in results):
+            return
+        for i, (operand, type_) in enumerate(zip(node.inputs, types, strict=True)):
+            if isinstance(operand, Value) and values.get(operand, Known()).last:
+                message = f"what is at the last position of {step.size} reaches earlier positions of a step"
+                raise OpError("D402", message, operand=i, found=f"{type_} is of the last position alone")
 
     def _carry(
         self,
@@ -352,7 +374,8 @@ def _is_zero(node: Apply, values: Mapping[Value, Known]) -> bool:
 
 def _depends(inputs: Sequence[Input], values: Mapping[Value, Known]) -> Known:
     known = [values.get(i, Known()) for i in inputs if isinstance(i, Value)]
-    return Known(any(k.varies for k in known), frozenset[str]().union(*(k.inputs for k in known)))
+    reached = frozenset[str]().union(*(k.inputs for k in known))
+    return Known(any(k.varies for k in known), reached, last=any(k.last for k in known))
 
 
 def varies(step: Step, type_: TensorType) -> bool:
