@@ -456,6 +456,17 @@ def test_builds_in_narrow_types_generate(dtype: DType, tmp_path: Path) -> None:
         assert refused.code == "B660" and "does not run on cpu" in refused.message and "torch" in refused.help
 
 
+def test_a_graph_that_is_damaged_or_not_there_has_the_way_out(tmp_path: Path) -> None:
+    """A damaged file is no matter of dtypes."""
+    out = make("gpt2", tmp_path / "out", cache=CONCAT).folder
+    graph = out / "model.forward_cached.onnx"
+    graph.write_bytes(graph.read_bytes()[:3000])
+    refused = found(Generator, out)
+    assert refused.code == "B660" and "build it again" in refused.help
+    torch_only = make("gpt2", tmp_path / "torch", cache=CONCAT, emit=frozenset({"torch"}), verify=False).folder
+    assert "--emit torch,onnx" in found(Generator, torch_only).help
+
+
 def test_weights_in_few_bits_generate(tmp_path: Path) -> None:
     """The graph in int8 decodes as its whole text does; a build without one says so."""
     out = make("gpt2", tmp_path / "out", cache=CONCAT, quant=parse("int8")).folder

@@ -71,9 +71,9 @@ class Generator:
                 return open()
         except programs.Crash as crash:
             message = f"`{self.build.folder}` does not run on {self.device}: {crash}"
-            raise Rejected(
-                [Diagnostic("B660", message, help="--backend torch, or build it with --dtype f32")]
-            ) from None
+            lacks = "NOT_IMPLEMENTED" in str(crash)  # anything else is a file that is not as it was built
+            help = "--backend torch, or build it with --dtype f32" if lacks else "build it again:  specc build FILE"
+            raise Rejected([Diagnostic("B660", message, help=help)]) from None
 
     def _needed(self) -> list[str]:
         """Inputs of a step, and of what runs once, that are neither tokens nor their mask."""

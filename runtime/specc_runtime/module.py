@@ -183,7 +183,8 @@ class Build:
         if file is None:
             known = ", ".join(name for name, e in self.manifest["entries"].items() if e["onnx"])
             message = f"`{self.folder}` has no ONNX graph of `{entry}`"
-            raise Rejected([Diagnostic("B660", message, notes=(("available", known or "none"),))])
+            help = "" if known else "build it with  --emit torch,onnx"
+            raise Rejected([Diagnostic("B660", message, notes=(("available", known or "none"),), help=help)])
         return self.session_of(file, options, device)
 
     def session_of(

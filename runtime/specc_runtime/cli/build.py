@@ -36,7 +36,7 @@ def parse_cache(ctx: click.Context, param: click.Parameter, value: str | None) -
 
     found = parse(value)
     if found is None:
-        raise click.BadParameter(f"`{value}`: expected concat, or static=N with a number of positions", ctx, param)
+        raise click.BadParameter(f"`{value}`: expected concat, or static=N with 1 to {2**31 - 1} positions", ctx, param)
     return found
 
 
