@@ -86,6 +86,9 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "bad.spec").write_text("model M {\n")
     assert specc("check", "bad.spec", "--opset", "20", cwd=tmp_path).returncode == 1
     assert specc("check", "gpt2", "--opset", "9", cwd=tmp_path).returncode == 2
+    refused = specc("check", "t5", "--target", "genai", cwd=tmp_path)
+    assert refused.returncode == 1 and "B621" in refused.stderr + refused.stdout
+    assert "in ONNX" not in refused.stdout, "a table of nothing"
 
 
 def test_it_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -116,7 +116,9 @@ def command(
     bad = {"error", "warning"} if deny else {"error"}
     failed = [file for file, about in found.items() if any(d.severity in bad for d in about)]
     if format == "full" and forms:
-        click.echo("\n\n".join(map(str, forms)))
+        told = [str(one) for one in forms if one.operators or not one.problems]
+        if told:
+            click.echo("\n\n".join(told))
     elif format == "full" and len(files) == 1 and not failed:
         click.echo(f"{files[0]}: ok")
     elif format == "full" and len(files) > 1:
