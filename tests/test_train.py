@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from tokenizers import Tokenizer
 
 from specc import report
 from specc.diagnostics import Rejected
@@ -190,11 +192,12 @@ def test_ctrl_c_writes_what_there_is(folder: Path) -> None:
     spec = edited(folder, ("epochs = 3", "epochs = 100_000"))
     code = "import sys; from specc_runtime.cli import main; sys.exit(main())"
     argv = [sys.executable, "-u", "-c", code, "train", spec, "--out", str(folder / "run"), "--set", "batch=30"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder) as process:
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=alone) as process:
         assert process.stdout is not None
-        metrics = folder / "run/metrics.csv"
+        begun = folder / "run/checkpoints/last.ckpt"
         deadline = time.monotonic() + 60
-        while not metrics.exists() and time.monotonic() < deadline and process.poll() is None:
+        while not begun.exists() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         text, _ = process.communicate(timeout=60)
@@ -249,6 +252,39 @@ train LM {
     assert losses(rows, "perplexity")[-1] < 1.2 < losses(rows, "perplexity")[0]
 
 
+def test_text_in_pieces_that_are_learnt(folder: Path) -> None:
+    """The tokenizer that a run trained goes with its weights into a build, and gives the text back."""
+    text = "the cat sat on the mat\n" * 60
+    (folder / "a.txt").write_text(text)
+    (folder / "lm.spec").write_text(
+        """\
+from std.nn import Embedding
+dim B, T
+model LM(vocab: int = 270) {
+  table: Embedding(vocab, vocab)
+  forward(input_ids: Int[B, T]) -> logits: Tensor[B, T, vocab] = table(input_ids)
+}
+train LM {
+  data  = text("a.txt", tokenizer = bpe(vocab), length = 8)
+  loss  = cross_entropy(logits[:, :-1], input_ids[:, 1:])
+  optim = adam(lr = 0.1)
+  batch = 16
+  steps = 2
+}
+"""
+    )
+    spec = str(folder / "lm.spec")
+    run(spec, folder / "run")
+    tokenizer = Tokenizer.from_file(str(folder / "run/tokenizer.json"))
+    assert 256 < tokenizer.get_vocab_size() <= 270
+    data = read(open_section(spec, None, {}), "data")
+    assert text.startswith(tokenizer.decode(data.fields["input_ids"].reshape(-1).tolist())[:-1])
+    assert "the model takes 0 to 9" in refused(spec, sets={"data": TEXT.replace("vocab", "270"), "vocab": "10"})
+    assert "bpe takes the number of its ids" in refused(spec, sets={"data": TEXT.replace("vocab", "7")})
+
+
+TEXT = 'text("a.txt", tokenizer = bpe(vocab), length = 8)'
+
 BAD = {
     "no file": ("", None, "cannot read points.csv: No such file or directory"),
     "no rows": ("x,y,class\n", None, "points.csv has no rows"),
@@ -276,6 +312,11 @@ BAD = {
     "betas": (None, ("lr = 0.05", "lr = 0.05, betas = (0.9, 1.5)"), "adam: Invalid beta parameter"),
     "shape": (None, ("data.label)", "data.x)"), "cross_entropy: the shapes are [8, 3] and [8, 2]"),
     "no scalar": (None, ("cross_entropy(logits, data.label)", "logits"), "the loss is not a scalar"),
+    "frozen by": (None, ("batch = 8", "batch = 8; freeze = 3"), "`freeze` is a list of patterns"),
+    "decayed by": (None, ('["*.bias"]', "3"), "`no_decay` is a list of patterns"),
+    "how often": (None, ("batch = 8", "batch = 8; val_every = 0"), "`val_every` is"),
+    "two parts": (None, ("batch = 8", "batch = 8; val = split(0.1, 0.2)"), "split takes 1 arguments"),
+    "weights": (None, ("batch = 8", "batch = 8; weights = 3"), "`weights` is a path"),
     "weighted": (None, ("data.label)", "data.label, weight = data.x)"), "`weight` of cross_entropy"),
 }
 

@@ -34,10 +34,17 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
     return any(path_pattern(pattern).fullmatch(part) for pattern in patterns for part in within)
 
 
+def patterns_of(name: str, value: Any, span: Span) -> tuple[str, ...]:
+    """A pattern or a list of them; raises `Rejected` (E125)."""
+    found = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(pattern, str) for pattern in found):
+        raise failed("E125", f"`{name}` is a list of patterns", span, f'{name} = ["*.bias"]')
+    return found
+
+
 def freeze(section: Section, module: torch.nn.Module) -> None:
     """Parameters that `freeze` names are not trained; T505 if none is left."""
-    given = section.value("freeze", ())
-    patterns = (given,) if isinstance(given, str) else given
+    patterns = patterns_of("freeze", section.value("freeze", ()), section.span("freeze"))
     for name, parameter in module.named_parameters():
         if matches(name, patterns):
             parameter.requires_grad_(False)
@@ -58,9 +65,9 @@ def optimiser(section: Section, module: torch.nn.Module) -> torch.optim.Optimize
     names = [name for name in inspect.signature(kind).parameters if name not in ("self", "params")]
     given = call.arguments([*names, "no_decay"])
     given.setdefault("lr", kind([torch.zeros(1)]).defaults["lr"])
-    patterns = given.pop("no_decay", ())
+    patterns = patterns_of("no_decay", given.pop("no_decay", ()), call.expr.span)
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    spared = [p for name, p in trained if matches(name, (patterns,) if isinstance(patterns, str) else patterns)]
+    spared = [p for name, p in trained if matches(name, patterns)]
     inside = {id(p) for p in spared}
     groups: list[dict[str, Any]] = [{"params": [p for _, p in trained if id(p) not in inside]}]
     if spared:

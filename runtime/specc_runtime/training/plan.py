@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ def _split(section: Section, data: Data, seed: int) -> tuple[Data, Data | None]:
         return data, val
     call = section.call("val")
     assert isinstance(call, Called)
-    [part] = call.positional or (None,)
+    part = call.arguments(("part",), 1)["part"]
     if isinstance(part, str):
         raise unsupported(f'`val = split("{part}")`', expr.span, "val = split(0.1), or a data source")
     if not isinstance(part, float) or not 0 < part < 1:
@@ -99,7 +99,7 @@ def check_data(section: Section, data: Data, of: Interface) -> Data:
         if item.name in fields and item.name not in bound(section):
             fields[item.name] = _fed(section, data, item.name, item.dtype, item.shape, item.low, item.high)
     _check_labels(section, data, of)
-    return Data(data.name, fields, data.place, data.columns)
+    return replace(data, fields=fields)
 
 
 def _fed(

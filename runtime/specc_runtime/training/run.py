@@ -82,8 +82,10 @@ def _built(section: Section, request: Request, work: Path, seed: int) -> Build:
     arguments = section.checked.model.entries[entry].full.inputs
     without = frozenset(a.name for a in arguments if a.optional and a.name not in fed)
     given = section.value("weights", None)
-    weights = request.weights if request.weights is not None else None
-    if weights is None and isinstance(given, str):
+    if given is not None and not isinstance(given, str):
+        raise Rejected([Diagnostic("E125", "`weights` is a path, a string", section.span("weights"))])
+    weights = request.weights
+    if weights is None and given is not None:
         weights = str(section.folder / given.removeprefix("hf:"))
     asked = BuildRequest(
         request.target,
@@ -122,12 +124,13 @@ def _run(section: Section, counts: Plan, request: Request, made: Build, say: Say
     fit.rehearse(next(iter(loop.loader(counts.train, counts.batch, None))))
     run = folder(request.out, section)
     saver, every = loop.keeping(section, counts, run)
+    how = {"precision": _precision(section), **_validating(section, counts, every)}
     callbacks = [saver, *loop.stopping(section, counts), loop.bars(counts, say)]
     say(described(section, counts, module, run))
     if request.dry_run:
         return None
     try:
-        step, interrupted = _fitted(section, counts, made, fit, run, say, (saver, every), callbacks)
+        step, interrupted = _fitted(section, counts, made, fit, run, say, saver, how, callbacks)
     except OSError as error:
         raise Rejected([Diagnostic("B640", f"cannot write the run: {error.strerror or error} ({run})")]) from None
     say(_closing(section, request, run, step, counts, interrupted))
@@ -141,7 +144,8 @@ def _fitted(
     fit: Fit,
     run: Path,
     say: Say,
-    saving: tuple[ModelCheckpoint, int | None],
+    saver: ModelCheckpoint,
+    how: Mapping[str, Any],
     callbacks: list[Callback],
 ) -> tuple[int, bool]:
     """Train and write the run folder; the last step, and whether Ctrl-C ended it."""
@@ -152,7 +156,6 @@ def _fitted(
 
     from specc_runtime.training import loop
 
-    saver, every = saving
     run.mkdir(parents=True, exist_ok=True)
     _record(run, section, counts, {"status": "running"})
     with warnings.catch_warnings():
@@ -161,7 +164,6 @@ def _fitted(
         trainer = lightning.Trainer(
             accelerator="auto",
             devices=1,
-            precision=_precision(section),
             logger=CSVLogger(run, name="", version=""),
             callbacks=callbacks,
             max_epochs=counts.epochs if counts.epochs is not None else -1,
@@ -174,7 +176,7 @@ def _fitted(
             enable_progress_bar=loop.on_terminal(),
             num_sanity_val_steps=0,
             deterministic="warn",
-            **_validating(section, counts, every),
+            **how,
         )
         with loop.interruptible(trainer, say) as interrupted:
             held = loop.loader(counts.val, counts.batch, None) if counts.val is not None else None
@@ -245,6 +247,8 @@ def described(section: Section, counts: Plan, module: torch.nn.Module, run: Path
 def _record(run: Path, section: Section, counts: Plan, more: Mapping[str, Any]) -> None:
     """The spec, and the settings as they were resolved."""
     (run / section.project.path.name).write_text(section.project.file.source.text, "utf-8")
+    if counts.train.tokenizer is not None:
+        (run / "tokenizer.json").write_text(counts.train.tokenizer, "utf-8")
     content = {
         "format": "specc-run/1",
         "spec": section.project.path.name,

@@ -16,6 +16,7 @@ from specc.elaborate.settings import NOT_FIELDS
 from specc.elaborate.values import Fail, number
 from specc.source import Span
 from specc.syntax import ast
+from specc.syntax.unparse import unparse
 from specc_runtime.training.section import Section, evaluated, failed, unsupported
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Data:
     fields: Mapping[str, Array]
     place: Callable[[int], str]
     columns: Mapping[str, str] = field(default_factory=dict)
+    tokenizer: str | None = None  # tokenizer.json of the one that was trained on it
 
     def __len__(self) -> int:
         return len(next(iter(self.fields.values())))
@@ -41,7 +43,7 @@ class Data:
     def chosen(self, rows: Array) -> Data:
         """Some of the rows."""
         fields = {name: values[rows] for name, values in self.fields.items()}
-        return Data(self.name, fields, lambda i: self.place(int(rows[i])), self.columns)
+        return Data(self.name, fields, lambda i: self.place(int(rows[i])), self.columns, self.tokenizer)
 
 
 def read(section: Section, setting: str) -> Data:
@@ -319,29 +321,65 @@ def _npz(section: Section, call: ast.Call) -> Data:
 
 
 def _text(section: Section, call: ast.Call) -> Data:
-    """Files of a pattern, cut into pieces of `length` bytes (`tokenizer = "bytes"`): ids 0 to 255."""
+    """Files of a pattern as rows of `length` ids: bytes, or those of a byte-level BPE that is trained on them."""
     import numpy as np
 
     name, path = _path(section, call)
-    given: dict[str, Any] = {}
+    given: dict[str, ast.Expr] = {}
     for arg in call.args[1:]:
         key = arg.name.id if isinstance(arg, ast.Arg) and arg.name is not None else ""
         if not isinstance(arg, ast.Arg) or key not in ("tokenizer", "length"):
             raise failed("E120", "text takes a path, a `tokenizer` and a `length`", arg.span)
-        if key == "tokenizer" and not isinstance(arg.value, ast.Str):
-            raise unsupported("a tokenizer that is trained here", arg.span, 'tokenizer = "bytes"')
-        given[key] = evaluated(section, arg.value)
-    if given.get("tokenizer", "bytes") != "bytes":
-        raise unsupported(f'tokenizer = "{given["tokenizer"]}"', call.span, 'tokenizer = "bytes"')
-    length = given.get("length")
+        given[key] = arg.value
+    length = evaluated(section, given["length"]) if "length" in given else None
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         raise failed("E125", "`length` is the number of ids of a row, at least 1", call.span)
-    files = sorted(path.parent.glob(path.name))
+    files = sorted(path.parent.glob(path.name)) if path.name else []
     if not files:
         raise bad(f"no file matches {name}", call.span, f"paths are relative to the spec: {section.folder}")
-    content = b"\n".join(_text_of(f.name, f, call.span).encode() for f in files)
-    count = len(content) // length
+    text = "\n".join(_text_of(f.name, f, call.span) for f in files)
+    size = _vocabulary(section, call, given.get("tokenizer"))
+    if size is None:
+        tokenizer, found = None, np.frombuffer(text.encode(), np.uint8)
+    else:
+        tokenizer, ids = _bpe(text, size)
+        found = np.array(ids)
+    count = len(found) // length
     if not count:
-        raise bad(f"{name} has {len(content)} bytes, fewer than one row of {length}", call.span)
-    ids = np.frombuffer(content, np.uint8)[: count * length].reshape(count, length).astype(np.int64)
-    return Data(name, {"input_ids": ids}, lambda i: f"{name}, bytes {i * length} to {(i + 1) * length - 1}")
+        raise bad(f"{name} has {len(found)} ids, fewer than one row of {length}", call.span)
+    rows = found[: count * length].reshape(count, length).astype(np.int64)
+
+    def place(i: int) -> str:
+        return f"{name}, ids {i * length} to {(i + 1) * length - 1}"
+
+    return Data(name, {"input_ids": rows}, place, tokenizer=tokenizer)
+
+
+def _vocabulary(section: Section, call: ast.Call, expr: ast.Expr | None) -> int | None:
+    """The size of `tokenizer = bpe(size)`; None for bytes."""
+    if expr is None or (isinstance(expr, ast.Str) and expr.value == "bytes"):
+        return None
+    named = isinstance(expr, ast.Call) and isinstance(expr.func, ast.Name) and expr.func.id == "bpe"
+    help = 'tokenizer = "bytes", or bpe(1000)'
+    if not named or not isinstance(expr, ast.Call) or section.settings.get("val") is call:
+        where = " of `val`" if section.settings.get("val") is call else ""
+        raise unsupported(f"`tokenizer = {unparse(expr)}`{where}", expr.span, help)
+    args = [evaluated(section, a.value) for a in expr.args if isinstance(a, ast.Arg) and a.name is None]
+    size = args[0] if len(args) == len(expr.args) == 1 else None
+    if not isinstance(size, int) or isinstance(size, bool) or size < 256:
+        raise failed("E125", "bpe takes the number of its ids, at least the 256 of single bytes", expr.span)
+    return size
+
+
+def _bpe(text: str, size: int) -> tuple[str, list[int]]:
+    """A byte-level BPE of at most `size` ids, as tokenizer.json, and the ids of the text it was trained on."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False, initial_alphabet=alphabet)
+    pieces = text.splitlines(keepends=True)
+    made.train_from_iterator(pieces, trainer)
+    return made.to_str(), [i for found in made.encode_batch(pieces) for i in found.ids]
