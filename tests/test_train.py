@@ -183,6 +183,60 @@ def test_settings_are_heeded(folder: Path) -> None:
     assert len(list((folder / "run/checkpoints").glob("step-*.ckpt"))) == 2
 
 
+PARTS = """\
+dim B
+block Half(dim: int) {
+  param w: Tensor[dim, dim] = normal(std = 0.1)
+  forward(x: Tensor[B, dim]) -> y: Tensor[B, dim] {
+    y = x @ w
+    when train { aux size = mean(y * y) }
+    return y
+  }
+}
+model Net(dim: int = 3) {
+  a: Half(dim)
+  b: Half(dim)
+  c: Half(dim)
+  tie c.w = a.w
+  forward(x: Tensor[B, dim]) -> y: Tensor[B, dim] = x |> a |> b |> c
+}
+train Net {
+  data   = npz("x.npz", first = "x")
+  let scaled = data.first * 2.0
+  inputs = bind(x = scaled)
+  let off = y - data.first
+  loss   = LOSS
+  optim  = sgd(lr = 0.1)
+  batch  = 8
+  steps  = 40
+}
+"""
+
+
+def test_bound_inputs_lets_auxiliary_losses_and_ties(folder: Path) -> None:
+    """Against the same written in torch; the weights of a run are stored once, as those of a build are."""
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    np.savez(folder / "x.npz", x=x)
+    spec = folder / "parts.spec"
+    spec.write_text(PARTS.replace("LOSS", "mean(off ** 2) + 0.5 * aux.size"))
+    first = losses(run(str(spec), folder / "run"))[0]
+    run(str(spec), folder / "none", sets={"lr": "0.0"})
+    weights = {name: torch.tensor(value) for name, value in load_file(folder / "none/model.safetensors").items()}
+    assert list(weights) == ["a.w", "b.w"]
+    given = torch.tensor(x)
+    one = 2 * given @ weights["a.w"]
+    two = one @ weights["b.w"]
+    three = two @ weights["a.w"]
+    auxiliary = sum((h**2).mean() for h in (one, two, three))
+    assert first == pytest.approx(float(((three - given) ** 2).mean() + 0.5 * auxiliary), rel=1e-5)
+    build(BuildRequest(str(spec), weights=str(folder / "run"), render=False, out=folder / "build"))
+
+
+def test_what_is_missing_is_named_with_its_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specc_runtime.training.run.find_spec", lambda name: None)
+    assert "pip install 'specc-ml[train]'" in refused(edited(folder))
+
+
 def test_steps_and_validation_between(folder: Path) -> None:
     spec = edited(folder, ("epochs = 3", "steps = 10\n  val_every = 3\n  val = split(0.2)"))
     assert len(losses(run(spec, folder / "run"), "val_loss")) == 3
