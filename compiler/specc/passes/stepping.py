@@ -162,6 +162,9 @@ class Walk:
         values.update(dict.fromkeys(node.bound, known))
         self._nodes(graph, node.nodes, sizes, path, values)
         kept = _depends(node.kept, values)
+        if kept.last and self.step.varies(along):
+            message = f"what is at the last position of {self.step.size} reaches earlier positions of a step"
+            self._say(OpError("D402", message, found="every turn of the loop reads it"), node.span, path)
         for output in node.outputs:
             last = self.step.varies(along) and not varies(self.step, sizes.type(output.type))
             values[output] = Known(known.varies or kept.varies, known.inputs | kept.inputs, last=last)
