@@ -541,3 +541,15 @@ def test_a_certificate_that_does_not_fit_its_schema_is_refused(tmp_path: Path) -
     record["certificate"]["entries"]["forward"]["runs"][0]["sizes"] = "several"
     (folder / "manifest.json").write_text(json.dumps(record))
     assert "error[B660]" in refusal(manifest.read, folder, "manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("--all-entries", "--entry", "forward"), "--all-entries builds each of them: leave --entry out"),
+        (("--cache", "static=99999999999"), "static=N with 1 to 2147483647 positions"),
+    ],
+)
+def test_options_that_say_too_much(words: tuple[str, ...], shown: str, tmp_path: Path) -> None:
+    done = specc("build", "gpt2", *words, cwd=tmp_path)
+    assert done.returncode == 2 and shown in done.stderr

@@ -142,6 +142,8 @@ def make(
     from specc.types import DType
     from specc_runtime.build import Request, build
 
+    if given["all_entries"] and entries:
+        raise click.UsageError("--all-entries builds each of them: leave --entry out")
     wanted = None if given.pop("all_entries") else tuple(entries) or ("forward",)
     given["dtype"] = DType(given["dtype"])
     if given.pop("target") == "genai":
