@@ -463,6 +463,8 @@ def test_a_graph_that_is_damaged_or_not_there_has_the_way_out(tmp_path: Path) ->
     graph.write_bytes(graph.read_bytes()[:3000])
     refused = found(Generator, out)
     assert refused.code == "B660" and "build it again" in refused.help
+    refused = found(Generator, graph)
+    assert "is a file" in refused.message and str(out) in refused.help
     torch_only = make("gpt2", tmp_path / "torch", cache=CONCAT, emit=frozenset({"torch"}), verify=False).folder
     assert "--emit torch,onnx" in found(Generator, torch_only).help
 

@@ -56,6 +56,9 @@ def read(folder: Path, name: str) -> Json:
     except FileNotFoundError:
         what = "is not a build" if folder.is_dir() else "does not exist"
         raise Rejected([Diagnostic("B660", f"`{folder}` {what}: no {name}", help=help)]) from None
+    except NotADirectoryError:
+        message = f"`{folder}` is a file, not the folder of a build"
+        raise Rejected([Diagnostic("B660", message, help=f"name its folder:  {folder.parent}")]) from None
     except (OSError, ValueError, RecursionError) as error:
         raise Rejected([Diagnostic("B660", f"cannot read {folder / name}: {error}", help=help)]) from None
     wrong = problem(name, content)
