@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -124,7 +125,11 @@ def test_spirals_are_told_apart_and_built(tmp_path: Path) -> None:
 
 
 def test_same_seed_same_bits(folder: Path) -> None:
-    spec = edited(folder, ("batch = 8", "batch = 8\n  seed = 3\n  val = split(0.2)"))
+    spec = edited(
+        folder,
+        ("batch = 8", "batch = 8\n  seed = 3\n  val = split(0.2)"),
+        ("relu |> head", "relu |> dropout(p = 0.2) |> head"),
+    )
     run(spec, folder / "a")
     run(spec, folder / "b")
     run(spec, folder / "c", sets={"seed": "4"})
@@ -240,6 +245,16 @@ def test_what_is_missing_is_named_with_its_command(folder: Path, monkeypatch: py
 def test_steps_and_validation_between(folder: Path) -> None:
     spec = edited(folder, ("epochs = 3", "steps = 10\n  val_every = 3\n  val = split(0.2)"))
     assert len(losses(run(spec, folder / "run"), "val_loss")) == 3
+
+
+def test_a_bar_on_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("specc_runtime.training.loop.on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    said: list[str] = []
+    train(Request(edited(folder), out=folder / "run"), said.append)
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("Epoch 2/2", "loss: ", "lr: 0.05", "samples/s: "))
+    assert len(said) == 2  # the plan, and what to run next
 
 
 def test_ctrl_c_writes_what_there_is(folder: Path) -> None:
@@ -470,6 +485,11 @@ def test_schedules(text: str, folder: Path) -> None:
             sched.step()
     wanted = {at: rate for at, rate in SCHEDULES[text].items() if at < 100}
     assert {at: rates[at] for at in wanted} == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+
+
+def test_data_sets_are_what_the_script_writes() -> None:
+    made = runpy.run_path(str(ROOT / "scripts/make_data.py"))
+    assert (ROOT / "specs/data/spirals.csv").read_text() == made["spirals"](arms=3, points=120, seed=0)
 
 
 # ---- imports ---------------------------------------------------------------------------------------------------------

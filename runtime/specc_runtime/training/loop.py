@@ -14,6 +14,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from torch.utils.data import DataLoader
 
 from specc.diagnostics import Rejected
@@ -213,9 +214,31 @@ class Lines(Callback):
         self.told, self.since, self.count = step, time.perf_counter(), 0
 
 
+class Bar(RichProgressBar):
+    """Lightning's progress bar, with the rate of the epoch at hand."""
+
+    def __init__(self) -> None:
+        super().__init__(theme=RichProgressBarTheme(metrics_format=".4g"))
+        self.since, self.count = time.perf_counter(), 0
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        super().on_train_epoch_start(trainer, module)
+        self.since, self.count = time.perf_counter(), 0
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.count += rows(batch)
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+
+    def get_metrics(self, trainer: Any, module: Any) -> dict[str, int | str | float | dict[str, float]]:
+        found = super().get_metrics(trainer, module)
+        found.pop("v_num", None)
+        rate = self.count / max(time.perf_counter() - self.since, 1e-9)
+        return {**found, "samples/s": f"{rate:,.0f}"}
+
+
 def bars(plan: Plan, say: Say) -> Callback:
     """Lightning's progress bar on a terminal, lines elsewhere."""
-    return RichProgressBar() if on_terminal() else Lines(plan, say)
+    return Bar() if on_terminal() else Lines(plan, say)
 
 
 def on_terminal() -> bool:
