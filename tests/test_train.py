@@ -386,6 +386,9 @@ BAD = {
     "how often": (None, ("batch = 8", "batch = 8; val_every = 0"), "`val_every` is"),
     "two parts": (None, ("batch = 8", "batch = 8; val = split(0.1, 0.2)"), "split takes 1 arguments"),
     "weights": (None, ("batch = 8", "batch = 8; weights = 3"), "`weights` is a path"),
+    "norm": (None, ("batch = 8", "batch = 8; clip = 0.0"), "`clip` is a gradient norm above 0"),
+    "kept": (None, ("batch = 8", 'batch = 8; val = split(0.2); checkpoint = best("val_loss", keep = 0)'), "`keep` is"),
+    "cycle": (None, ("batch = 8", "batch = 8; sched = one_cycle(max_lr = 1.0, total = 3)"), "the run has 12"),
     "weighted": (None, ("data.label)", "data.label, weight = data.x)"), "`weight` of cross_entropy"),
 }
 

@@ -264,10 +264,13 @@ def _monitored(section: Section, plan: Plan, setting: str, names: tuple[str, ...
         raise failed("E103", f'{call.name}: nothing measured is called "{given["monitor"]}"', call.expr.span, help)
     if given.get("mode", "min") not in ("min", "max"):
         raise failed("E125", f'{call.name}: `mode` is "min" or "max"', call.expr.span)
-    for key in names:
+    for key in ("patience", "keep", "every"):
         value = given.get(key, 1)
-        if key != "mode" and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
-            raise failed("E125", f"{call.name}: `{key}` is a number of at least 0", call.expr.span)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise failed("E125", f"{call.name}: `{key}` is a whole number of at least 1", call.expr.span)
+    delta = given.get("min_delta", 0.0)
+    if isinstance(delta, bool) or not isinstance(delta, (int, float)):
+        raise failed("E125", f"{call.name}: `min_delta` is a number", call.expr.span)
     return given
 
 

@@ -96,8 +96,10 @@ def schedule(
             raise failed("E125", f"{call.name}: `{key}` is a number of at least 0", call.expr.span)
     total = _count(given.get("total", steps), steps)
     if call.name == "one_cycle":
+        if total < steps:
+            raise failed("E125", f"one_cycle: `total` is {total} steps, the run has {steps}", call.expr.span)
         try:
-            return OneCycleLR(optimizer, max_lr=given["max_lr"], total_steps=max(total, steps))
+            return OneCycleLR(optimizer, max_lr=given["max_lr"], total_steps=total)
         except ValueError as error:
             raise failed("E125", f"one_cycle: {error}", call.expr.span) from None
     warmup = _count(given.get("warmup", 0), steps)

@@ -216,6 +216,8 @@ def _refuse(section: Section) -> None:
             raise unsupported(f"`devices = {unparse(value)}`", value.span, "devices = 1")
         if name in ("batch", "accumulate", "epochs", "steps") and section.value(name, 1) < 1:
             raise failed("E125", f"`{name}` is at least 1", value.span)
+    if section.value("clip", 1.0) <= 0:
+        raise failed("E125", "`clip` is a gradient norm above 0", section.span("clip"))
     if section.value("seed", 0) >= 2**32:
         raise failed("E125", "`seed` is less than 2**32", section.span("seed"))
     for name in ("data", "loss", "optim"):
