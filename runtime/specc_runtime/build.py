@@ -32,6 +32,7 @@ from specc_runtime.publish import publishing
 from specc_runtime.quantised import Quantised, graph_file, refuse
 from specc_runtime.quantised import write as write_quantised
 from specc_runtime.record import Graph, record
+from specc_runtime.trained import as_trained
 from specc_runtime.weights import Source, Written, open_source, write_weights
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
     _refuse_half(request)
     if request.quant is not None:
         refuse(request.quant, weights=not request.no_weights, onnx="onnx" in request.emit)
+    request = as_trained(request)
     with ExitStack() as opened:
         with clock("checking"):
             project = driver.open_project(request.target)
