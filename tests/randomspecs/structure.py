@@ -282,7 +282,9 @@ def scanned(body: Body, fill: Fill) -> None:
         raise Unfit
     scaled = body.file.name("v")
     body.lines.append(f"{scaled} = {ys} * 0.125")
-    body.add(Value(scaled, x.type, bound.scaled(0.125)))
+    # A state begins as `zeros`, whose sizes are no unit axes, whatever those of the rows are.
+    batch, width = (Dim.const(d.value) if d.value is not None else d for d in (batch, width))
+    body.add(Value(scaled, TensorType(x.dtype, (batch, time, width)), bound.scaled(0.125)))
     if last != "_":
         state = body.file.name("v")
         body.lines.append(f"{state} = {last} * 0.125")
