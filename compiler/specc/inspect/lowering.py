@@ -14,12 +14,13 @@ from typing import Any, Literal, cast
 
 from specc.diagnostics import Diagnostic
 from specc.dims import Dim
-from specc.ir.graph import Absent, Apply, Call, Input, Loop, Model, Node, Scan, When
+from specc.ir.graph import Apply, Call, Loop, Model, Node, Scan, When
 from specc.ir.route import Route
 from specc.op import Buffer, Emitter, Handle, Op, OpError, Step
 from specc.passes.buffered import derive_buffered
 from specc.passes.incremental import Incremental, innermost
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes, entry_sizes
+from specc.passes.stepping import operand_type
 from specc.source import Span
 from specc.types import DType, Operand, Scalar, TensorType
 
@@ -136,7 +137,7 @@ class _Walk:
             if isinstance(node, Apply):
                 self._apply(node, sizes, times)
             elif isinstance(node, Call):
-                inner = call_sizes(node.graph.inputs, [_operand(i, sizes) for i in node.inputs], sizes)
+                inner = call_sizes(node.graph.inputs, [operand_type(i, sizes) for i in node.inputs], sizes)
                 self.nodes(node.graph.nodes, inner, times)
             elif isinstance(node, Route):
                 self._apply(node.dispatch, sizes, times)
@@ -151,7 +152,7 @@ class _Walk:
     def _apply(self, node: Apply, sizes: Sizes, times: int) -> None:
         if node.op.name in IDENTITIES or node.op.train_only:
             return
-        types = tuple(_operand(i, sizes) for i in node.inputs)
+        types = tuple(operand_type(i, sizes) for i in node.inputs)
         op = node.op.substitute(sizes)
         key = (op, types)
         if key not in self.known:
@@ -203,15 +204,6 @@ def _step(of: Incremental, operands: Sequence[_Handle | Scalar | None]) -> Step:
     number = _Handle(TensorType(DType.I32, ()))
     buffer = Buffer(cast("Handle | None", next(iter(masks), None)), cast("Handle", number), cast("Handle", number))
     return replace(of.step, buffer=buffer)
-
-
-def _operand(input_: Input, sizes: Sizes) -> Operand:
-    if isinstance(input_, Absent):
-        return None
-    if isinstance(input_, Scalar):
-        value = input_.value
-        return Scalar(value.substitute(sizes), input_.label) if isinstance(value, Dim) else input_
-    return sizes.type(input_.type)
 
 
 # ---- a graph of which only the names are kept ------------------------------------------------------------------------
