@@ -32,7 +32,7 @@ COMMANDS = {
     "fmt": "Give specs one layout; comments and meaning are kept.",
     "explain": "Explain a diagnostic code, or print a block of the standard library.",
     "new": "Start a spec from a template.",
-    "train": "Train a model (not in this version).",
+    "train": "Train or fine-tune a model as its spec says.",
 }
 
 
