@@ -137,6 +137,21 @@ def test_free_dims_keep_what_the_model_promises(tmp_path: Path) -> None:
     assert "S223" in {d.code for d in report.broken} | {o.diagnostic.code for o in report.outcomes if o.diagnostic}
 
 
+def test_flops_are_a_contract(tmp_path: Path) -> None:
+    """A row takes the product, a cast, `out` products with the mask and argmax's `out`."""
+    report = run(
+        tmp_path,
+        """
+  expect flops() == B*T*(2*dim*out + 1 + out + out)
+  expect flops(B = 1, T = 1k) == 1000*(2*dim*out + 1 + out + out)
+  expect flops(B = 1k, T = 1.5k) < 1M
+""",
+    )
+    assert statuses(report) == ["passed", "passed", "failed"]
+    diagnostic = report.outcomes[-1].diagnostic
+    assert diagnostic is not None and dict(diagnostic.notes) == {"left": "46500000", "right": "1000000"}
+
+
 def test_inputs_can_be_given(tmp_path: Path) -> None:
     body = """
   inputs = bind(keep = [[true, false]], x = [[[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]])
@@ -156,6 +171,9 @@ def test_inputs_can_be_given(tmp_path: Path) -> None:
         ("expect shape(z) == [2]", 'test M "it"', "E103"),
         ("expect y ~= torch", 'test M "it"', "E125"),
         ("expect onnx ~= torch within (tol = 1.0)", 'test M "it"', "E120"),
+        ("expect flops(Q = 2) < 1", 'test M "it"', "S103"),
+        ("expect flops(B = 0) < 1", 'test M "it"', "E112"),
+        ("expect flops(2) < 1", 'test M "it"', "E120"),
         ("expect onnx + 1 ~= torch", 'test M "it"', "E125"),
     ],
 )

@@ -128,12 +128,28 @@ def test_expressions_come_back_from_their_text() -> None:
         ('"a\\n\\"b\\""', '"a\\n\\"b\\""'),
         ("[f(i) for i,j in zip(a,b)]", "[f(i) for i, j in zip(a, b)]"),
         ("50_257 * 1e-5", "50_257*1e-5"),
+        ("1.5G+130M//2k", "1.5G + 130M // 2k"),
         ("a.b[0].c(1)", "a.b[0].c(1)"),
     ],
 )
 def test_unparse(text: str, canonical: str) -> None:
     assert unparse(expression(text)) == canonical
     assert shape(expression(canonical)) == shape(expression(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("130M", 130_000_000),
+        ("1.5G", 1_500_000_000),
+        ("2_0k", 20_000),
+        ("0.1234567T", 123_456_700_000),
+        ("1.2345k", 1234.5),
+    ],
+)
+def test_scaled_numbers(text: str, value: float) -> None:
+    found = expression(text)
+    assert isinstance(found, ast.Int if isinstance(value, int) else ast.Float) and found.value == value
 
 
 @pytest.mark.parametrize(

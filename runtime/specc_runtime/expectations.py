@@ -130,6 +130,8 @@ class Evaluation(Evaluator):
         args = [arg.value for arg in expr.args if isinstance(arg, ast.Arg) and arg.name is None]
         if name == "count_params" and not expr.args:
             return self.subject.count_params
+        if name == "flops":
+            return self._flops(expr)
         if name == "fused" and len(args) == 1:
             return self._fused(args[0], expr)
         if name == "nodes" and len(args) == 1 and isinstance(args[0], ast.Name) and args[0].id == "onnx":
@@ -146,6 +148,29 @@ class Evaluation(Evaluator):
             if is_array(value):
                 return _FUNCTIONS[name](value)
         return super()._Call(expr)
+
+    def _flops(self, call: ast.Call) -> int:
+        """`flops(B = 1, T = 1024)`: of `forward`, two for a multiply-add; sizes that are not given are the test's."""
+        from specc.inspect.reports import report
+
+        sizes = dict(self.subject.sizes)
+        for arg in call.args:
+            if isinstance(arg, ast.StarArg) or arg.name is None:
+                raise self.fail("E120", "flops takes sizes by name", arg.span, help="flops(B = 1, T = 1024)")
+            value = self.value(arg.value)
+            if arg.name.id not in sizes:
+                known = available(list(sizes)) or "none"
+                raise self.fail("S103", f"forward has no dim `{arg.name.id}`", arg.span, available=known)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise self.fail("E112", f"a size is an int of at least 1, found {show(value)}", arg.span)
+            sizes[arg.name.id] = value
+        broken = self.subject.of.facts.satisfied_by(sizes)
+        if broken is not None:
+            raise self.fail("S223", f"the model promises {broken}", call.span)
+        found = report(self.subject.checked.model).root.flops
+        if found is None:
+            raise self.fail("E125", f"the FLOPs of {self.subject.test.model.id} have no formula", call.span)
+        return found.evaluate(sizes)
 
     def _fused(self, operator: ast.Expr, call: ast.Call) -> bool:
         """Whether every call of an operator is one of ONNX that stands for it whole."""

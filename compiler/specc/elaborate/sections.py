@@ -30,7 +30,7 @@ Configured = Callable[[Options], "tuple[Model, Elaborator] | None"]
 
 TEST_SETTINGS = ("preset", "model", "seed", "inputs")
 TEST_VALUES = ("torch", "onnx", "forward", "incremental")
-TEST_FUNCTIONS = ("shape", "count_params", "hf", "fused", "nodes")
+TEST_FUNCTIONS = ("shape", "count_params", "flops", "hf", "fused", "nodes")
 
 
 def check_sections(file: FileScope, elab: Elaborator, configured: Configured) -> None:

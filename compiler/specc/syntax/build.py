@@ -25,6 +25,7 @@ class Token(NamedTuple):
 
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPED = {"n": "\n", "t": "\t"}
+_SCALES = {"k": 3, "M": 6, "G": 9, "T": 12}
 
 
 class Builder:
@@ -287,6 +288,15 @@ class Builder:
         # Python limits the digits of an int that it reads; beyond 64 bits a number is refused later, whatever
         # its value.
         return ast.Int(span, int(digits) if len(digits) <= 1000 else 10**1000)
+
+    def scaled(self, span: Span, kids: Kids) -> ast.Int | ast.Float:
+        """`130M` and `1.5G` are integers, `1.2345k` is none."""
+        text = kids[0].text.replace("_", "")
+        whole, _, fraction = text[:-1].partition(".")
+        if len(text) > 1000:
+            return ast.Int(span, 10**1000)
+        value, rest = divmod(int(whole + fraction) * 10 ** _SCALES[text[-1]], 10 ** len(fraction))
+        return ast.Int(span, value) if not rest else ast.Float(span, value + rest / 10 ** len(fraction))
 
     def float_(self, span: Span, kids: Kids) -> ast.Float:
         return ast.Float(span, float(kids[0].text.replace("_", "")))

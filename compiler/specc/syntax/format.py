@@ -24,7 +24,7 @@ TOLERATED = 140  # up to here a line stays as its author broke it
 _ROUNDS = 10  # breaking a line may undo a column beside it, which is seen one round later; two rounds are usual
 
 _TOKEN = re.compile(
-    r'(?P<code>"(?:\\.|[^"\\\n])*"|\.\.\.|[A-Za-z_]\w*|[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?'
+    r'(?P<code>"(?:\\.|[^"\\\n])*"|\.\.\.|[A-Za-z_]\w*|[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+|[kMGT])?'
     r"|\|>|->|\*\*|//|[-+*/<>=!~]=|[^\s#\ufeff])|(?P<comment>#[^\n]*)|(?P<newline>\n)"
 )
 _OPERATOR_WORDS = frozenset("and or not if else for in return".split())
