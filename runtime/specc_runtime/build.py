@@ -20,6 +20,7 @@ from specc.passes.incremental import innermost, keeps_state, without_cache
 from specc.quantisation import Scheme
 from specc.reading import project_root
 from specc.types import DType
+from specc.weights.mapping import Anew
 from specc_runtime import manifest, memory
 from specc_runtime.cache import Request as CacheRequest
 from specc_runtime.cache import cached_entry, every_choice, incremental, once_file
@@ -69,6 +70,7 @@ class Request:
     cache: CacheRequest | None = None  # also build the entries that continue their earlier calls
     quant: Scheme | None = None  # also make graphs whose weights are stored in few bits
     quant_text: Path | None = None  # whose perplexity the certificate gives with them and without
+    anew: Anew | None = None  # of training: the tensors that are drawn whatever the checkpoint has
     trust: tuple[str, ...] = ()  # files of extern functions that may run this time, whatever the lock says
 
 
@@ -160,7 +162,14 @@ def _fill(
     if not request.no_weights:
         with clock("writing weights"):
             written = write_weights(
-                work / WEIGHTS, model, checked, source, request.seed, request.dtype, linked=request.link
+                work / WEIGHTS,
+                model,
+                checked,
+                source,
+                request.seed,
+                request.dtype,
+                linked=request.link,
+                anew=request.anew,
             )
     try:
         _emit(work, model, written, externs, graphs, request, clock)

@@ -18,7 +18,7 @@ from specc.ir.initial import initializers
 from specc.syntax import ast
 from specc.types import DType
 from specc.weights.config import file_functions, read_config
-from specc.weights.mapping import Plan, plan_import
+from specc.weights.mapping import Anew, Plan, plan_import
 from specc.weights.moved import read_moves
 from specc.weights.renames import explain_renames
 from specc.weights.sections import choose, model_tensors, sections
@@ -152,6 +152,8 @@ class Written:
         }
         if source is None or record["fresh"]:
             record["seed"] = seed
+        if self.plan is not None and self.plan.replaced:
+            record["replaced"] = {name: list(shape) for name, shape in self.plan.replaced.items()}
         return record
 
 
@@ -162,11 +164,13 @@ COPY = "model.onnx.data"
 """The weights of a self-contained graph that is too large to hold them, beside it; all entries share it."""
 
 
-def plan_weights(checked: driver.Checked, source: Source, collector: Collector) -> Plan | None:
+def plan_weights(
+    checked: driver.Checked, source: Source, collector: Collector, anew: Anew | None = None
+) -> Plan | None:
     """How a checkpoint makes the model's tensors, from headers alone; None after an error, which is collected.
 
     A file with the model's own names may have those of before a rename: `moved` lines tell the new ones, and W320 the
-    lines that are missing.
+    lines that are missing. `anew`: see `plan_import`.
     """
     model, elaborator = checked.model, checked.elaborator
     tensors, tied, file = model_tensors(model.module), aliases(model.module), source.checkpoint.header()
@@ -186,6 +190,7 @@ def plan_weights(checked: driver.Checked, source: Source, collector: Collector) 
         collector,
         file_name=source.checkpoint.name,
         renamed=renamed,
+        anew=anew,
     )
 
 
@@ -198,18 +203,19 @@ def write_weights(
     compute: DType = DType.F32,
     *,
     linked: bool = False,
+    anew: Anew | None = None,
 ) -> Written:
     """Start writing `model.safetensors`: mapped from the checkpoint, or drawn by the model's initialisers.
 
-    `linked`: a link to the checkpoint's file instead. Raises `Rejected` where the checkpoint does not fit, `OSError`
-    where the file cannot be written.
+    `linked`: a link to the checkpoint's file instead. `anew`: see `plan_import`. Raises `Rejected` where the
+    checkpoint does not fit, `OSError` where the file cannot be written.
     """
     tensors = model_tensors(model.module, compute)
     tied = aliases(model.module)
     collector = Collector()
     plan = None
     if source is not None:
-        plan = plan_weights(checked, source, collector)
+        plan = plan_weights(checked, source, collector, anew)
         collector.stop_on_errors()
         assert plan is not None
         check_duplicates(plan, source.checkpoint)

@@ -30,11 +30,14 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Findings:
-    """Reports to the collector about one section (and one file, if `file` names it)."""
+    """Reports to the collector about one section (and one file, if `file` names it); of the weights that a training
+    begins with, if `training`.
+    """
 
     section: Section
     collector: Collector
     file: str = ""
+    training: bool = False
 
     def report(
         self,
@@ -100,6 +103,9 @@ class Findings:
                 continue
             turned = first.value.shape == first.info.shape[::-1] and len(first.info.shape) == 2
             help, edits = self._transposed(first.rule, [n for m in group for n in m.names]) if turned else ("", ())
+            if self.training and not turned:
+                part = first.names[0].rpartition(".")[0] or first.names[0]
+                help = f'fresh = ["{part}"]  in the train section draws it anew'
             self.report(
                 "W301",
                 f"wrong shape in the file for {names}",

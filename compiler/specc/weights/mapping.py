@@ -7,7 +7,7 @@ grouped by repetition.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -15,10 +15,13 @@ from specc.diagnostics import Collector, Diagnostic
 from specc.source import Span
 from specc.syntax import ast
 from specc.weights.findings import Findings, Mismatch
-from specc.weights.layout import Expr, LayoutError, Read, TensorInfo, reads
+from specc.weights.layout import Expr, LayoutError, Read, Shape, TensorInfo, reads
 from specc.weights.operations import Missing, OneWay
 from specc.weights.patterns import Captures, any_match
 from specc.weights.rules import Evaluate, Rule, Section, read_section, section_path
+
+Anew = Callable[[str], bool]
+"""Whether training draws a tensor of the model anew."""
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -39,13 +42,14 @@ class Plan:
     """How to make the tensors of one side (`sources`: name -> expression) from those of the other.
 
     `fresh`: model tensors that are initialised instead; `ignored`: file tensors that are not read; `duplicates`: to be
-    compared. Tied names have no source of their own.
+    compared; `replaced`: fresh tensors that the file has too, with its shape. Tied names have no source of their own.
     """
 
     sources: Mapping[str, Expr]
     fresh: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     duplicates: tuple[Duplicate, ...] = ()
+    replaced: Mapping[str, Shape] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,19 @@ def plan_import(
     *,
     file_name: str = "",
     renamed: Mapping[str, str] | None = None,
+    anew: Anew | None = None,
 ) -> Plan | None:
     """Model tensors made of file tensors; None after an error.
 
     `model`: every tensor of the state_dict, tied names included, in order; `tied`: tied name -> the name it stands for;
     `node` None: the file has the model's own names, or `renamed` says what the model calls them now (file name ->
-    model's). `file_name` is how messages call the file.
+    model's). `file_name` is how messages call the file. `anew`: training begins with these weights, so a tensor that it
+    names is initialised whatever the file has, and one that the section calls fresh where the file has another size.
     """
     section = _section(node, evaluate, collector)
-    return None if section is None else _Import(section, model, tied, file, collector, file_name, renamed or {}).plan()
+    if section is None:
+        return None
+    return _Import(section, model, tied, file, collector, file_name, renamed or {}, anew).plan()
 
 
 def plan_export(
@@ -168,15 +176,17 @@ class _Import:
     collector: Collector
     file_name: str
     renamed: Mapping[str, str]
+    anew: Anew | None = None
     sources: dict[str, Expr] = field(default_factory=dict)
     users: dict[str, Binding] = field(default_factory=dict)  # the file's own name -> who reads it
     # model name, binding, name wanted in the file
     missing: list[tuple[str, Binding, str]] = field(default_factory=list)
     mismatches: list[Mismatch] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
+    replaced: dict[str, Shape] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.findings = Findings(self.section, self.collector, self.file_name)
+        self.findings = Findings(self.section, self.collector, self.file_name, self.anew is not None)
 
     def plan(self) -> Plan | None:
         before = len(self.collector.errors)
@@ -194,7 +204,8 @@ class _Import:
         if len(self.collector.errors) > before:
             return None
         ordered = {name: self.sources[name] for name in self.model if name in self.sources}
-        return Plan(ordered, tuple(self.fresh), tuple(ignored), tuple(duplicates))
+        replaced = {name: self.replaced[name] for name in self.fresh if name in self.replaced}
+        return Plan(ordered, tuple(self.fresh), tuple(ignored), tuple(duplicates), replaced)
 
     def canonical(self) -> tuple[dict[str, Read], list[str]]:
         """The file's tensors by the names that rules use, and the ignored ones."""
@@ -217,7 +228,7 @@ class _Import:
             values = binding.forward(tensors)
         except Missing as missing:
             for name in known:
-                if any_match(self.section.fresh, name):
+                if any_match(self.section.fresh, name) or self.drawn(name):
                     self.fresh.append(name)
                 elif name not in self.tied:
                     self.missing.append((name, binding, missing.name))
@@ -233,10 +244,21 @@ class _Import:
             if name not in self.model:
                 continue
             problem = _problem(self.model[name], value)
-            if problem is None:
+            if self.drawn(name) or (problem == "" and self.anew is not None and any_match(self.section.fresh, name)):
+                self.replace(name, value)
+            elif problem is None:
                 self.sources[name] = value
             else:
                 self.mismatches.append(Mismatch((name,), binding.rule, self.model[name], problem, value))
+
+    def drawn(self, name: str) -> bool:
+        """Whether training draws the tensor whatever the file has; a tied one is drawn as what it stands for."""
+        return self.anew is not None and self.anew(self.tied.get(name, name))
+
+    def replace(self, name: str, value: Expr) -> None:
+        if name not in self.tied:
+            self.fresh.append(name)
+            self.replaced[name] = value.shape
 
     def mark_used(self, binding: Binding, tensors: Mapping[str, Read]) -> None:
         """What a rule that failed would have read is not unused as well: one cause, one message."""
