@@ -15,6 +15,7 @@ from building import SMALL, arguments, content, make, specc
 from specc import driver, report
 from specc.diagnostics import Rejected
 from specc.ir.graph import aliases, parameter_count
+from specc.ir.json import to_json
 from specc.weights.sections import model_tensors
 from specc_runtime import certificate, manifest, open_build, pictures, weights
 from specc_runtime.build import Request, build
@@ -134,6 +135,34 @@ def test_damaged_record_is_refused(file: str, damage: Any, tmp_path: Path) -> No
     path.write_text(damage(path.read_text("utf-8")), "utf-8")
     shown = refusal(manifest.read, tmp_path / "out", file)
     assert "B660" in shown and file in shown and "build it again" in shown
+
+
+def damages() -> dict[str, Any]:
+    """What is done to the first operator's node, module or type of an ir.json."""
+    return {
+        "a key too many": lambda ir, node: node.update(more=1),
+        "a key of another kind": lambda ir, node: node.update(path=[]),
+        "a key too few": lambda ir, node: node.pop("inputs"),
+        "a kind that there is not": lambda ir, node: node.update(kind="goto"),
+        "a size that is none": lambda ir, node: node["outputs"][0]["type"]["shape"].append(1.5),
+        "an operator that sizes do not have": lambda ir, node: node["outputs"][0]["type"]["shape"].append(["-", 1, 2]),
+        "a value before the first": lambda ir, node: node["inputs"].append(-1),
+        "a number that is not written out": lambda ir, node: node["inputs"].append({"scalar": 1}),
+        "a member of no kind": lambda ir, node: ir["modules"][0]["members"].update(x={"kind": "op"}),
+    }
+
+
+@pytest.mark.parametrize("what", damages())
+def test_schema_of_the_ir(what: str) -> None:
+    """References that are spelled out change nothing of what the published schema says."""
+    from jsonschema import Draft202012Validator
+
+    content = json.loads(json.dumps(to_json(driver.load("specs/gpt2.spec", preset="gpt2-tiny").model)))
+    published = Draft202012Validator(manifest.schema("ir.json"))
+    assert manifest.problem("ir.json", content) is None and published.is_valid(content)
+    nodes = (n for module in content["modules"] for graph in module["graphs"] for n in graph["nodes"])
+    damages()[what](content, next(n for n in nodes if n["kind"] == "op"))
+    assert manifest.problem("ir.json", content) is not None and not published.is_valid(content)
 
 
 def test_no_build() -> None:

@@ -33,11 +33,31 @@ def problem(name: str, content: Any) -> str | None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    error = best_match(Draft202012Validator(schema(name)).iter_errors(content))
+    error = best_match(Draft202012Validator(_spelled_out(name)).iter_errors(content))
     if error is None:
         return None
     place = "/".join(str(step) for step in error.absolute_path)
     return f"{place or 'the document'}: {error.message[:200]}"
+
+
+@cache
+def _spelled_out(name: str) -> Json:
+    """The schema with definitions in place of references to them, but where one refers back to itself: jsonschema looks
+    a reference up each time it meets it, which took a quarter of a check."""
+    whole = schema(name)
+    definitions = whole["$defs"]
+
+    def put(part: Any, inside: frozenset[str]) -> Any:
+        if isinstance(part, list):
+            return [put(item, inside) for item in part]
+        if not isinstance(part, dict) or "$id" in part:  # a schema in the schema has definitions of its own
+            return part
+        wanted = part.get("$ref", "").rpartition("/")[2]
+        if wanted and wanted not in inside:
+            return put(definitions[wanted], inside | {wanted})
+        return {key: put(value, inside) for key, value in part.items()}
+
+    return {**{key: put(value, frozenset()) for key, value in whole.items() if key != "$defs"}, "$defs": definitions}
 
 
 def write(folder: Path, name: str, content: Json) -> None:
