@@ -6,6 +6,7 @@ to a peer in the same run.
 
 from __future__ import annotations
 
+import compileall
 import os
 import platform
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measuring import GPT2, SPECC, Cell, Exported, Record, Row, run, seconds, tables
+from measuring import GPT2, ROOT, SPECC, Cell, Exported, Record, Row, run, seconds, tables
 
 ROWS = pytest.StashKey[list[Row]]()
 CELLS = pytest.StashKey[list[Cell]]()
@@ -24,6 +25,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--quick", action="store_true", help="few rounds, and torch.compile of one size only")
     group.addoption("--tiny", action="store_true", help="models of two layers: to try the benchmarks themselves")
     group.addoption("--keep", type=Path, default=None, help="a folder for what peers export, used again")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """What a wheel and its installation bring: bytecode and parse tables. The peers are installed; a checkout is not,
+    and may be told to keep no bytecode."""
+    from specc.syntax import tables
+
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    for folder in ("compiler", "runtime"):
+        compileall.compile_dir(ROOT / folder, quiet=1)
+    tables.load()
 
 
 @pytest.fixture(scope="session")
