@@ -146,6 +146,7 @@ CODES: dict[str, str] = {
     "T503": "the loss is not a scalar",
     "T504": "an input without a data field",
     "T505": "a pattern matches nothing",
+    "T506": "`freeze` names what `lora` adapts",
     "T510": "an `aux` value is not used",
     "T520": "an expectation failed",
     "T530": "no such train section",

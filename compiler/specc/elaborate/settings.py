@@ -23,7 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "strategy": ("auto", "ddp", "fsdp"),
     "log": ("csv", "tensorboard"),
 }
-OTHERS = ("preset", "entry", "weights", "loss", "metrics", "val_every", "devices", "freeze")
+OTHERS = ("preset", "entry", "weights", "loss", "metrics", "val_every", "devices", "freeze", "fresh")
 SETTINGS = (*FUNCTIONS, *WHOLE, *NUMBERS, *CHOICES, *OTHERS)
 
 FIELD_FUNCTIONS = ("column", "tokens", "pixels", "log_mel", "bpe", "flatten")

@@ -8,25 +8,16 @@ from typing import TYPE_CHECKING, Any
 from specc.diagnostics import Diagnostic, Edit
 from specc.elaborate import settings as known
 from specc.elaborate.losses import LossChecker
-from specc.elaborate.models import fold
-from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.names import available, closest, replaced
+from specc.elaborate.partwise import check_parts
+from specc.elaborate.partwise import keyword as keyword
 from specc.elaborate.values import describe, number, show
-from specc.ir.graph import Call, Graph, Loop, Model, Node, Scan, Submodule, When, dotted, parameters, walk_members
-from specc.ir.initial import path_pattern
+from specc.ir.graph import Call, Graph, Loop, Model, Node, Scan, When
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
 
 if TYPE_CHECKING:
     from specc.elaborate.elaborator import Elaborator
-
-_PARTS = {
-    "q_proj": "query",
-    "k_proj": "key",
-    "v_proj": "value",
-    "o_proj": "c_proj",
-    "query": "q_proj",
-    "value": "v_proj",
-}
 
 
 class TrainChecker:
@@ -56,7 +47,7 @@ class TrainChecker:
         self._metrics()
         self._values()
         self._inputs()
-        self._patterns()
+        check_parts(self)
 
     # ---- settings ------------------------------------------------------------------------------------------------
 
@@ -207,37 +198,7 @@ class TrainChecker:
                         available=available(fields),
                     )
 
-    # ---- patterns, aux -------------------------------------------------------------------------------------------
-
-    def _patterns(self) -> None:
-        """`freeze`, `no_decay` and the targets of `lora` match something (T505)."""
-        names = list(parameters(self.model.module))
-        parts = [(dotted(p), m.module) for p, m, _ in walk_members(self.model.module) if isinstance(m, Submodule)]
-        prefixes = [*names, *(name for name, _ in parts)]
-        linear = [name for name, module in parts if module.torch_class == "torch.nn.Linear"]
-        for kind, strings, candidates, shown in (
-            ("freeze", self.settings.get("freeze"), prefixes, names),
-            ("no_decay", keyword(self.settings.get("optim"), "no_decay"), prefixes, names),
-            ("targets", keyword(self.settings.get("lora"), "targets"), linear, linear),
-        ):
-            for text in strings_in(strings):
-                if any(path_pattern(text.value).fullmatch(name) for name in candidates):
-                    continue
-                what = "part" if shown is linear else "parameter"
-                last = text.value.rpartition(".")[2]
-                guess = closest(_PARTS.get(last, last), {n.rpartition(".")[2] for n in candidates})
-                fixed = f'"{text.value[: len(text.value) - len(last)]}{guess}"' if guess else ""
-                total = counted(len(shown), "Linear part" if shown is linear else "parameter")
-                self.elab.collector.add(
-                    self.place.fail(
-                        "T505",
-                        f"`{kind}` pattern matches no {what}: {unparse(text)}",
-                        text.span,
-                        help=f"did you mean {fixed}?" if fixed else "",
-                        edits=(Edit(text.span, fixed),) if fixed else (),
-                        available=f"{available(fold(shown))} ({total})",
-                    ).diagnostic
-                )
+    # ---- aux -----------------------------------------------------------------------------------------------------
 
     def _unused_aux(self) -> None:
         used = {n.name.id for value in self.settings.values() for n in attributes_of("aux", value)}
@@ -250,18 +211,6 @@ class TrainChecker:
                 self.elab.collector.add(
                     Diagnostic("T510", message, loss.span.head(), path=where, help=help, severity="warning")
                 )
-
-
-def keyword(expr: ast.Expr | None, name: str) -> ast.Expr | None:
-    """The value of a keyword argument."""
-    args = expr.args if isinstance(expr, ast.Call) else ()
-    return next((a.value for a in args if isinstance(a, ast.Arg) and a.name is not None and a.name.id == name), None)
-
-
-def strings_in(expr: ast.Expr | None) -> Iterator[ast.Str]:
-    for item in expr.elements if isinstance(expr, ast.ListExpr) else (expr,):
-        if isinstance(item, ast.Str):
-            yield item
 
 
 def attributes_of(name: str, expr: Any) -> Iterator[ast.Attr]:
