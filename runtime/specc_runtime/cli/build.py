@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from specc_runtime.cli.common import configuration, print_diagnostics, reporting, trusting, use_color
+from specc_runtime.units import size
 
 if TYPE_CHECKING:
     from specc.quantisation import Scheme
@@ -221,11 +222,3 @@ def relative(folder: Path) -> str:
         return str(folder.relative_to(Path.cwd()))
     except ValueError:
         return str(folder)
-
-
-def size(count: int) -> str:
-    """Bytes for people: 475 MB."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}" if count < 100 * scale else f"{count / scale:.0f} {unit}"
-    return f"{count} B"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from specc_runtime.cli.build import relative, size, terminable
+from specc_runtime.cli.build import relative, terminable
 from specc_runtime.cli.common import print_diagnostics, reporting
+from specc_runtime.units import size
 
 
 @click.command("export")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
@@ -243,6 +244,11 @@ def bars(plan: Plan, say: Say) -> Callback:
 
 def on_terminal() -> bool:
     return sys.stderr.isatty() and sys.stdout.isatty()
+
+
+def columns() -> int | None:
+    """The width of the terminal, if there is one."""
+    return shutil.get_terminal_size().columns if on_terminal() else None
 
 
 def measured(section: Section, plan: Plan) -> list[str]:

@@ -1,38 +1,271 @@
-"""The plan of a run as it is told before training starts."""
+"""The plan of a run: what it reads, how far it goes, what it trains, what memory that takes, what it keeps."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specc.syntax.unparse import unparse
+from specc_runtime.memory import available
+from specc_runtime.training.footprint import Footprint, Saved, footprint
 from specc_runtime.training.plan import Plan
 from specc_runtime.training.section import Section
+from specc_runtime.units import size
 
 if TYPE_CHECKING:
     import torch
+    from rich.table import Table
+
+    from specc_runtime.training.loop import Fit
+
+MOST_BLOCKS = 12
+"""Blocks that the plan lists; further ones are summed up."""
+
+MORE = {
+    "sched": "schedule",
+    "clip": "clip",
+    "ema": "average",
+    "lora": "adapters",
+    "freeze": "frozen",
+    "early_stop": "early stop",
+}
+"""Settings that are told as they are written."""
 
 
-def described(section: Section, counts: Plan, module: torch.nn.Module, run: Path) -> str:
-    """The plan, in lines."""
-    total = sum(p.numel() for p in module.parameters())
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    size = sum(p.numel() * p.element_size() for p in module.state_dict().values())
+@dataclass(frozen=True)
+class Part:
+    """A block of the model: its path, what is there, its parameters. Tied ones are of the first that has them."""
+
+    path: str
+    kind: str
+    parameters: int
+    trained: int
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A run in numbers, before it starts. `tokens` of a step, None without sequences of ids."""
+
+    section: Section
+    counts: Plan
+    folder: Path
+    parts: tuple[Part, ...]
+    memory: Footprint
+    tokens: int | None
+    device: str
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def trained(self) -> int:
+        return sum(part.trained for part in self.parts)
+
+
+def overview(section: Section, counts: Plan, fit: Fit, saved: Saved, folder: Path) -> Overview:
+    """Of a run whose first batch was rehearsed: `saved` is what that kept for its backward pass."""
+    from specc_runtime.training.optimisers import optimiser
+
+    precision = str(section.value("precision", "32"))
+    memory = footprint(fit.model, lambda module: optimiser(section, module), saved, precision)
+    return Overview(section, counts, folder, tuple(parts_of(fit.model)), memory, tokens(fit), device())
+
+
+def tokens(fit: Fit) -> int | None:
+    """Ids that a step of the optimiser sees: of one input for every length that the entry's inputs of ids have."""
+    shapes = {
+        item.shape[1]: fit.objective.known[item.name].shape
+        for item in fit.of.inputs
+        if item.dtype.startswith("i") and len(item.shape) == 2 and item.shape[1].value is None
+    }
+    return sum(shape.numel() for shape in shapes.values()) * fit.plan.accumulate if shapes else None
+
+
+def device() -> str:
+    """What Lightning's `accelerator = "auto"` takes."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    if torch.backends.mps.is_available():
+        return "mps"
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def parts_of(module: torch.nn.Module) -> Iterator[Part]:
+    """The top-level blocks; of a model that is wrapped in one block, those of that."""
+    seen: set[int] = set()
+    path = ""
+    while not list(module.parameters(recurse=False)):
+        filled = [
+            (name, child) for name, child in module.named_children() if next(child.parameters(), None) is not None
+        ]
+        if len(filled) != 1:
+            break
+        path, module = f"{path}{filled[0][0]}.", filled[0][1]
+        if not list(module.named_children()):
+            yield _part(path[:-1], module, seen)
+            return
+    for name, parameter in module.named_parameters(recurse=False):
+        count = _new([parameter], seen)
+        yield Part(path + name, "parameter", count, count if parameter.requires_grad else 0)
+    for name, child in _filled(module):
+        yield _part(path + name, child, seen)
+
+
+def _filled(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """Children with parameters."""
+    return [(name, child) for name, child in module.named_children() if next(child.parameters(), None) is not None]
+
+
+def _part(path: str, module: torch.nn.Module, seen: set[int]) -> Part:
+    """One block with everything in it; a group of a single member is that."""
+    import torch
+
+    while type(module) is torch.nn.Module and len(inside := _filled(module)) == 1:
+        path, module = f"{path}.{inside[0][0]}", inside[0][1]
+    parameters = list(module.parameters())
+    trained = {id(p) for p in parameters if p.requires_grad}
+    new = [p for p in parameters if id(p) not in seen]
+    count = _new(parameters, seen)
+    return Part(path, _kind(module), count, sum(p.numel() for p in new if id(p) in trained))
+
+
+def _new(parameters: list[torch.nn.Parameter], seen: set[int]) -> int:
+    """Elements of those that no block before had."""
+    found = [p for p in parameters if id(p) not in seen]
+    seen.update(map(id, found))
+    return sum(p.numel() for p in found)
+
+
+def _kind(module: torch.nn.Module) -> str:
+    """`12 x Block` for a list of equal blocks."""
+    import torch
+
+    name = type(module).__name__
+    if type(module) is torch.nn.Module:
+        return ", ".join(child for child, _ in _filled(module))
+    if not isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
+        return name
+    kinds = list(dict.fromkeys(type(item).__name__ for item in module))
+    return f"{len(module)} x {kinds[0]}" if len(kinds) == 1 else f"{name} of {len(module)}"
+
+
+# ---- as text ---------------------------------------------------------------------------------------------------------
+
+
+def described(plan: Overview, width: int | None = None) -> str:
+    """The plan in lines: plain, or for a terminal that is `width` columns wide."""
+    from rich.console import Console
+    from rich.text import Text
+
+    stream = StringIO()
+    console = Console(
+        file=stream, force_terminal=width is not None, width=width or 10_000, highlight=False, legacy_windows=False
+    )
+    section = plan.section
+    console.print(Text.assemble((f'{section.model} "{section.name}"', "bold"), _configured(section)))
+    console.print(_settings(_counted(plan)))
+    console.print(_blocks(plan))
+    console.print(_settings(_kept(plan)))
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n"))
+
+
+def _configured(section: Section) -> str:
+    found = [f"preset {section.preset}"] if section.preset else []
+    found += [f"{name} = {text}" for name, text in section.sets.items()]
+    return f", {', '.join(found)}" if found else ""
+
+
+def _settings(rows: Iterator[tuple[str, str]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=13, style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(f"  {name}", Text(text))
+    return table
+
+
+def _counted(plan: Overview) -> Iterator[tuple[str, str]]:
+    counts, section = plan.counts, plan.section
     rows = f"{len(counts.train):,} rows of {counts.train.name}"
     if counts.val is not None:
-        rows += f", {len(counts.val):,} to validate"
-    epochs = f"{counts.epochs} epochs of" if counts.epochs is not None else "epochs of"
-    length = f"{counts.last:,} steps, {epochs} {counts.batches:,} batches of {counts.batch}"
+        other = f" of {counts.val.name}" if counts.val.name != counts.train.name else ""
+        rows += f", {len(counts.val):,}{other} to validate"
+    yield "data", rows
+    whole = counts.epochs is not None and counts.last == counts.steps
+    passes = counts.epochs if whole else counts.last * counts.accumulate / counts.batches
+    epochs = f"{passes:.3g} epoch{'s' if passes != 1 else ''}"
+    batches = f"{counts.batches:,} batches" if counts.batches != 1 else "1 batch"
+    limited = f" of {counts.steps:,}" if counts.last < counts.steps else ""
+    length = f"{counts.last:,}{limited}: {epochs} of {batches} of {counts.batch} rows"
     if counts.accumulate > 1:
-        length += f", {counts.accumulate} to a step"
-    sched = section.settings.get("sched")
-    lines = [
-        ("data", rows),
-        ("steps", length),
-        ("parameters", f"{trained:,} trained, {total - trained:,} frozen, {size / 1e6:,.3g} MB"),
-        ("optimiser", unparse(section.settings["optim"]) + (f", {unparse(sched)}" if sched is not None else "")),
-        ("checkpoint", unparse(kept) if (kept := section.settings.get("checkpoint")) is not None else "the last state"),
-        ("run folder", str(run)),
+        length += f", {counts.accumulate} batches to a step"
+    yield "steps", length
+    if plan.tokens is not None:
+        yield "tokens", f"{plan.tokens:,} a step, {plan.tokens * counts.last:,} in all"
+    overridden = [f"{name} = {text}" for name, text in section.overrides.items()]
+    if overridden:
+        yield "overridden", ", ".join(overridden)
+    yield "parameters", f"{plan.trained:,} trained, {plan.parameters - plan.trained:,} frozen"
+
+
+def _blocks(plan: Overview) -> Table:
+    """The blocks of the model with what is trained of each."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=13)
+    table.add_column()
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_column()
+    shown = plan.parts if len(plan.parts) <= MOST_BLOCKS else plan.parts[: MOST_BLOCKS - 1]
+    for part in shown:
+        table.add_row("", part.path, part.kind, f"{part.parameters:,}", _trained(part))
+    rest = plan.parts[len(shown) :]
+    if rest:
+        other = Part("", "", sum(p.parameters for p in rest), sum(p.trained for p in rest))
+        table.add_row("", f"{len(rest)} more", "", f"{other.parameters:,}", _trained(other))
+    return table
+
+
+def _trained(part: Part) -> str:
+    if not part.parameters:
+        return "tied"
+    if part.trained in (0, part.parameters):
+        return "trained" if part.trained else "frozen"
+    return f"{part.trained:,} trained"
+
+
+def _kept(plan: Overview) -> Iterator[tuple[str, str]]:
+    section, memory = plan.section, plan.memory
+    parts = [
+        f"{name} {size(count)}"
+        for name, count in (
+            ("weights", memory.weights),
+            ("gradients", memory.gradients),
+            ("optimiser", memory.optimiser),
+            ("activations", memory.activations),
+        )
+        if count
     ]
-    title = f'{section.model} "{section.name}"' + (f", preset {section.preset}" if section.preset else "")
-    return "\n".join([title, *(f"  {name:<11} {text}" for name, text in lines)])
+    free = available()
+    short = f", more than the {size(free)} that are free" if free is not None and memory.total > free else ""
+    yield "memory", f"about {size(memory.total)} (estimate){short}: {', '.join(parts)}"
+    yield "optimiser", unparse(section.settings["optim"])
+    for setting, name in MORE.items():
+        if setting in section.settings:
+            yield name, unparse(section.settings[setting])
+    yield "precision", f"{section.value('precision', '32')} on {plan.device}"
+    kept = section.settings.get("checkpoint")
+    yield "checkpoints", unparse(kept) if kept is not None else "the last state, after every epoch"
+    yield "run folder", str(plan.folder)

@@ -17,7 +17,8 @@ from specc.syntax.unparse import unparse
 from specc_runtime.build import Request as BuildRequest
 from specc_runtime.build import build
 from specc_runtime.module import WEIGHTS, Build, open_build
-from specc_runtime.training.overview import described
+from specc_runtime.training.footprint import saving
+from specc_runtime.training.overview import described, overview
 from specc_runtime.training.plan import Plan, bound, check_data, folder, plan
 from specc_runtime.training.section import Section, open_section, unsupported
 
@@ -61,7 +62,7 @@ def train(request: Request, say: Say = lambda _: None) -> Run | None:
     section = open_section(request.target, request.name, request.sets)
     counts = plan(section, request.max_steps)
     with tempfile.TemporaryDirectory(prefix="specc-train-") as work:
-        made = _built(section, request, Path(work), counts.seed)
+        made = _built(section, request, Path(work), counts)
         of = made.interface(_entry(section))
         counts = replace(
             counts,
@@ -75,10 +76,10 @@ def _entry(section: Section) -> str:
     return str(section.value("entry", "forward"))
 
 
-def _built(section: Section, request: Request, work: Path, seed: int) -> Build:
+def _built(section: Section, request: Request, work: Path, counts: Plan) -> Build:
     """The section's configuration as a build without a proof: the emitted module and its first weights."""
     entry = _entry(section)
-    fed = {*(section.checker.place.fields or ()), *bound(section)}
+    fed = {*counts.train.fields, *bound(section)}
     arguments = section.checked.model.entries[entry].full.inputs
     without = frozenset(a.name for a in arguments if a.optional and a.name not in fed)
     given = section.value("weights", None)
@@ -99,7 +100,7 @@ def _built(section: Section, request: Request, work: Path, seed: int) -> Build:
         out=work / "build",
         without=without,
         entries=(entry,),
-        seed=seed,
+        seed=counts.seed,
         trust=request.trust,
     )
     return open_build(build(asked).folder)
@@ -121,12 +122,13 @@ def _run(section: Section, counts: Plan, request: Request, made: Build, say: Say
     freeze(section, module)
     fit = loop.Fit(section, module, made.interface(_entry(section)), counts)
     fit.configure_optimizers()
-    fit.rehearse(next(iter(loop.loader(counts.train, counts.batch, None))))
+    with saving(module) as saved:
+        fit.rehearse(next(iter(loop.loader(counts.train, counts.batch, None))))
     run = folder(request.out, section)
     saver, every = loop.keeping(section, counts, run)
     how = {"precision": _precision(section), **_validating(section, counts, every)}
     callbacks = [saver, *loop.stopping(section, counts), loop.bars(counts, say)]
-    say(described(section, counts, module, run))
+    say(described(overview(section, counts, fit, saved, run), loop.columns()))
     if request.dry_run:
         return None
     try:

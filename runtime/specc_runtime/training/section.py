@@ -29,7 +29,7 @@ RUN = (
 
 @dataclass(frozen=True)
 class Section:
-    """A checked section. `settings` has the overrides in it, `sets` are the hyper-parameters that were overridden."""
+    """A checked section. `settings` has the `overrides` in it, `sets` are the hyper-parameters that were overridden."""
 
     project: driver.Project
     node: ast.Train
@@ -37,6 +37,7 @@ class Section:
     settings: Mapping[str, ast.Expr]
     preset: str | None
     sets: Mapping[str, str]
+    overrides: Mapping[str, str]
     checker: TrainChecker = field(repr=False)
 
     @property
@@ -151,7 +152,8 @@ def open_section(target: str, name: str | None, sets: Mapping[str, str]) -> Sect
     checker.check()
     collector.stop_on_errors()
     texts = {key: sets[key] for key in own}
-    section = Section(project, node, checked, settings, options.preset, texts, checker)
+    overrides = {key: text for key, text in sets.items() if key not in own}
+    section = Section(project, node, checked, settings, options.preset, texts, overrides, checker)
     _refuse(section)
     return section
 
@@ -197,8 +199,10 @@ def _with(call: ast.Expr | None, key: str, value: ast.Expr) -> ast.Expr:
     """A call with one keyword argument replaced or added."""
     if not isinstance(call, ast.Call):
         raise failed("T501", f"--set {key}: the section has no `optim`")
-    args = [a for a in call.args if not (isinstance(a, ast.Arg) and a.name is not None and a.name.id == key)]
-    return ast.Call(call.span, call.func, (*args, ast.Arg(value.span, ast.Ident(value.span, key), value)))
+    given = ast.Arg(value.span, ast.Ident(value.span, key), value)
+    same = [isinstance(a, ast.Arg) and a.name is not None and a.name.id == key for a in call.args]
+    args = [given if found else a for a, found in zip(call.args, same, strict=True)]
+    return ast.Call(call.span, call.func, (*args, *(() if any(same) else (given,))))
 
 
 def _refuse(section: Section) -> None:
