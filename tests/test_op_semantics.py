@@ -213,7 +213,7 @@ def test_float_division_rounds_down(symbol: str) -> None:
 POINTWISE = [
     n
     for n, op in operators().items()
-    if not op.syntax and not op.random and [p.kind for p in op.params] in (["operand"], ["operand", "float"])
+    if not op.syntax and not op.for_training and [p.kind for p in op.params] in (["operand"], ["operand", "float"])
     if n not in ("dropout", "drop_path", "cached", "softcap")
 ]
 

@@ -99,8 +99,8 @@ def spec_of(example: Example) -> str:
         statement = f"{', '.join(names)} = {statement}"
     else:
         names = statement.partition(" = ")[0].split(", ")
-    if operators()[example.op].random:  # draws are for training
-        arguments |= {f"{n}_before": t for n, t in zip(names, example.results, strict=True)}
+    if operators()[example.op].for_training:  # draws are for training
+        arguments |= {f"{n}_before": t for n, t in zip(names, example.results or ["Tensor[]"], strict=True)}
         befores = "; ".join(f"{n} = {n}_before" for n in names)
         statement = f"{befores}\n    when train {{ {statement} }}"
     results = example.results or ["Tensor[]"]
@@ -155,7 +155,7 @@ def data_of(name: str, type_: str, sizes: dict[str, int], rng: np.random.Generat
     if kind in ("Tensor", "f32"):
         values = rng.standard_normal(shape).astype(np.float32)
         return np.abs(values) + np.float32(0.1) if name == "var" else np.asarray(values * 2)
-    low = 0 if name in ("ids", "idx", "pos", "count") else -9
+    low = 0 if name in ("ids", "idx", "pos", "count", "target") else -9
     dtype = {"Int": np.int64, "i32": np.int32, "i16": np.int16, "i8": np.int8, "u8": np.uint8}[kind]
     return np.asarray(rng.integers(low, 3 if low == 0 else 10, shape)).astype(dtype)
 
@@ -214,7 +214,7 @@ def check(example: Example, folder: str, opset: int) -> None:
         assert [e.shape for e in expected] == [shape_of(t, sizes) for t in example.results]
         assert_same(expected, run_onnxruntime(model, feed), f"onnxruntime at {sizes or 'all 1'}")
         assert_same(expected, run_reference(model, feed), f"reference evaluator at {sizes or 'all 1'}")
-        if operators()[example.op].random:
+        if operators()[example.op].for_training:
             draws = run_torch(module.train(), feed)
             assert [d.shape for d in draws] == [e.shape for e in expected]
             assert all(d.dtype == e.dtype for d, e in zip(draws, expected, strict=True))
@@ -254,7 +254,7 @@ def test_compute_dtype(example: Example, folder: str) -> None:
         return  # without a tensor to follow, torch's default dtype is taken
     inputs = {n: torch.from_numpy(np.array(v)).to(torch.bfloat16 if n in narrow else None) for n, v in feed.items()}
     with torch.no_grad():
-        result = module_of(checked).train(operators()[example.op].random)(**inputs)
+        result = module_of(checked).train(operators()[example.op].for_training)(**inputs)
     results = result if isinstance(result, tuple) else (result,)
     assert [r.dtype is torch.bfloat16 for r in results] == [t.startswith("Tensor") for t in example.results]
 

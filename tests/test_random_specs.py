@@ -35,7 +35,9 @@ def test_found(path: Path, tmp_path: Path) -> None:
 
 
 def test_every_operator_has_a_recipe() -> None:
-    assert operators().keys() == recipes.RECIPES.keys()
+    """But for losses, which no graph has: tests/test_losses.py."""
+    wanted = {name for name, op in operators().items() if op.random or not op.for_training}
+    assert wanted == recipes.RECIPES.keys()
 
 
 @pytest.mark.slow

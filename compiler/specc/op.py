@@ -275,7 +275,8 @@ class Op:
 
     name: ClassVar[str]
     syntax: ClassVar[bool] = False  # made by syntax (`+`, indexing, unpacking), not callable by name
-    random: ClassVar[bool] = False  # only in `when train` and train sections
+    random: ClassVar[bool] = False  # draws numbers
+    for_training: ClassVar[bool] = False  # only in `when train` and train sections
     train_only: ClassVar[bool] = False  # the identity outside training (dropout): vanishes from ONNX
     elementwise: ClassVar[bool] = (
         False  # an element of a result comes from one place of the operands: axes may move, not mix
@@ -290,7 +291,7 @@ class Op:
         inherited = [p for p in cls.params if p.name not in annotations]
         own = []
         for name, kind in annotations.items():
-            if name in ("name", "syntax", "random", "train_only", "elementwise", "params"):
+            if name in ("name", "syntax", "random", "for_training", "train_only", "elementwise", "params"):
                 continue
             if kind in _OPERAND_KINDS:
                 own.append(ParamSpec(name, _OPERAND_KINDS[kind], kind not in ("ClassVar[Tensor | None]",)))

@@ -348,12 +348,14 @@ def cast_like(body: Body, name: str) -> None:
     body.apply(name, x, like, bound=x.bound)
 
 
-@recipe("rand_like", "randn_like", "bernoulli")
+@recipe("rand_like", "randn_like", "randint", "bernoulli")
 def draw_in_training(body: Body, name: str) -> None:
     """`when train { .. }`: nothing of it is in the graph, and the module in eval mode skips it."""
     x = body.keep(body.find(lambda v: v.dtype is DType.COMPUTE))
     if name == "bernoulli":
         text = f"bernoulli({body.choose(0.5, 0.1)}, {body.sizes(x.shape)})"
+    elif name == "randint":
+        text = f"cast_like(randint(0, {body.choose(1, 5)}, {body.sizes(x.shape)}), {x.text})"
     else:
         text = f"{name}({x.text})"
     aux = f"\n    aux {body.file.name('loss')} = mean(square({x.text}))" if body.kind != "fn" and body.chance(4) else ""

@@ -51,8 +51,9 @@ class Applications(Mismatches):
     def apply(self, call: OpCall, span: Span) -> Any:
         """Append an operator; its shape rule decides the result types."""
         op = call.op
-        if op.random and self.mode != "train":
-            raise self.fail("E100", f"`{op.name}` is random: only in `when train {{ }}`", span)
+        if op.for_training and self.mode != "train":
+            what = "random" if op.random else "of training"
+            raise self.fail("E100", f"`{op.name}` is {what}: only in `when train {{ }}`", span)
         types = [v.type if isinstance(v, Value) else None if isinstance(v, Absent) else v for v in call.inputs]
         try:
             inferred = op.infer(self.facts, *types)

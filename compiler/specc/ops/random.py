@@ -69,6 +69,7 @@ class Draw(Op):
     """A random tensor: in `when train` and train sections only, hence never in a graph."""
 
     random = True
+    for_training = True
 
     def onnx(self, emit: Emitter, *operands: Handle) -> Handle:
         raise OpError("B601", f"`{self.name}` draws random numbers, which a graph for inference has none of")
@@ -100,6 +101,27 @@ class RandnLike(RandLike):
     name = "randn_like"
 
 
+class Randint(Draw):
+    """Whole numbers of low .. high - 1, all alike.
+
+    example: randint(0, 5, [B, 3]) -> Int[B, 3]
+    example: randint(5, 5, [B]) -> error E125
+    """
+
+    name = "randint"
+    low: int
+    high: int
+    sizes: Dims
+
+    def infer(self, facts: Facts) -> TensorType:
+        expect.setting(self.low < self.high, "high", f"randint: no number is at least {self.low} and below {self.high}")
+        return TensorType(DType.I64, self.sizes)
+
+    def torch(self, t: TorchText) -> str:
+        sizes = t.dims(self.sizes) + ("," if len(self.sizes) == 1 else "")
+        return f"torch.randint({t.attr('low')}, {t.attr('high')}, ({sizes}), device={t.device()})"
+
+
 class Bernoulli(Draw):
     """1 with probability p, else 0.
 
@@ -118,3 +140,38 @@ class Bernoulli(Draw):
         sizes = t.dims(self.sizes) + ("," if len(self.sizes) == 1 else "")
         like = f"dtype={t.dtype(DType.COMPUTE)}, device={t.device()}"
         return f"torch.bernoulli(torch.full(({sizes}), {t.attr('p')}, {like}))"
+
+
+class CosineAlphaBar(Op):
+    """What is left of an image after step t of `steps` steps of noise: the cosine schedule (Nichol & Dhariwal, 2021).
+
+    f((t + 1)/steps)/f(0) with f(u) = cos((u + 0.008)/1.008 * pi/2)**2, t = 0 .. steps - 1; at least 0.
+
+    example: cosine_alpha_bar(t: Int[B], steps = 10) -> Tensor[B]
+    example: cosine_alpha_bar(t: Tensor[B], steps = 10) -> error S301
+    """
+
+    name = "cosine_alpha_bar"
+    for_training = True
+    t: ClassVar[Tensor]
+    steps: int
+
+    def infer(self, facts: Facts, t: TensorType) -> TensorType:
+        expect.indices(t, operand=0, what="t")
+        expect.setting(self.steps > 0, "steps", f"cosine_alpha_bar: `steps` must be above 0, found {self.steps}")
+        return TensorType(DType.COMPUTE, t.shape)
+
+    def torch(self, t: TorchText, x: str) -> str:
+        function = t.helper("cosine_alpha_bar", _COSINE_ALPHA_BAR)
+        return f"{function}({x}, {t.attr('steps')}).to({t.dtype(DType.COMPUTE)})"
+
+    def onnx(self, emit: Emitter, t: Handle) -> Handle:
+        raise OpError("B601", f"`{self.name}` is of training, which a graph for inference has none of")
+
+
+_COSINE_ALPHA_BAR = '''\
+def cosine_alpha_bar(t: torch.Tensor, steps: int) -> torch.Tensor:
+    """What the cosine schedule leaves of an image after step t."""
+    angle = ((t + 1) / steps + 0.008) / 1.008 * (math.pi / 2)
+    return ((angle.cos() / math.cos(0.008 / 1.008 * math.pi / 2)) ** 2).clamp(min=0.0)
+'''

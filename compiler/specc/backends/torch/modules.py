@@ -296,7 +296,7 @@ class ModuleBuilder(Function):
         sizes = [d for v in node.outputs for d in v.type.shape]
         numbers = [i.value for i in node.inputs if isinstance(i, Scalar)]
         static = all(d.value is not None for d in sizes) and all(isinstance(n, (int, float, bool)) for n in numbers)
-        if node.op.random or node.op.train_only or is_identity(node):  # what passes a table on is a user of it
+        if node.op.for_training or node.op.train_only or is_identity(node):  # what passes a table on is a user of it
             return False
         return static and all(v in known for v in tensors)
 
