@@ -93,7 +93,7 @@ def test_more_than_there_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_terminal_has_colours_and_folds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr("specc_runtime.training.loop.columns", lambda: 60)
+    monkeypatch.setattr("specc_runtime.training.progress.columns", lambda: 60)
     text = told("table.spec")
     assert "\x1b[1mNet" in text
     plain = [line for line in text.split("\n") if "\x1b" not in line]

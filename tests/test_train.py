@@ -248,12 +248,12 @@ def test_steps_and_validation_between(folder: Path) -> None:
 
 
 def test_a_bar_on_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("specc_runtime.training.loop.on_terminal", lambda: True)
+    monkeypatch.setattr("specc_runtime.training.progress.on_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "200")
     said: list[str] = []
     train(Request(edited(folder), out=folder / "run"), said.append)
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("Epoch 2/2", "loss: ", "lr: 0.05", "samples/s: "))
+    assert all(word in shown for word in ("Epoch 3/3", "step: 12/12", "loss: ", "lr: 0.05", "samples/s: "))
     assert len(said) == 2  # the plan, and what to run next
 
 

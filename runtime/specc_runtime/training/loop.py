@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +11,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from specc.diagnostics import Rejected
@@ -193,62 +189,6 @@ def rows(batch: Batch) -> int:
 
 
 # ---- callbacks -------------------------------------------------------------------------------------------------------
-
-
-class Lines(Callback):
-    """Progress where there is no terminal: about twenty plain lines."""
-
-    def __init__(self, plan: Plan, say: Say) -> None:
-        self.plan, self.say, self.every = plan, say, max(1, plan.last // 20)
-        self.told, self.since, self.count = 0, time.perf_counter(), 0
-        self.width = len(str(plan.last))
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Batch, index: int) -> None:
-        self.count += rows(batch)
-        step = trainer.global_step
-        if step == self.told or (step % self.every and step < self.plan.last):
-            return
-        rate = self.count / max(time.perf_counter() - self.since, 1e-9)
-        values = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self.say(f"step {step:>{self.width}}/{self.plan.last}  {shown}  {rate:,.0f} samples/s")
-        self.told, self.since, self.count = step, time.perf_counter(), 0
-
-
-class Bar(RichProgressBar):
-    """Lightning's progress bar, with the rate of the epoch at hand."""
-
-    def __init__(self) -> None:
-        super().__init__(theme=RichProgressBarTheme(metrics_format=".4g"))
-        self.since, self.count = time.perf_counter(), 0
-
-    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-        super().on_train_epoch_start(trainer, module)
-        self.since, self.count = time.perf_counter(), 0
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.count += rows(batch)
-        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
-
-    def get_metrics(self, trainer: Any, module: Any) -> dict[str, int | str | float | dict[str, float]]:
-        found = super().get_metrics(trainer, module)
-        found.pop("v_num", None)
-        rate = self.count / max(time.perf_counter() - self.since, 1e-9)
-        return {**found, "samples/s": f"{rate:,.0f}"}
-
-
-def bars(plan: Plan, say: Say) -> Callback:
-    """Lightning's progress bar on a terminal, lines elsewhere."""
-    return Bar() if on_terminal() else Lines(plan, say)
-
-
-def on_terminal() -> bool:
-    return sys.stderr.isatty() and sys.stdout.isatty()
-
-
-def columns() -> int | None:
-    """The width of the terminal, if there is one."""
-    return shutil.get_terminal_size().columns if on_terminal() else None
 
 
 def measured(section: Section, plan: Plan) -> list[str]:

@@ -72,17 +72,20 @@ def overview(section: Section, counts: Plan, fit: Fit, saved: Saved, folder: Pat
 
     precision = str(section.value("precision", "32"))
     memory = footprint(fit.model, lambda module: optimiser(section, module), saved, precision)
-    return Overview(section, counts, folder, tuple(parts_of(fit.model)), memory, tokens(fit), device())
+    tokens = ids(fit)
+    if tokens is not None:
+        tokens *= counts.accumulate
+    return Overview(section, counts, folder, tuple(parts_of(fit.model)), memory, tokens, device())
 
 
-def tokens(fit: Fit) -> int | None:
-    """Ids that a step of the optimiser sees: of one input for every length that the entry's inputs of ids have."""
+def ids(fit: Fit) -> int | None:
+    """Ids in the batch at hand: of one input for every length that inputs of ids have; None without such an input."""
     shapes = {
         item.shape[1]: fit.objective.known[item.name].shape
         for item in fit.of.inputs
         if item.dtype.startswith("i") and len(item.shape) == 2 and item.shape[1].value is None
     }
-    return sum(shape.numel() for shape in shapes.values()) * fit.plan.accumulate if shapes else None
+    return sum(shape.numel() for shape in shapes.values()) if shapes else None
 
 
 def device() -> str:

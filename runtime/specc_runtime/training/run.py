@@ -112,7 +112,7 @@ def _run(section: Section, counts: Plan, request: Request, made: Build, say: Say
 
     import lightning
 
-    from specc_runtime.training import loop
+    from specc_runtime.training import loop, progress
     from specc_runtime.training.optimisers import freeze
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -127,8 +127,8 @@ def _run(section: Section, counts: Plan, request: Request, made: Build, say: Say
     run = folder(request.out, section)
     saver, every = loop.keeping(section, counts, run)
     how = {"precision": _precision(section), **_validating(section, counts, every)}
-    callbacks = [saver, *loop.stopping(section, counts), loop.bars(counts, say)]
-    say(described(overview(section, counts, fit, saved, run), loop.columns()))
+    callbacks = [saver, *loop.stopping(section, counts), progress.bars(counts, say)]
+    say(described(overview(section, counts, fit, saved, run), progress.columns()))
     if request.dry_run:
         return None
     try:
@@ -156,7 +156,7 @@ def _fitted(
     import lightning
     from lightning.pytorch.loggers import CSVLogger
 
-    from specc_runtime.training import loop
+    from specc_runtime.training import loop, progress
 
     run.mkdir(parents=True, exist_ok=True)
     _record(run, section, counts, {"status": "running"})
@@ -175,7 +175,7 @@ def _fitted(
             gradient_clip_val=section.value("clip", None),
             log_every_n_steps=max(1, counts.last // 200),
             enable_model_summary=False,
-            enable_progress_bar=loop.on_terminal(),
+            enable_progress_bar=progress.on_terminal(),
             num_sanity_val_steps=0,
             deterministic="warn",
             **how,
