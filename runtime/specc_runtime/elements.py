@@ -1,4 +1,4 @@
-"""Elements of a rearranged tensor, a few megabytes at a time.
+"""Elements of a rearranged tensor, about a megabyte at a time.
 
 What lies together in the files is read piece by piece; what has to be rearranged is mapped.
 """
@@ -16,7 +16,7 @@ from specc_runtime.extents import extents
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-BLOCK = 1 << 20  # elements of a block
+BLOCK = 1 << 18  # elements of a block: a megabyte of f32, which a core's own cache holds
 _STRIP = 16  # columns that are transposed together: a cache line of f32, 3 to 7 times as fast as numpy's own order
 
 
