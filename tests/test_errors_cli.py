@@ -23,6 +23,7 @@ from specc.diagnostics import Rejected
 from specc_runtime import memory
 from specc_runtime.build import Request, build
 from specc_runtime.cli import cli
+from specc_runtime.equivalence import assert_equivalent
 
 ERRORS = Path(__file__).with_name("errors") / "cli"
 
@@ -247,6 +248,12 @@ SESSIONS = {
         [f"{BUILD} --trust twice.py"],
         mended={"twice.py": TWICE},
     ),
+    "B631": Session(
+        {"net.spec": NET, "other.spec": NET.replace("relu(x)", "tanh(x)")},
+        [">>> assert_equivalent('net.spec', 'other.spec')"],
+        [">>> assert_equivalent('net.spec', 'other.spec')"],
+        mended={"other.spec": NET.replace("relu(x)", "where(x > 0, x, 0.0)")},
+    ),
     "W353": Session({"net.spec": WIDE}, [f"{BUILD} --dtype f16"], [f"{BUILD} --dtype bf16"]),
     "B640": Session({"net.spec": NET}, [f"{BUILD} --no-verify"], [f"{BUILD} --no-verify"]),
     "B641": Session(
@@ -351,7 +358,9 @@ def run(line: str) -> tuple[int, str]:
     """Exit status and messages of a command, or of Python, which ends with 1 if it raises `Rejected`."""
     if line.startswith(">>> "):
         try:
-            eval(line.removeprefix(">>> "), {"build": build, "Request": Request})
+            eval(
+                line.removeprefix(">>> "), {"build": build, "Request": Request, "assert_equivalent": assert_equivalent}
+            )
         except Rejected as error:
             return 1, report.full(error.diagnostics)
         return 0, ""

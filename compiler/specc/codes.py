@@ -158,6 +158,7 @@ CODES: dict[str, str] = {
     "B620": "an entry has no cache",
     "B621": "onnxruntime-genai cannot run this model",
     "B630": "torch and ONNX outputs differ",
+    "B631": "a spec and another program differ",
     "B640": "the build cannot be written",
     "B641": "a proof takes more memory than there is",
     "B650": "not supported yet",

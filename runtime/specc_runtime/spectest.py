@@ -80,10 +80,11 @@ def run_tests(target: str, pattern: str = "", trust: tuple[str, ...] = ()) -> It
             raise Rejected(wrong)
     for item in tests:
         if pattern in f"{item.model.id} {item.name.value}":
-            yield _run(project, target, item, trust)
+            yield run_test(project, target, item, trust)
 
 
-def _run(project: driver.Project, target: str, test: ast.Test, trust: tuple[str, ...]) -> Report:
+def run_test(project: driver.Project, target: str, test: ast.Test, trust: tuple[str, ...] = ()) -> Report:
+    """Run one section of an open project, which `target` names."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="specc-test-") as folder:
         try:
