@@ -17,9 +17,11 @@ PEERS = Path(__file__).parent / "peers"
 ENVIRONMENTS = ROOT / ".peers"
 _OURS = """
 import json, sys, time
-import numpy, onnx, safetensors
-import specc_runtime.cli.build, specc_runtime.export, specc_runtime.weights_writer
+import jsonschema, numpy, onnx
+import specc.backends.onnx.buffers, specc_runtime.build, specc_runtime.cli.build, specc_runtime.weights_writer
+from specc.op import operators
 from specc_runtime.cli import main
+operators()
 sys.argv = ["specc", *sys.argv[1:]]
 start = time.perf_counter()
 code = main()

@@ -304,6 +304,8 @@ class Dim:
     def substitute(self, env: Mapping[str, Dim | int]) -> Dim:
         """Replaces symbols, all at once; names absent from `env` stay. A bare symbol becomes env's size as it is (label
         and unit mark included), an expression without replaced symbols is returned unchanged."""
+        if self._value is not None:
+            return self
         bare = self._bare()
         if isinstance(bare, str):
             return Dim.of(env[bare]) if bare in env else self

@@ -60,7 +60,7 @@ class Sizes:
     def _run(self, dims: Sequence[Dim], at: int) -> tuple[Ref | None, int]:
         """Two or more sizes from `at` that are consecutive axes of an input, as one Shape; else (None, at + 1)."""
         for ref in self._emit.inputs:
-            shape = [dim.plain() for dim in ref.type.shape]
+            shape = ref.type.shape
             for start in range(len(shape)):
                 count = 0
                 while start + count < len(shape) and at + count < len(dims):
