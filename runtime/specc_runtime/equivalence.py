@@ -42,7 +42,8 @@ def assert_equivalent(
     """Assert that a spec computes what another program computes.
 
     `spec` is a spec (a path, or a model of the zoo, with `preset`, `sets` and whatever else a build takes in
-    `request`), or a build. `other` is an `nn.Module`, the path of an ONNX file, a transformers model, a spec or a build.
+    `request`), or a build. `other` is an `nn.Module`, the path of an ONNX file, a transformers model, another spec or
+    another build.
 
     Both run on the same inputs: drawn ones of several sizes (every size 1, distinct primes, ..), those of `at`
     (`{"B": 2, "T": 7}`, or a list of these), or `inputs` themselves; masks are drawn for all but transformers' models,
