@@ -22,6 +22,7 @@ class Sizes:
     def __init__(self, emit: GraphEmitter) -> None:
         self._emit = emit
         self._made: dict[Dim, Ref] = {}
+        self._shapes: dict[tuple[Dim, ...], Ref] = {}
 
     def dim(self, dim: Dim) -> Ref:
         """`dim` as int64[1]."""
@@ -37,7 +38,12 @@ class Sizes:
 
     def shape(self, dims: Sequence[Dim]) -> Ref:
         """`dims` as int64[n]: consecutive constants are one piece, as are consecutive axes of one input."""
-        dims = [dim.plain() for dim in dims]
+        key = tuple(dims)
+        if key not in self._shapes:
+            self._shapes[key] = self._shape(key)
+        return self._shapes[key]
+
+    def _shape(self, dims: Sequence[Dim]) -> Ref:
         if all(dim.value is not None for dim in dims):
             return self._emit.const([dim.value for dim in dims], DType.I64)
         pieces: list[Ref] = []
