@@ -34,6 +34,8 @@ from functools import cache
 from inspect import get_annotations
 from typing import Any, ClassVar, Protocol, dataclass_transform
 
+from specc.cost import Cost as Cost
+from specc.cost import Saved as Saved
 from specc.dims import Dim, Facts, Proof
 from specc.types import DType, Operand, Scalar, TensorType
 
@@ -91,13 +93,6 @@ class Packing:
 
     operand: int
     looked_up: bool = False
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Floating-point operations of one evaluation as a formula over the runtime dims; a multiply-add counts as two."""
-
-    flops: Dim
 
 
 @dataclass(frozen=True)
@@ -281,6 +276,10 @@ class Op:
     elementwise: ClassVar[bool] = (
         False  # an element of a result comes from one place of the operands: axes may move, not mix
     )
+    factors: ClassVar[tuple[int, ...]] = ()  # operands that are multiplied: each gradient is a product of that size
+    smooth: ClassVar[tuple[int, ...] | None] = None  # operands that have gradients; None is every one of floats
+    like: ClassVar[int | None] = None  # the operand whose order of axes in memory its result has
+    keeps: ClassVar[Saved | None] = None  # for gradients; None is every operand
     packing: ClassVar[Packing | None] = None  # the weight that may be stored in few bits, see `onnx_packed`
     in_onnx: ClassVar[tuple[tuple[str, int], ...]] = ()  # ONNX operators that are all of this one, since which opset
     params: ClassVar[tuple[ParamSpec, ...]] = ()
@@ -404,6 +403,30 @@ class Op:
     def cost(self, results: Sequence[TensorType], *operands: Any) -> Cost:
         """FLOPs; by default one per element of the first result."""
         return Cost(numel(results[0]))
+
+    def backward(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Cost:
+        """FLOPs of the gradients of the operands that `needs` asks for; not asked where it asks for none.
+
+        By default the gradient of each of `factors` is a product as large as the operator's own, and what is not a
+        product costs as much again.
+        """
+        cost = self.cost(results, *operands)
+        products = cost.products * sum(needs[i] for i in self.factors if i < len(needs))
+        return Cost(products + cost.flops - cost.products, products)
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        """What torch keeps for these gradients; by default `keeps`."""
+        return self.keeps if self.keeps is not None else Saved(operands=tuple(range(len(operands))))
+
+    def views(self, order: Sequence[int] | None, *operands: Any) -> bool:
+        """Whether the results are the first operand's memory, seen otherwise. `order`: how its axes lie in memory, if
+        not as they are counted.
+        """
+        return False
+
+    def permutation(self, rank: int) -> Sequence[int] | None:
+        """Of which axes of its operand its result is made, where it is a view that permutes them."""
+        return None
 
     def module(self, t: TorchText) -> str | None:
         """The `nn` module for use as an element of `nn.Sequential` (`nn.GELU()`), or None if there is none."""

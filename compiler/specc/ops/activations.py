@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Axis, Emitter, Handle, Op, OpError, Tensor, TorchText, axis_index
+from specc.op import Axis, Emitter, Handle, Op, OpError, Saved, Tensor, TorchText, axis_index
 from specc.ops import expect
 from specc.ops.pointwise import Pointwise
-from specc.types import TensorType
+from specc.types import Operand, TensorType
 
 
 class Activation(Pointwise):
@@ -27,6 +28,7 @@ class Relu(Activation):
     example: relu(x: Tensor[B, T, 8]) -> Tensor[B, T, 8]
     """
 
+    keeps = Saved(results=(0,))
     name = "relu"
     torch_call = "F.relu({x})"
     torch_module = "nn.ReLU()"
@@ -86,6 +88,9 @@ class QuickGelu(Activation):
     name = "quick_gelu"
     torch_call = "{x} * torch.sigmoid(1.702 * {x})"
 
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Operand) -> Saved:
+        return Saved((0,), own=tuple(results))
+
     def torch(self, t: TorchText, x: str) -> str:
         x = x if x.isidentifier() else t.bind("x", x)
         return super().torch(t, x)
@@ -116,6 +121,7 @@ class Sigmoid(Activation):
     example: sigmoid(x: Tensor[B, T, 8]) -> Tensor[B, T, 8]
     """
 
+    keeps = Saved(results=(0,))
     name = "sigmoid"
     torch_call = "torch.sigmoid({x})"
     torch_module = "nn.Sigmoid()"
@@ -128,6 +134,7 @@ class Tanh(Activation):
     example: tanh(x: Tensor[B, T, 8]) -> Tensor[B, T, 8]
     """
 
+    keeps = Saved(results=(0,))
     name = "tanh"
     torch_call = "torch.tanh({x})"
     torch_module = "nn.Tanh()"
@@ -199,6 +206,9 @@ class Softsign(Activation):
     torch_module = "nn.Softsign()"
     onnx_type = "Softsign"
 
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Operand) -> Saved:
+        return Saved((0,), own=tuple(results))
+
 
 class Identity(Activation):
     """x; of any type.
@@ -207,6 +217,7 @@ class Identity(Activation):
     example: identity(x: Int[B, T]) -> Int[B, T]
     """
 
+    keeps = Saved()
     name = "identity"
     torch_call = "{x}"
     torch_module = "nn.Identity()"
@@ -296,6 +307,9 @@ class Softcap(Pointwise):
 
     name = "softcap"
     cap: float
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Operand) -> Saved:
+        return Saved(own=tuple(results))
 
     def infer(self, facts: Facts, x: TensorType) -> TensorType:
         expect.setting(self.cap > 0, "cap", f"softcap: `cap` must be positive, found {self.cap}")

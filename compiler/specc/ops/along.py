@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Axis, Cost, Emitter, Handle, Op, Tensor, TorchText, axis_index, numel
+from specc.op import Axis, Cost, Emitter, Handle, Op, Saved, Tensor, TorchText, axis_index, numel
 from specc.ops import expect
 from specc.ops.broadcasting import arithmetic_dtype
 from specc.ops.precision import in_f32, widened
@@ -65,6 +65,7 @@ class Softmax(Op):
     example: softmax(x: Tensor[B, T, 8], axis = 1) -> Tensor[B, T, 8]
     """
 
+    keeps = Saved(results=(0,))
     name = "softmax"
     x: ClassVar[Tensor]
     axis: Axis
@@ -104,6 +105,7 @@ class CumSum(Op):
     example: cumsum(x: Int[B, T], axis = 0) -> Int[B, T]
     """
 
+    keeps = Saved()
     name = "cumsum"
     x: ClassVar[Tensor]
     axis: Axis
@@ -141,6 +143,13 @@ class L2Normalize(Op):
         expect.floating(x, operand=0, what="x")
         axis_index(self.axis, x.rank)
         return x
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Operand) -> Saved:
+        x = operands[0]
+        assert isinstance(x, TensorType)
+        axis = axis_index(self.axis, x.rank)
+        length = x.with_shape((*x.shape[:axis], *x.shape[axis + 1 :]))
+        return Saved((0,), own=(length, length))  # and the one that it is divided by
 
     def torch(self, t: TorchText, x: str) -> str:
         eps = f", eps={t.attr('eps')}" if self.eps != 1e-12 else ""

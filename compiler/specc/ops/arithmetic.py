@@ -5,12 +5,13 @@ Division and remainder of ints are Python's: rounded down, the remainder with th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Emitter, Handle, Number, Op, OpError, Tensor, TorchText
+from specc.op import Emitter, Handle, Number, Op, OpError, Saved, Tensor, TorchText
 from specc.ops.broadcasting import Element, arithmetic_dtype, broadcast, common_dtype, handles
-from specc.types import DType, Scalar, TensorType
+from specc.types import DType, Operand, Scalar, TensorType
 
 
 class Binary(Op):
@@ -44,6 +45,7 @@ class Add(Binary):
     example: (x: Tensor[B, T]) + B -> Tensor[B, T]
     """
 
+    keeps = Saved()
     name = "+"
     doing = "add"
     onnx_type = "Add"
@@ -56,6 +58,7 @@ class Subtract(Binary):
     example: 1 - (x: Tensor[B]) -> Tensor[B]
     """
 
+    keeps = Saved()
     name = "-"
     doing = "subtract"
     onnx_type = "Sub"
@@ -72,6 +75,9 @@ class Multiply(Binary):
     doing = "multiply"
     onnx_type = "Mul"
 
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Operand) -> Saved:
+        return Saved(operands=tuple(i for i in (0, 1) if needs[1 - i]))
+
 
 class Divide(Binary):
     """x / y of floating-point tensors; ints have `//`.
@@ -85,6 +91,9 @@ class Divide(Binary):
     name = "/"
     doing = "divide"
     onnx_type = "Div"
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Operand) -> Saved:
+        return Saved(operands=(0, 1) if needs[1] else (1,))
 
     def infer(self, facts: Facts, x: Element, y: Element) -> TensorType:
         result = super().infer(facts, x, y)
@@ -108,6 +117,7 @@ class FloorDivide(Binary):
     """
 
     name = "//"
+    smooth = ()
     doing = "divide"
     onnx_type = "Div"
 
@@ -160,6 +170,9 @@ class Power(Binary):
     doing = "raise to a power"
     onnx_type = "Pow"
 
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Operand) -> Saved:
+        return Saved((0, 1), (0,) if needs[1] else ())
+
     def infer(self, facts: Facts, x: Element, y: Element) -> TensorType:
         result = super().infer(facts, x, y)
         if isinstance(y, Scalar) and result.dtype.is_int and not isinstance(y.value, Dim) and y.value < 0:
@@ -174,6 +187,7 @@ class Negative(Op):
     example: -(x: Int[B]) -> Int[B]
     """
 
+    keeps = Saved()
     name = "unary -"
     elementwise = True
     syntax = True

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from specc.dims import Dim, Facts
-from specc.op import Axis, Emitter, Handle, Number, OpError, Tensor, TorchText, axis_index
+from specc.op import Axis, Emitter, Handle, Number, OpError, Saved, Tensor, TorchText, axis_index
 from specc.ops import expect
 from specc.ops.broadcasting import Element
 from specc.ops.positions import counted
@@ -52,6 +53,9 @@ class Pad(Movement):
             raise OpError("S301", "pad: Bool tensors cannot be padded", operand=0, found=str(x), help="cast(x, i64)")
         size = x.shape[axis] + self.before + self.after
         return x.with_shape((*x.shape[:axis], size, *x.shape[axis + 1 :]))
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        return Saved() if self.mode == "constant" else Saved(own=(operands[0],))
 
     def torch(self, t: TorchText, x: str) -> str:
         operand = t.operands[0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts, Unknown
-from specc.op import Buffer, Cost, Emitter, Handle, Op, OpError, Step, Tensor, TorchText, numel
+from specc.op import Buffer, Cost, Emitter, Handle, Op, OpError, Saved, Step, Tensor, TorchText, numel
 from specc.ops import expect
 from specc.ops.positions import counted
 from specc.ops.precision import widened
@@ -50,6 +50,7 @@ class ScaledDotProductAttention(Op):
     """
 
     name = "sdpa"
+    like = 0
     q: ClassVar[Tensor]
     k: ClassVar[Tensor]
     v: ClassVar[Tensor]
@@ -423,7 +424,51 @@ class ScaledDotProductAttention(Op):
     def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
         q, k, v = (_tensor(o) for o in operands[:3])
         scores = numel(q.with_shape((*q.shape[:3], k.shape[2])))
-        return Cost(scores * (q.shape[3] * 2 + v.shape[3] * 2 + 5))
+        products = scores * (q.shape[3] * 2 + v.shape[3] * 2)
+        return Cost(products + scores * 5, products)
+
+    def backward(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Operand) -> Cost:
+        """Each product has two gradients; the fused kernels, which keep no scores, compute them once more."""
+        q, k, v = (_tensor(o) for o in operands[:3])
+        scores = numel(q.with_shape((*q.shape[:3], k.shape[2])))
+        again = 0 if self._explicit(needs, q, v) else 2
+        products = scores * (q.shape[3] * (4 + again) + v.shape[3] * 4)
+        return Cost(products + scores * 5, products)
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Operand) -> Saved:
+        """The fused kernels keep one number for each row of scores, and the mask as it is added; others the scores."""
+        q, k, v = (_tensor(o) for o in operands[:3])
+        scores = q.with_shape((*q.shape[:3], k.shape[2]))
+        mask = self._kept_mask(q, k, operands[3], operands[4] is not None)
+        if self._explicit(needs, q, v):
+            every = (TensorType(type_.dtype, (*q.shape[:2], *type_.shape[2:])) for type_ in (k, v))
+            keys, values = every
+            shared = q.shape[1] != k.shape[1]
+            hidden = () if mask is None else (mask.with_dtype(DType.BOOL),)
+            if self.softcap is not None:
+                return Saved((0,) if shared else (0, 1, 2), own=(scores, scores, *hidden, *((keys, values) * shared)))
+            return Saved((2,), own=(q, keys, scores, *hidden))
+        rows = TensorType(DType.F32, q.shape[:3])
+        if operands[4] is not None and mask is None:
+            return Saved((0, 1, 2, 4), (0,), own=(rows,))
+        added = mask if operands[4] is None else scores
+        return Saved((0, 1, 2), (0,), own=(rows,) if added is None else (rows, added))
+
+    def _kept_mask(self, q: TensorType, k: TensorType, mask: Operand, biased: bool) -> TensorType | None:
+        """The type of all that hides keys, as numbers; None where nothing does, or the kernel's own causal mask."""
+        one, square = Dim.const(1), (q.shape[2], k.shape[2])
+        if isinstance(mask, TensorType):
+            if mask.rank == 4:
+                return q.with_shape(mask.shape)
+            rows = q.shape[2] if mask.rank == 3 or self.causal or self.window is not None else one
+            return q.with_shape((q.shape[0], one, rows, k.shape[2]))
+        own = not biased and self.softcap is None and _square(q, k)
+        banded = self.window is not None or (self.causal and not own)
+        return q.with_shape(square) if banded else None
+
+    def _explicit(self, needs: Sequence[bool], q: TensorType, v: TensorType) -> bool:
+        """Whether torch computes the scores: for a cap, a bias that has a gradient, values of another width."""
+        return self.softcap is not None or (len(needs) > 4 and needs[4]) or q.shape[3] != v.shape[3]
 
 
 _AXES = {"q": ("B", "H", "T", "d"), "k": ("B", "G", "S", "d"), "v": ("B", "G", "S", "e")}

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any, ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Emitter, Handle, Ints, Op, OpError, Step, Tensor, TorchText, numel
+from specc.op import Cost, Emitter, Handle, Ints, Op, OpError, Saved, Step, Tensor, TorchText, numel
 from specc.ops import expect
 from specc.ops.windows import SPATIAL, both_sides, is_default, per_axis, slide, spatial_input
 from specc.types import Operand, TensorType
@@ -20,6 +20,8 @@ class _Convolution(Op):
     n' = (n + 2*padding - dilation*(k - 1) - 1)//stride + 1. Each option is an int or one per spatial axis.
     """
 
+    keeps = Saved((0, 1))
+    factors = (0, 1)
     axes: ClassVar[int]
     x: ClassVar[Tensor]
     w: ClassVar[Tensor]
@@ -119,6 +121,7 @@ class CausalConv1d(Op):
     """
 
     name = "causal_conv1d"
+    factors = (0, 1)
     x: ClassVar[Tensor]
     w: ClassVar[Tensor]
     b: ClassVar[Tensor | None]
@@ -129,6 +132,11 @@ class CausalConv1d(Op):
         expect.setting(self.dilation >= 1, "dilation", f"dilation must be at least 1, found {self.dilation}")
         _check_weights(facts, 1, x, w, b, self.groups)
         return x.with_shape((x.shape[0], w.shape[0], x.shape[2]))
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        """x with its padding, if there is any."""
+        x, frames = operands[0], self.frames(operands[1])
+        return Saved((1,), own=(x.with_shape((*x.shape[:2], x.shape[2] + frames)),)) if frames else Saved((0, 1))
 
     def torch(self, t: TorchText, x: str, w: str, b: str | None = None) -> str:
         return self._conv(t, f"F.pad({x}, ({self._frames(t)}, 0))", w, b)
@@ -189,6 +197,8 @@ class _TransposedConvolution(Op):
     Source: torch.nn.functional.conv_transpose1d and its kin.
     """
 
+    keeps = Saved((0, 1))
+    factors = (0, 1)
     axes: ClassVar[int]
     x: ClassVar[Tensor]
     w: ClassVar[Tensor]
@@ -244,7 +254,7 @@ class _TransposedConvolution(Op):
 
     def cost(self, results: Sequence[TensorType], x: TensorType, w: TensorType, b: TensorType | None = None) -> Cost:
         flops = 2 * numel(x) * w.shape[1] * prod(_kernel(w))
-        return Cost(flops if b is None else flops + numel(results[0]))
+        return Cost(flops if b is None else flops + numel(results[0]), flops)
 
 
 class ConvTranspose1d(_TransposedConvolution):
@@ -333,4 +343,4 @@ def _given(b: Handle | None) -> tuple[Handle, ...]:
 def _conv_cost(elements: Dim, w: TensorType, b: TensorType | None) -> Cost:
     """A multiply-add per element of the result and of one output channel's kernel."""
     flops = 2 * elements * w.shape[1] * prod(_kernel(w))
-    return Cost(flops if b is None else flops + elements)
+    return Cost(flops if b is None else flops + elements, flops)

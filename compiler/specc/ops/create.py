@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Dims, Emitter, Floats, Handle, Op, OpError, Step, Tensor, TorchText
+from specc.op import Cost, Dims, Emitter, Floats, Handle, Op, OpError, Saved, Step, Tensor, TorchText
 from specc.ops import expect
 from specc.ops.positions import counted
 from specc.types import DType, Operand, TensorType
@@ -21,6 +21,8 @@ def filled(emit: Emitter, value: float, type_: TensorType) -> Handle:
 class Creation(Op):
     """Costs no arithmetic."""
 
+    keeps = Saved()
+    smooth = ()
     elementwise = True
 
     def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Emitter, Handle, Op, Tensor, TorchText
+from specc.op import Cost, Emitter, Handle, Op, Saved, Tensor, TorchText
 from specc.types import DType, Operand, TensorType
 
 
@@ -19,6 +19,7 @@ class Cast(Op):
     example: cast(x: Int[B, T], bool) -> Bool[B, T]
     """
 
+    keeps = Saved()
     name = "cast"
     elementwise = True
     x: ClassVar[Tensor]
@@ -40,6 +41,8 @@ class CastLike(Op):
     example: cast_like(x: Int[B, T], y: Tensor[B]) -> Tensor[B, T]
     """
 
+    smooth = (0,)
+    keeps = Saved()
     name = "cast_like"
     elementwise = True
     x: ClassVar[Tensor]
@@ -61,12 +64,17 @@ class Detach(Op):
     example: detach(x: Tensor[B, T]) -> Tensor[B, T]
     """
 
+    smooth = ()
+    keeps = Saved()
     name = "detach"
     elementwise = True
     x: ClassVar[Tensor]
 
     def infer(self, facts: Facts, x: TensorType) -> TensorType:
         return x
+
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        return True
 
     def torch(self, t: TorchText, x: str) -> str:
         return f"{x}.detach()"

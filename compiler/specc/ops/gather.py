@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Axis, Cost, Emitter, Handle, Op, OpError, Tensor, TorchText, axis_index, numel
+from specc.op import Axis, Cost, Emitter, Handle, Op, OpError, Saved, Tensor, TorchText, axis_index, numel
 from specc.ops import expect
 from specc.types import DType, TensorType
 
@@ -20,6 +20,7 @@ class Take(Op):
     example: take(x: Tensor[B, 5, 4], idx: Int[T], axis = 1) -> Tensor[B, T, 4]
     """
 
+    keeps = Saved((1,))
     name = "take"
     x: ClassVar[Tensor]
     idx: ClassVar[Tensor]
@@ -73,6 +74,11 @@ class Gather(Op):
         for lead in range(axis):
             expect.size(facts, idx.shape[lead], x.shape[lead], operand=1, what=f"axis {lead} of idx")
         return x.with_shape((*x.shape[:axis], *idx.shape[axis:], *x.shape[axis + 1 :]))
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        """The numbers, and those of the axes before."""
+        before = operands[0].shape[: axis_index(self.axis, operands[0].rank)]
+        return Saved((1,), own=tuple(TensorType(DType.I64, (size,)) for size in before))
 
     def torch(self, t: TorchText, x: str, idx: str) -> str:
         axis, rank = axis_index(self.axis, _rank(t, 0)), _rank(t, 1)
@@ -136,6 +142,7 @@ class ScatterAdd(Op):
     example: scatter_add(x: Tensor[B, 4, 5], idx: Int[B, 4, T], src: Tensor[B, 4, T], axis = 2) -> Tensor[B, 4, 5]
     """
 
+    keeps = Saved((1,))
     name = "scatter_add"
     x: ClassVar[Tensor]
     idx: ClassVar[Tensor]
@@ -206,6 +213,7 @@ class TopK(Op):
     example: topk(x: Tensor[B, T, 8], 3, axis = -1) -> (Tensor[B, T, 3], Int[B, T, 3])
     """
 
+    keeps = Saved(results=(1,))
     name = "topk"
     x: ClassVar[Tensor]
     k: Dim
@@ -247,6 +255,7 @@ class Sort(Op):
     example: sort(x: Tensor[B, T], axis = -1, descending = true) -> (Tensor[B, T], Int[B, T])
     """
 
+    keeps = Saved(results=(1,))
     name = "sort"
     x: ClassVar[Tensor]
     axis: Axis = -1

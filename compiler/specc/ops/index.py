@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts, Proof, Refuted
-from specc.op import Buffer, Cost, Emitter, Handle, Op, OpError, Step, Tensor, TorchText
+from specc.op import Buffer, Cost, Emitter, Handle, Op, OpError, Saved, Step, Tensor, TorchText
 from specc.types import DType, Operand, TensorType
 
 Slice = tuple[Dim | None, Dim | None, int]
@@ -44,6 +44,7 @@ class Index(Op):
     example: (x: Tensor[B])[0, 0] -> error S202
     """
 
+    keeps = Saved()
     name = "[]"
     syntax = True
     x: ClassVar[Tensor]
@@ -82,6 +83,9 @@ class Index(Op):
             else:
                 result.append(item)
         return result if spread else result + fill
+
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        return True
 
     def torch(self, t: TorchText, x: str) -> str:
         return f"{x}[{', '.join(self._torch_item(t, item) for item in self.items)}]"
@@ -253,6 +257,7 @@ class Unpack(Op):
     example: a, b = (x: Tensor[B, 2]) -> error S151
     """
 
+    keeps = Saved()
     name = "= unpack"
     syntax = True
     x: ClassVar[Tensor]
@@ -267,6 +272,9 @@ class Unpack(Op):
             )
             raise OpError("S151", f"cannot unpack {x}: {why}", operand=0, found=str(x))
         return (x.with_shape(x.shape[1:]),) * count
+
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        return True
 
     def torch(self, t: TorchText, x: str) -> str:
         return f"{x}.unbind(0)"

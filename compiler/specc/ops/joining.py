@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts, Refuted
@@ -9,7 +10,7 @@ from specc.op import Axis, Emitter, Handle, Ints, OpError, Tensor, TorchText, ax
 from specc.ops import expect
 from specc.ops.broadcasting import common_dtype
 from specc.ops.shape import Movement
-from specc.types import TensorType
+from specc.types import Operand, TensorType
 
 
 def _same_beside(facts: Facts, xs: tuple[TensorType, ...], axis: int | None, doing: str) -> None:
@@ -130,6 +131,9 @@ class Split(Movement):
         else:
             expect.size(facts, size, sum(self.sizes), operand=0, what=f"axis {axis}, to be split,")
         return tuple(x.with_shape((*x.shape[:axis], piece, *x.shape[axis + 1 :])) for piece in self.pieces(size))
+
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        return True
 
     def torch(self, t: TorchText, x: str) -> str:
         if len(self.sizes) == 1:

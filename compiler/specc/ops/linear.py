@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from specc.dims import Facts
-from specc.op import Cost, Emitter, Handle, Op, OpError, Packed, Packing, Tensor, TorchText, numel
+from specc.op import Cost, Emitter, Handle, Op, OpError, Packed, Packing, Saved, Tensor, TorchText, numel
 from specc.ops import expect
 from specc.ops.broadcasting import broadcast_leading, common_dtype
 from specc.types import Operand, TensorType
@@ -23,6 +23,7 @@ class MatMul(Op):
 
     name = "@"
     syntax = True
+    factors = (0, 1)
     x: ClassVar[Tensor]
     y: ClassVar[Tensor]
 
@@ -47,7 +48,19 @@ class MatMul(Op):
     def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
         x = operands[0]
         assert isinstance(x, TensorType)
-        return Cost(numel(results[0]) * x.shape[-1] * 2)
+        products = numel(results[0]) * x.shape[-1] * 2
+        return Cost(products, products)
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Operand) -> Saved:
+        """What broadcasts along leading axes is copied to the size of the product."""
+        lead, kept, own = results[0].shape[:-2], list[int](), list[TensorType]()
+        for i, operand in enumerate(operands):
+            assert isinstance(operand, TensorType)
+            if needs[1 - i] and operand.rank > 2 and operand.shape[:-2] != lead:
+                own.append(operand.with_shape((*lead, *operand.shape[-2:])))
+            elif needs[1 - i]:
+                kept.append(i)
+        return Saved(tuple(kept), own=tuple(own))
 
     def mixes(self, x: TensorType, y: TensorType) -> Sequence[Collection[int]]:
         return [(x.rank - 1,), (y.rank - 2,)]
@@ -68,6 +81,7 @@ class Linear(Op):
     """
 
     name = "linear"
+    factors = (0, 1)
     packing = Packing(1)
     x: ClassVar[Tensor]
     w: ClassVar[Tensor]
@@ -103,7 +117,11 @@ class Linear(Op):
     def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
         w = operands[1]
         assert isinstance(w, TensorType)
-        return Cost(numel(results[0]) * w.shape[1] * 2)
+        products = numel(results[0]) * w.shape[1] * 2
+        return Cost(products, products)
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Operand) -> Saved:
+        return Saved(operands=tuple(i for i in (0, 1) if needs[1 - i]))
 
     def mixes(self, x: TensorType, w: TensorType, b: TensorType | None) -> Sequence[Collection[int]]:
         return [(x.rank - 1,), (0, 1), (0,)]
@@ -135,6 +153,9 @@ class Embedding(Op):
 
     def onnx_packed(self, emit: Emitter, weight: Packed, ids: Handle, w: Handle) -> Handle:
         return weight.look_up(ids)
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Operand) -> Saved:
+        return Saved(operands=(0,))
 
     def mixes(self, ids: TensorType, w: TensorType) -> Sequence[Collection[int]]:
         return [(), (0,)]

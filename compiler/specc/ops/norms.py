@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Axis, Cost, Emitter, Handle, Op, OpError, Tensor, TorchText, axis_index, numel
+from specc.op import Axis, Cost, Emitter, Handle, Op, OpError, Saved, Tensor, TorchText, axis_index, numel
 from specc.ops import expect
 from specc.ops.precision import widened
 from specc.ops.reductions import reduced
-from specc.types import Operand, TensorType
+from specc.types import DType, Operand, TensorType
 
 
 class Norm(Op):
@@ -42,6 +42,12 @@ class LayerNorm(Norm):
         axis = axis_index(self.axis, x.rank)
         _per_channel(facts, x, axis, w=w, b=b)
         return x
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        x = operands[0]
+        axis = axis_index(self.axis, x.rank)
+        kept = (0, 1) if operands[2] is None else (0, 1, 2)
+        return Saved(kept, own=_statistics(x, (*x.shape[:axis], *x.shape[axis + 1 :])))
 
     def torch(self, t: TorchText, x: str, w: str, b: str | None) -> str:
         operand = t.operands[0]
@@ -79,6 +85,12 @@ class RMSNorm(Norm):
         expect.floating(x, operand=0, what="x")
         _per_channel(facts, x, axis_index(-1, x.rank), w=w)
         return x
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        """torch computes it of smaller operators: the roots, and what is scaled."""
+        x, w = operands
+        own = (TensorType(DType.F32, x.shape[:-1]), x)
+        return Saved((0,), own=(*own, w)) if self.offset else Saved((0, 1), own=own)
 
     def torch(self, t: TorchText, x: str, w: str) -> str:
         offset = t.attr("offset")
@@ -121,6 +133,10 @@ class GroupNorm(Norm):
         _per_channel(facts, x, 1, w=w, b=b)
         return x
 
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        x = operands[0]
+        return Saved((0, 1), own=_statistics(x, (x.shape[0], Dim.const(self.groups))))
+
     def torch(self, t: TorchText, x: str, w: str, b: str | None) -> str:
         # F.group_norm is this call behind a check that refuses one value per group.
         return f"torch.group_norm({x}, {t.attr('groups')}, {w}, {b}, {t.attr('eps')})"
@@ -160,6 +176,9 @@ class InstanceNorm(Norm):
         _per_channel(facts, x, 1, w=w, b=b)
         return x
 
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        return Saved((0, 1), own=_statistics(operands[0], operands[0].shape[:2]))
+
     def torch(self, t: TorchText, x: str, w: str, b: str) -> str:
         # One group per channel. F.instance_norm is the same but refuses maps of one element, which have a value: b.
         return f"torch.group_norm({x}, {w}.shape[0], {w}, {b}, {t.attr('eps')})"
@@ -179,6 +198,7 @@ class BatchNorm(Norm):
         -> error S201
     """
 
+    keeps = Saved((0, 1, 3, 4))
     name = "batch_norm"
     elementwise = True  # outside training
     w: ClassVar[Tensor]
@@ -230,6 +250,11 @@ def batch_norm(
         count.add_(1)
     return F.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
 '''
+
+
+def _statistics(x: TensorType, groups: Sequence[Dim]) -> tuple[TensorType, TensorType]:
+    """The mean of each group, and its deviation."""
+    return (TensorType(x.dtype, tuple(groups)),) * 2
 
 
 def _channels_first(x: TensorType, at_least: int = 2) -> None:

@@ -6,7 +6,7 @@ import math
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Emitter, Handle, Number, Op, OpError, Tensor, TorchText
+from specc.op import Emitter, Handle, Number, Op, OpError, Saved, Tensor, TorchText
 from specc.ops import expect
 from specc.ops.arithmetic import require_bool
 from specc.ops.broadcasting import Element, arithmetic_dtype, broadcast, common_dtype, handles
@@ -49,6 +49,7 @@ class Exp(Pointwise):
     example: exp(x: Int[B]) -> error S301
     """
 
+    keeps = Saved(results=(0,))
     name = "exp"
     torch_call = "{x}.exp()"
     onnx_type = "Exp"
@@ -91,6 +92,7 @@ class Sqrt(Pointwise):
     example: sqrt(x: Tensor[B, T]) -> Tensor[B, T]
     """
 
+    keeps = Saved(results=(0,))
     name = "sqrt"
     torch_call = "{x}.sqrt()"
     onnx_type = "Sqrt"
@@ -102,6 +104,7 @@ class Rsqrt(Pointwise):
     example: rsqrt(x: Tensor[B, T]) -> Tensor[B, T]
     """
 
+    keeps = Saved(results=(0,))
     name = "rsqrt"
     torch_call = "{x}.rsqrt()"
 
@@ -160,6 +163,7 @@ class Floor(Pointwise):
     example: floor(x: Tensor[B, T]) -> Tensor[B, T]
     """
 
+    keeps = Saved()
     name = "floor"
     torch_call = "{x}.floor()"
     onnx_type = "Floor"
@@ -171,6 +175,7 @@ class Ceil(Pointwise):
     example: ceil(x: Tensor[B, T]) -> Tensor[B, T]
     """
 
+    keeps = Saved()
     name = "ceil"
     torch_call = "{x}.ceil()"
     onnx_type = "Ceil"
@@ -183,6 +188,7 @@ class Sign(Numeric):
     example: sign(x: Int[B, T]) -> Int[B, T]
     """
 
+    keeps = Saved()
     name = "sign"
     torch_call = "{x}.sign()"
     onnx_type = "Sign"
@@ -194,6 +200,7 @@ class Reciprocal(Pointwise):
     example: reciprocal(x: Tensor[B, T]) -> Tensor[B, T]
     """
 
+    keeps = Saved(results=(0,))
     name = "reciprocal"
     torch_call = "{x}.reciprocal()"
     onnx_type = "Reciprocal"
@@ -313,6 +320,7 @@ class Where(Op):
     example: where(cond: Tensor[B], x: Tensor[B], 0) -> error S301
     """
 
+    keeps = Saved((0,))
     name = "where"
     elementwise = True
     cond: ClassVar[Tensor]

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any, ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Dims, Emitter, Handle, Ints, Op, Tensor, TorchText, numel
+from specc.op import Cost, Dims, Emitter, Handle, Ints, Op, Saved, Tensor, TorchText, numel
 from specc.ops import expect
 from specc.ops.windows import both_sides, is_default, per_axis, slide, spatial_input
 from specc.types import DType, TensorType
@@ -83,6 +83,9 @@ class MaxPool1d(_Pooling):
     name = "max_pool1d"
     axes, onnx_name, module_name = 1, "MaxPool", "MaxPool1d"
 
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        return Saved((0,), own=(results[0].with_dtype(DType.I64),))  # where each was found
+
 
 class MaxPool2d(_Pooling):
     """The largest element of every window over two spatial axes; padding counts as minus infinity.
@@ -96,6 +99,9 @@ class MaxPool2d(_Pooling):
 
     name = "max_pool2d"
     axes, onnx_name, module_name = 2, "MaxPool", "MaxPool2d"
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        return Saved((0,), own=(results[0].with_dtype(DType.I64),))  # where each was found
 
 
 class _AveragePooling(_Pooling):
@@ -155,6 +161,9 @@ class AdaptiveAvgPool2d(Op):
 
     def _size(self) -> tuple[int, ...]:
         return per_axis(self.size, 2, "size", least=1)
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        return Saved(() if self._size() == (1, 1) else (0,))  # torch takes the mean
 
     def torch(self, t: TorchText, x: str) -> str:
         return f"F.adaptive_avg_pool2d({x}, {t.attr('size')})"

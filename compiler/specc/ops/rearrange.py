@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from specc.dims import Dim, Facts, Unknown
-from specc.op import Cost, Emitter, Handle, Op, OpError, Pattern, Tensor, TorchText
+from specc.op import Cost, Emitter, Handle, Op, OpError, Pattern, Saved, Tensor, TorchText
 from specc.types import Operand, TensorType
 
 
@@ -40,6 +40,7 @@ class Rearrange(Op):
     example: rearrange(x: Tensor[B, T, 8], [B, T, 2*4] -> [B, T, 2, 2]) -> error S211
     """
 
+    keeps = Saved()
     name = "rearrange"
     elementwise = True
     x: ClassVar[Tensor]
@@ -81,6 +82,17 @@ class Rearrange(Op):
             return Steps(None, None, None if same else right, tuple(groups))
         split = tuple(plan.sizes[atom] for atom in plan.before) if plan.splits else None
         return Steps(split, perm, right if plan.merges else None, tuple(groups))
+
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        """Axes can be merged without a copy where they lie in that order in memory."""
+        steps = self.steps()
+        if steps.merged is None or steps.perm is None:
+            return order is None or steps.merged is None
+        return steps.split is None and order is not None and tuple(order) == steps.perm
+
+    def permutation(self, rank: int) -> Sequence[int] | None:
+        steps = self.steps()
+        return steps.perm if steps.merged is None else None
 
     def torch(self, t: TorchText, x: str) -> str:
         steps = self.steps()

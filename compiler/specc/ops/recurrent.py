@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Emitter, Handle, Op, OpError, Step, Tensor, TorchText
+from specc.op import Cost, Emitter, Handle, Op, OpError, Saved, Step, Tensor, TorchText
 from specc.ops import expect
 from specc.types import DType, TensorType
 
@@ -150,7 +150,24 @@ class _Recurrent(Op):
     def _cost(self, x: TensorType, h: TensorType) -> Cost:
         """Two matrix products per gate and step, and about four element-wise operations."""
         batch, length, features = x.shape
-        return Cost(len(self.gates) * batch * length * h.shape[1] * (2 * (features + h.shape[1]) + 4))
+        gates = len(self.gates) * batch * length * h.shape[1]
+        products = gates * 2 * (features + h.shape[1])
+        return Cost(products + gates * 4, products)
+
+    def backward(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Cost:
+        """Of both products two gradients, but of x and of the first state only if they have one."""
+        x, h = operands[0], operands[1]
+        batch, length, features = x.shape
+        gates = len(self.gates) * batch * h.shape[1]
+        states = length * 2 if needs[1] else length * 2 - 1
+        products = gates * 2 * (length * ((2 if needs[0] else 1) * features) + states * h.shape[1])
+        return Cost(products + gates * length * 4, products)
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        """The gates and the states of all steps."""
+        x, h = operands[0], operands[1]
+        steps = x.with_shape((*x.shape[:2], (len(self.gates) + 1) * h.shape[1]))
+        return Saved(operands=(0, 1), results=(0,), own=(steps,))
 
 
 class LSTM(_Recurrent):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Axes, Cost, Emitter, Handle, Op, OpError, Tensor, TorchText, axis_index, numel
+from specc.op import Axes, Cost, Emitter, Handle, Op, OpError, Saved, Tensor, TorchText, axis_index, numel
 from specc.ops import expect
 from specc.ops.broadcasting import arithmetic_dtype
 from specc.ops.precision import in_f32
@@ -94,6 +94,8 @@ class NumericReduction(Reduction):
 class Total(NumericReduction):
     """A sum or product: torch would widen small ints, so the dtype is said."""
 
+    keeps = Saved()
+
     def torch(self, t: TorchText, x: str) -> str:
         dtype = t.results[0].dtype
         if dtype in (DType.I32, DType.I16, DType.I8, DType.U8):
@@ -123,6 +125,7 @@ class Prod(Total):
     example: prod(x: Tensor[B, 3]) -> Tensor[]
     """
 
+    keeps = Saved((0,), (0,))
     name = "prod"
     onnx_type = "ReduceProd"
 
@@ -146,6 +149,7 @@ class Mean(Reduction):
     example: mean(x: Int[B, T]) -> error S301
     """
 
+    keeps = Saved()
     name = "mean"
     onnx_type = "ReduceMean"
 
@@ -157,6 +161,7 @@ class Max(NumericReduction):
     example: max(x: Int[B, T]) -> Int[]
     """
 
+    keeps = Saved((0,), (0,))
     name = "max"
     onnx_type = "ReduceMax"
 
@@ -220,6 +225,7 @@ class Std(Var):
     example: std(x: Tensor[B, T], correction = 0) -> Tensor[]
     """
 
+    keeps = Saved((0,), (0,))
     name = "std"
 
     def _over(self, emit: Emitter, x: Handle, axes: tuple[int, ...], count: Dim) -> Handle:
@@ -232,6 +238,7 @@ class LogSumExp(Reduction):
     example: logsumexp(x: Tensor[B, T, 8], axis = -1) -> Tensor[B, T]
     """
 
+    keeps = Saved((0,), (0,))
     name = "logsumexp"
     onnx_type = "ReduceLogSumExp"
 
@@ -250,6 +257,7 @@ class Norm(Reduction):
     example: norm(x: Tensor[B, T], keepdim = true) -> Tensor[1, 1]
     """
 
+    keeps = Saved((0,), (0,))
     name = "norm"
     onnx_type = "ReduceL2"
 

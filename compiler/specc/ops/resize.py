@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Dims, Emitter, Handle, Op, OpError, Tensor, TorchText, numel
+from specc.op import Cost, Dims, Emitter, Handle, Op, OpError, Saved, Tensor, TorchText, numel
 from specc.ops import expect
 from specc.ops.windows import spatial_input
 from specc.types import DType, TensorType
@@ -31,6 +31,7 @@ class Interpolate(Op):
         -> Tensor[B, 1, 5, 9]
     """
 
+    keeps = Saved()
     name = "interpolate"
     x: ClassVar[Tensor]
     scale: int | None = None
@@ -130,6 +131,7 @@ class PixelShuffle(Op):
     example: pixel_shuffle(x: Tensor[B, 8, Y, X], 2) -> Tensor[B, 2, 2*Y, 2*X]
     """
 
+    keeps = Saved()
     name = "pixel_shuffle"
     x: ClassVar[Tensor]
     r: int
@@ -163,6 +165,7 @@ class PixelUnshuffle(Op):
     example: pixel_unshuffle(x: Tensor[B, 2, 2*Y, 4*X], 2) -> Tensor[B, 8, Y, 2*X]
     """
 
+    keeps = Saved()
     name = "pixel_unshuffle"
     x: ClassVar[Tensor]
     r: int

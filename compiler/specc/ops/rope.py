@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Emitter, Handle, Op, OpError, Tensor, TorchText
+from specc.op import Cost, Emitter, Handle, Op, OpError, Saved, Tensor, TorchText
 from specc.ops import expect
 from specc.types import DType, TensorType
 
@@ -239,6 +239,11 @@ class Rotary(Op):
                 proof=proof,
             )
         return x
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
+        """Sines and cosines."""
+        _, pos, freqs = operands
+        return Saved(own=(TensorType(DType.F32, (*pos.shape, freqs.shape[0])),) * 2)
 
     def torch(self, t: TorchText, x: str, pos: str, freqs: str) -> str:
         x_type, freqs_type = t.operands[0], t.operands[2]

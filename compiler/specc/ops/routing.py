@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Dims, Emitter, Handle, Op, OpError, Tensor, TorchText, numel
+from specc.op import Cost, Dims, Emitter, Handle, Op, OpError, Saved, Tensor, TorchText, numel
 from specc.ops import expect
 from specc.types import DType, Scalar, TensorType
 
@@ -55,6 +55,9 @@ class Dispatch(Op):
         order = TensorType(DType.I64, (numel(idx),))
         return order, *(x.with_shape((rows, x.shape[-1])) for rows in self.rows)
 
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: TensorType) -> Saved:
+        return Saved(own=(results[0],))  # which row each pair was
+
     def torch(self, t: TorchText, x: str, idx: str) -> str:
         return f"{t.helper('dispatch', _DISPATCH)}({x}, {idx}, {len(self.rows)})"
 
@@ -98,6 +101,10 @@ class Combine(Op):
     def infer(self, facts: Facts, weights: TensorType, order: TensorType, *results: TensorType) -> TensorType:
         expect.same_dtype(weights, results[0].dtype, operand=1, what="weights")
         return weights.with_shape((*weights.shape[:-1], results[0].shape[-1]))
+
+    def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: TensorType) -> Saved:
+        weights, order = operands[:2]
+        return Saved((0,), own=(order, results[0].with_shape((*weights.shape, results[0].shape[-1]))))
 
     def torch(self, t: TorchText, weights: str, order: str, *results: str) -> str:
         return f"{t.helper('combine', _COMBINE)}([{', '.join(results)}], {weights}, {order})"

@@ -6,26 +6,15 @@ from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts, Refuted
-from specc.op import (
-    Axis,
-    Cost,
-    Dims,
-    Emitter,
-    Handle,
-    Ints,
-    Op,
-    OpError,
-    Tensor,
-    TorchText,
-    axis_index,
-    numel,
-)
+from specc.op import Axis, Cost, Dims, Emitter, Handle, Ints, Op, OpError, Saved, Tensor, TorchText, axis_index, numel
 from specc.ops import expect
 from specc.types import Operand, TensorType, show_axes
 
 
 class Movement(Op):
     """Moves data; no arithmetic."""
+
+    keeps = Saved()
 
     def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
         return Cost(Dim.const(0))
@@ -58,6 +47,9 @@ class Reshape(Movement):
             )
         return result
 
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        return order is None
+
     def torch(self, t: TorchText, x: str) -> str:
         return f"{x}.reshape({t.dims(self.sizes) or '()'})"
 
@@ -82,6 +74,9 @@ class Flatten(Movement):
     def infer(self, facts: Facts, x: TensorType) -> TensorType:
         start = axis_index(self.start, x.rank)
         return x if start == x.rank - 1 else x.with_shape((*x.shape[:start], numel(x.with_shape(x.shape[start:]))))
+
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        return order is None
 
     def torch(self, t: TorchText, x: str) -> str:
         return f"{x}.flatten({t.attr('start')})"
@@ -134,6 +129,12 @@ class Transpose(Movement):
     def infer(self, facts: Facts, x: TensorType) -> TensorType:
         return x.with_shape(tuple(x.shape[i] for i in self.perm(x.rank)))
 
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        return True
+
+    def permutation(self, rank: int) -> Sequence[int]:
+        return self.perm(rank)
+
     def torch(self, t: TorchText, x: str) -> str:
         return f"{x}.transpose({t.attr('a')}, {t.attr('b')})"
 
@@ -164,6 +165,12 @@ class Permute(Movement):
 
     def infer(self, facts: Facts, x: TensorType) -> TensorType:
         return x.with_shape(tuple(x.shape[i] for i in self.perm(x.rank)))
+
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        return True
+
+    def permutation(self, rank: int) -> Sequence[int]:
+        return self.perm(rank)
 
     def torch(self, t: TorchText, x: str) -> str:
         return f"{x}.permute({', '.join(map(str, self.axes))})"
@@ -197,6 +204,9 @@ class Expand(Movement):
                 expect.size(facts, have, want, operand=0, what=what, code="S200")
         return x.with_shape(self.sizes)
 
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        return True
+
     def torch(self, t: TorchText, x: str) -> str:
         return f"{x}.expand({t.dims(self.sizes)})"
 
@@ -223,6 +233,9 @@ class Squeeze(Movement):
         expect.size(facts, x.shape[axis], 1, operand=0, what=f"axis {axis}, to be squeezed,")
         return x.with_shape((*x.shape[:axis], *x.shape[axis + 1 :]))
 
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        return True
+
     def torch(self, t: TorchText, x: str) -> str:
         return f"{x}.squeeze({t.attr('axis')})"
 
@@ -245,6 +258,9 @@ class Unsqueeze(Movement):
     def infer(self, facts: Facts, x: TensorType) -> TensorType:
         axis = axis_index(self.axis, x.rank + 1)
         return x.with_shape((*x.shape[:axis], Dim.UNIT, *x.shape[axis:]))
+
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        return True
 
     def torch(self, t: TorchText, x: str) -> str:
         return f"{x}.unsqueeze({t.attr('axis')})"

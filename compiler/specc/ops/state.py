@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts
-from specc.op import Cost, Emitter, Handle, Op, OpError, Step, Tensor, TorchText
+from specc.op import Cost, Emitter, Handle, Op, OpError, Saved, Step, Tensor, TorchText
 from specc.types import Operand, TensorType
 
 
@@ -18,10 +18,14 @@ def past(dim: Dim) -> Dim:
 class Kept(Op):
     """Gives back its operands."""
 
+    keeps = Saved()
     elementwise = True
 
     def infer(self, facts: Facts, *xs: TensorType) -> TensorType | tuple[TensorType, ...]:
         return xs if len(xs) > 1 else xs[0]
+
+    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
+        return True
 
     def torch(self, t: TorchText, *xs: str) -> str:
         return ", ".join(xs)
