@@ -24,6 +24,7 @@ COMMANDS = {
     "import": "Build the spec of the zoo that a Hugging Face checkpoint is of.",
     "export": "Write a build as a Hugging Face folder.",
     "inspect": "Show the tree of blocks with shapes and parameters.",
+    "diff": "Compare two models: structure, shapes, cost, what becomes of a checkpoint.",
     "view": "Open a build (or a spec, or an .onnx file) in Netron.",
     "verify": "Repeat the proof that a build's torch and ONNX programs are equal.",
     "generate": "Continue a prompt with a build that has a cache.",
@@ -33,6 +34,7 @@ COMMANDS = {
     "explain": "Explain a diagnostic code, or print a block of the standard library.",
     "new": "Start a spec from a template.",
     "train": "Train or fine-tune a model as its spec says.",
+    "merge": "Fold the adapters of a run into its weights.",
 }
 
 

@@ -1,0 +1,193 @@
+"""`specc diff`: what changed between two models, and what that makes of a checkpoint of the first."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from specc_runtime.build import Request, build
+from specc_runtime.cli import cli
+from specc_runtime.diff.changes import Change, folded
+
+SPEC = """\
+from std.nn import Linear, LayerNorm
+dim B
+
+block Layer(dim: int, hidden: int) {
+  norm: LayerNorm(dim)
+  up: Linear(dim, hidden)
+  down: Linear(hidden, dim)
+  forward(x: Tensor[B, dim]) -> Tensor[B, dim] = x + down(relu(up(norm(x))))
+}
+
+model Net(dim: int = 8, hidden: int = 16, layers: int = 3) {
+  h: [Layer(dim, hidden) for i in range(layers)]
+  forward(x: Tensor[B, dim]) -> y: Tensor[B, dim] {
+    for layer in h { x = layer(x) }
+    return x
+  }
+}
+
+preset "wide" = Net(hidden = 32)
+preset "deep" = Net(layers = 5)
+"""
+RENAMED = SPEC.replace("  up: Linear", '  moved "up" -> "gate"\n  gate: Linear').replace("up(norm", "gate(norm")
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "net.spec"
+    path.write_text(SPEC, "utf-8")
+    return path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["diff", *arguments])
+
+
+def data(*arguments: str, code: int = 1) -> dict[str, Any]:
+    done = run(*arguments, "--json")
+    assert done.exit_code == code, done.output
+    found: dict[str, Any] = json.loads(done.output)
+    return found
+
+
+def changes(found: dict[str, Any], title: str) -> dict[str, tuple[str, str, str]]:
+    section = next(s for s in found["sections"] if s["title"] == title)
+    return {c["name"]: (c["action"], c["before"], c["after"]) for c in section["changes"]}
+
+
+def test_equal_models(net: Path) -> None:
+    done = run("net.spec", "net.spec")
+    assert done.exit_code == 0
+    assert done.output == (
+        "net.spec -> net.spec\n\na checkpoint of net.spec in net.spec: loads as it is\n\nno differences\n"
+    )
+
+
+def test_a_wider_preset(net: Path) -> None:
+    found = data("net.spec", "net.spec:wide", "--at", "B=10")
+    assert changes(found, "hyper-parameters") == {"hidden": ("change", "16", "32")}
+    structure = changes(found, "structure")
+    assert structure["h.{0..2}"] == ("change", "Layer(hidden = 16)", "Layer(hidden = 32)")
+    assert structure["h.{0..2}.up"] == ("change", "Linear(out_features = 16)", "Linear(out_features = 32)")
+    assert changes(found, "tensors")["h.{0..2}.up.weight"] == ("change", "[16, 8]", "[32, 8]")
+    cost = changes(found, "cost")
+    one, other = (3 * (2 * 8 + 2 * 8 * hidden + hidden + 8) for hidden in (16, 32))
+    assert cost["parameters"] == ("change", f"{one:,}", f"{other:,}  ({(other - one) / one:+.1%})")
+    assert cost["FLOPs at B=10"][1].replace(",", "").isdigit()
+    assert changes(found, "ONNX operators") == {}
+    fate = found["checkpoint"]
+    assert (fate["fits"], fate["loads"]) == (False, 3 * 3)  # the norms, and the biases of `down`
+    assert {c["name"]: c["count"] for c in fate["changes"]} == {
+        "h.{0..2}.up.weight": 3, "h.{0..2}.up.bias": 3, "h.{0..2}.down.weight": 3
+    }  # fmt: skip
+
+
+def test_more_layers(net: Path) -> None:
+    found = data("net.spec", "net.spec:deep")
+    assert changes(found, "structure") == {"h.{3..4}": ("add", "", "Layer(dim = 8, hidden = 16)")}
+    assert {action for action, _, _ in changes(found, "tensors").values()} == {"add"}
+    assert changes(found, "ONNX operators")["Gemm"] == ("change", "6", "10")
+    assert found["checkpoint"]["loads"] == 18 and not found["checkpoint"]["fits"]
+    back = data("net.spec:deep", "net.spec")
+    assert {action for action, _, _ in changes(back, "structure").values()} == {"remove"}
+    assert back["checkpoint"]["loads"] == 18 and not back["checkpoint"]["fits"]
+
+
+def test_renamed_parts_load_by_their_moved_lines(net: Path) -> None:
+    Path("new.spec").write_text(RENAMED, "utf-8")
+    found = data("net.spec", "new.spec")
+    assert changes(found, "structure").keys() == {"h.{0..2}.up", "h.{0..2}.gate"}
+    assert changes(found, "tensors") == {}
+    fate = found["checkpoint"]
+    assert fate["fits"] and fate["loads"] == 18
+    assert {(c["name"], c["after"], c["count"]) for c in fate["changes"]} == {
+        ("h.{0..2}.up.weight", "moved to h.{0..2}.gate.weight", 3),
+        ("h.{0..2}.up.bias", "moved to h.{0..2}.gate.bias", 3),
+    }
+    text = run("net.spec", "new.spec").output
+    assert "a checkpoint of net.spec in new.spec: loads\n  18 tensors load (6 by `moved` lines)" in text
+    lost = data("new.spec", "net.spec")
+    assert not lost["checkpoint"]["fits"]
+    assert {c["action"] for c in lost["checkpoint"]["changes"]} == {"add", "remove"}
+
+
+def test_revisions_of_git(net: Path) -> None:
+    def git(*arguments: str) -> None:
+        own = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *own, *arguments], check=True, capture_output=True)
+
+    Path("parts").mkdir()
+    Path("parts/layer.spec").write_text(SPEC.partition("model Net")[0], "utf-8")
+    main = 'from "parts/layer.spec" import Layer\ndim B\n\nmodel Net' + SPEC.partition("model Net")[2]
+    net.write_text(main, "utf-8")
+    git("init")
+    git("add", "-A")
+    git("commit", "-m", "one")
+    layer = Path("parts/layer.spec")
+    layer.write_text(layer.read_text().replace("relu", "tanh"), "utf-8")
+    found = data("net.spec@HEAD", "net.spec")
+    assert changes(found, "ONNX operators") == {"Relu": ("remove", "3", ""), "Tanh": ("add", "", "3")}
+    assert found["checkpoint"]["fits"] and found["before"] == "net.spec@HEAD"
+    assert data("net.spec@HEAD:wide", "net.spec", "--preset", "wide")["checkpoint"]["fits"]
+    for text, message in (
+        ("net.spec@HEAD~7", "git has no revision `HEAD~7`"),
+        ("other.spec@HEAD", "`other.spec` is not in revision `HEAD`"),
+    ):
+        done = run(text, "net.spec")
+        assert done.exit_code == 2 and message in done.output, done.output
+
+
+def test_no_repository(net: Path) -> None:
+    done = run("net.spec@HEAD", "net.spec")
+    assert done.exit_code == 2 and "is in no git repository" in done.output
+
+
+def test_builds_and_graphs(net: Path) -> None:
+    build(Request("net.spec", verify=False, render=False, out=Path("one")))
+    build(Request("net.spec", preset="wide", verify=False, render=False, out=Path("two")))
+    assert data("one", "net.spec", code=0)["equal"]
+    assert changes(data("one", "two"), "hyper-parameters") == {"hidden": ("change", "16", "32")}
+    net.write_text(SPEC.replace("relu", "tanh"), "utf-8")  # the builds' spec is gone
+    found = data("one", "two")
+    assert changes(found, "hyper-parameters") == {"hidden": ("change", "16", "32")}
+    assert changes(found, "tensors")["h.{0..2}.up.weight"] == ("change", "[16, 8]", "[32, 8]")
+    assert next(s for s in found["sections"] if s["title"] == "structure")["unknown"]
+    assert not changes(data("one", "net.spec"), "inputs") and not changes(data("one", "net.spec"), "outputs")
+    graph = data("one/model.onnx", "net.spec")
+    assert changes(graph, "ONNX operators").keys() == {"Relu", "Tanh"} and not changes(graph, "tensors")
+    assert "not compared: hyper-parameters, structure" in run("one/model.onnx", "net.spec").output
+
+
+def test_files_that_are_no_models(net: Path) -> None:
+    Path("a.onnx").write_bytes(b"\x08\x07\xff\xff\xff")
+    for text, message in (
+        ("a.onnx", "is no ONNX file, or one that was cut short"),
+        ("b.onnx", "cannot read b.onnx"),
+        ("b.spec", "b.spec"),
+        ("net.spec:none", 'no preset "none"'),
+    ):
+        done = run(text, "net.spec")
+        assert done.exit_code == 2 and message in done.output, done.output
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [])), "empty.onnx")
+    assert run("empty.onnx", "net.spec").exit_code == 1
+
+
+def test_folding() -> None:
+    def of(*names: str) -> list[tuple[str, int]]:
+        return [(c.name, c.count) for c in folded(Change("+", name, "", "x") for name in names)]
+
+    assert of("a.0.w", "a.1.w", "a.2.w", "b") == [("a.{0..2}.w", 3), ("b", 1)]
+    assert of("a.0", "a.2", "a.3", "a.7") == [("a.{0, 2..3, 7}", 4)]
+    assert of("conv1.w", "conv2.w") == [("conv1.w", 1), ("conv2.w", 1)]
+    assert of("a.0.b.0", "a.0.b.1", "a.1.b.0", "a.1.b.1") == [("a.{0..1}.b.{0..1}", 4)]
+    assert of("a.0.b.0", "a.1.b.0", "a.1.b.1") == [("a.0.b.0", 1), ("a.1.b.{0..1}", 2)]
+    assert of("a.0.b.0", "a.1.b.1") == [("a.0.b.0", 1), ("a.1.b.1", 1)]
