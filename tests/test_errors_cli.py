@@ -181,6 +181,28 @@ def generation(refused: str, mend: str) -> Session:
 
 SESSIONS = {
     "P090": Session({"big.spec": LONG}, ["specc check big.spec"]),
+    "E006": Session(
+        {
+            "net.spec": NET,
+            "net.onnx": "\x08\x0b\x12\x05specc",
+            "graph.spec": "\x08\x0b\x12\x05specc",
+            "model.safetensors": "\x02",
+            "model.gguf": "GGUF\x03",
+            "model.pt": "PK\x03\x04",
+            "sources.zip": "PK\x03\x04",
+            "config.json": "{}",
+        },
+        [
+            "specc check net.onnx",
+            "specc build graph.spec",
+            "specc inspect model.safetensors",
+            "specc check model.gguf",
+            "specc check model.pt",
+            "specc check sources.zip",
+            "specc check config.json",
+        ],
+        ["specc check net.spec"],
+    ),
     "E007": Session(
         {"two.spec": NET + NET.replace("Net", "Wide").replace("dim B\n", ""), "blocks.spec": "block Net { }\n"},
         ["specc build two.spec", "specc build blocks.spec"],
@@ -285,7 +307,14 @@ SESSIONS = {
     ),
     "B660": Session(
         {"net.spec": NET, "notes/todo.txt": "tea"},
-        [f"{BUILD} -o notes", "specc verify notes", "specc verify build/net"],
+        [
+            f"{BUILD} -o notes",
+            "specc verify notes",
+            "specc verify build/net",
+            "specc verify build/net/model.onnx",
+            "specc generate net.spec --ids 1",
+            "specc verify build/other",
+        ],
         [BUILD],
         before=[BUILD],
         changed={"build/net/net.py": "# my own\n"},

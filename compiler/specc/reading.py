@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from specc import foreign
 from specc.diagnostics import Collector, Diagnostic, Rejected
 from specc.elaborate.files import FileScope
 from specc.elaborate.values import Fail
@@ -83,6 +84,10 @@ def read_text(path: Path, shown: str) -> str:
             raise _unreadable(f"`{shown}` is not a regular file")
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
+        other = foreign.told(shown, data)
+        if other is not None:
+            what, help = other
+            raise _unreadable(f"`{shown}` is {what}, not a spec", help=help)
         if len(data) > MAX_BYTES:
             size = path.stat().st_size
             help = 'split it, and take the parts in:  from "./parts.spec" import Name'
@@ -92,7 +97,7 @@ def read_text(path: Path, shown: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _unreadable(f"`{shown}` is not UTF-8 text (byte {error.start})") from None
+        raise _unreadable(f"`{shown}` is not UTF-8 text (byte {error.start})", help="a spec is text") from None
 
 
 def _unreadable(message: str, *, help: str = "") -> Rejected:

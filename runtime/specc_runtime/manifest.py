@@ -70,7 +70,7 @@ def write(folder: Path, name: str, content: Json) -> None:
 
 def read(folder: Path, name: str) -> Json:
     """Read a file of a build; raises `Rejected` (B660) if it is missing, damaged or of another version."""
-    help = "build it again:  specc build FILE"
+    help = "build it again:  specc build FILE" if folder.is_dir() else "specc build FILE      makes one"
     try:
         content: Json = json.loads((folder / name).read_bytes())
     except FileNotFoundError:
@@ -78,7 +78,11 @@ def read(folder: Path, name: str) -> Json:
         raise Rejected([Diagnostic("B660", f"`{folder}` {what}: no {name}", help=help)]) from None
     except NotADirectoryError:
         message = f"`{folder}` is a file, not the folder of a build"
-        raise Rejected([Diagnostic("B660", message, help=f"name its folder:  {folder.parent}")]) from None
+        if (folder.parent / name).is_file():
+            help = f"name its folder:  {folder.parent}"
+        elif folder.suffix == ".spec":
+            help = f"build it, and name what comes of it:  specc build {folder}"
+        raise Rejected([Diagnostic("B660", message, help=help)]) from None
     except (OSError, ValueError, RecursionError) as error:
         raise Rejected([Diagnostic("B660", f"cannot read {folder / name}: {error}", help=help)]) from None
     wrong = problem(name, content)

@@ -114,7 +114,7 @@ def write(folder: Path, weights: Path, graphs: Mapping[str, ModelProto], scheme:
     packed = sorted({whole(name)[0] for name in wanted if whole(name)[1]})
     if not packed:
         message = f"--quant {scheme.text}: {model} has no linear layer whose weight could be stored in few bits"
-        kept = [name for name in ("head", "embed") if not getattr(scheme, name)]
+        kept = [name for name in ("head", "embed") if not getattr(scheme, name)] if wanted else []
         help = f"layers that give results and tables are packed where asked:  --quant {scheme.kind}:{','.join(kept)}"
         raise Rejected([Diagnostic("B670", message, help=help if kept else "leave --quant out")])
     file = folder / weights_file(scheme)
