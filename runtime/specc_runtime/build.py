@@ -33,7 +33,7 @@ from specc_runtime.publish import publishing
 from specc_runtime.quantised import Quantised, graph_file, refuse
 from specc_runtime.quantised import write as write_quantised
 from specc_runtime.record import Graph, record
-from specc_runtime.trained import as_trained
+from specc_runtime.trained import as_trained, whole
 from specc_runtime.weights import Source, Written, open_source, write_weights
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
         refuse(request.quant, weights=not request.no_weights, onnx="onnx" in request.emit)
     request = as_trained(request)
     with ExitStack() as opened:
+        request = opened.enter_context(whole(request, build))
         with clock("checking"):
             project = driver.open_project(request.target)
             source = open_source(request.weights, request.weights_format, project, request)

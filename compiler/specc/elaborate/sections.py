@@ -108,7 +108,7 @@ def chosen_preset(elab: Elaborator, file: FileScope, setting: ast.Expr | None) -
 def runnable(file: FileScope, decl: BlockDecl, options: Options) -> Options:
     """These options, with the model's first preset where a hyper-parameter has no default."""
     missing = [p for p in decl.node.params if p.default is None and not p.type.optional]
-    if options.preset is not None or options.sets or not missing:
+    if options.preset is not None or options.sets or options.config or not missing:
         return options
     own = [p.name.value for p in presets(file).values() if isinstance(p.base, ast.Ident) and p.base.id == decl.name]
     if not own:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from specc.ir.initial import path_pattern
+from specc.elaborate.partwise import matches
 from specc.source import Span
+from specc_runtime.folding import own_name
 from specc_runtime.training.section import Called, Section, failed, unsupported
 
 if TYPE_CHECKING:
@@ -25,13 +26,6 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "one_cycle": ("max_lr", "total"),
 }
 REQUIRED = {"step": 1, "noam": 2, "one_cycle": 1}
-
-
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a parameter, or a part that it is in, has a name of one of these patterns."""
-    pieces = name.split(".")
-    within = [".".join(pieces[:n]) for n in range(1, len(pieces) + 1)]
-    return any(path_pattern(pattern).fullmatch(part) for pattern in patterns for part in within)
 
 
 def patterns_of(name: str, value: Any, span: Span) -> tuple[str, ...]:
@@ -66,7 +60,7 @@ def optimiser(section: Section, module: torch.nn.Module) -> torch.optim.Optimize
     given = call.arguments([*names, "no_decay"])
     given.setdefault("lr", kind([torch.zeros(1)]).defaults["lr"])
     patterns = patterns_of("no_decay", given.pop("no_decay", ()), call.expr.span)
-    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    trained = [(own_name(name), p) for name, p in module.named_parameters() if p.requires_grad]
     spared = [p for name, p in trained if matches(name, patterns)]
     inside = {id(p) for p in spared}
     groups: list[dict[str, Any]] = [{"params": [p for _, p in trained if id(p) not in inside]}]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from specc.syntax.unparse import unparse
 from specc_runtime.memory import available
+from specc_runtime.training.adapters import shadowed
 from specc_runtime.training.footprint import Footprint, Saved, footprint
 from specc_runtime.training.plan import Plan
 from specc_runtime.training.section import Section
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
+    from specc_runtime.module import Build
     from specc_runtime.training.loop import Fit
 
 MOST_BLOCKS = 12
@@ -56,6 +58,8 @@ class Overview:
     memory: Footprint
     tokens: int | None
     device: str
+    fresh: tuple[str, ...] = ()  # tensors that the checkpoint lacks, or has in another size
+    whole: Footprint | None = None  # the memory without `lora`
 
     @property
     def parameters(self) -> int:
@@ -102,7 +106,7 @@ def device() -> str:
 
 def parts_of(module: torch.nn.Module) -> Iterator[Part]:
     """The top-level blocks; of a model that is wrapped in one block, those of that."""
-    seen: set[int] = set()
+    seen = shadowed(module)
     path = ""
     while not list(module.parameters(recurse=False)):
         filled = [
@@ -150,7 +154,7 @@ def _kind(module: torch.nn.Module) -> str:
     """`12 x Block` for a list of equal blocks."""
     import torch
 
-    name = type(module).__name__
+    name = type(getattr(module, "original_module", module)).__name__
     if type(module) is torch.nn.Module:
         return ", ".join(child for child, _ in _filled(module))
     if not isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
@@ -251,19 +255,13 @@ def _trained(part: Part) -> str:
 
 def _kept(plan: Overview) -> Iterator[tuple[str, str]]:
     section, memory = plan.section, plan.memory
-    parts = [
-        f"{name} {size(count)}"
-        for name, count in (
-            ("weights", memory.weights),
-            ("gradients", memory.gradients),
-            ("optimiser", memory.optimiser),
-            ("activations", memory.activations),
-        )
-        if count
-    ]
     free = available()
     short = f", more than the {size(free)} that are free" if free is not None and memory.total > free else ""
-    yield "memory", f"about {size(memory.total)} (estimate){short}: {', '.join(parts)}"
+    yield "memory", f"about {size(memory.total)} (estimate){short}: {_amounts(memory)}"
+    if plan.whole is not None:
+        yield "full tuning", f"about {size(plan.whole.total)}: {_amounts(plan.whole)}"
+    if plan.fresh:
+        yield "fresh", "; ".join(plan.fresh)
     yield "optimiser", unparse(section.settings["optim"])
     for setting, name in MORE.items():
         if setting in section.settings:
@@ -272,3 +270,26 @@ def _kept(plan: Overview) -> Iterator[tuple[str, str]]:
     kept = section.settings.get("checkpoint")
     yield "checkpoints", unparse(kept) if kept is not None else "the last state, after every epoch"
     yield "run folder", str(plan.folder)
+
+
+def _amounts(memory: Footprint) -> str:
+    parts = (
+        ("weights", memory.weights),
+        ("gradients", memory.gradients),
+        ("optimiser", memory.optimiser),
+        ("activations", memory.activations),
+    )
+    return ", ".join(f"{name} {size(count)}" for name, count in parts if count)
+
+
+def fresh_tensors(made: Build) -> tuple[str, ...]:
+    """What is drawn although there is a checkpoint: `head.weight [2, 768] (the checkpoint has [3, 768])`."""
+    record = made.manifest["weights"]
+    if not record["fresh"]:
+        return ()
+    shapes = {name: list(tensor.shape) for name, tensor in made.module().state_dict().items()}
+    replaced = record.get("replaced", {})
+    return tuple(
+        f"{name} {shapes[name]}" + (f" (the checkpoint has {replaced[name]})" if name in replaced else "")
+        for name in record["fresh"]
+    )

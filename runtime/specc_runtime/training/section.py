@@ -18,11 +18,12 @@ from specc.elaborate.values import Fail, Poisoned
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
+from specc_runtime.training.initial import configured, texts_of, weights_of
 
 RUN = (
     "data", "val", "val_every", "preset", "entry", "inputs", "weights", "loss", "optim", "sched", "metrics", "batch",
-    "accumulate", "clip", "epochs", "steps", "precision", "seed", "freeze", "checkpoint", "early_stop", "log",
-    "devices", "strategy",
+    "accumulate", "clip", "epochs", "steps", "precision", "seed", "freeze", "checkpoint",
+    "early_stop", "log", "devices", "strategy", "workers",
 )  # fmt: skip
 """The settings that are run; another one is refused (B650), and what these do not take of their values."""
 
@@ -38,6 +39,8 @@ class Section:
     preset: str | None
     sets: Mapping[str, str]
     overrides: Mapping[str, str]
+    weights: str | None  # what it begins with
+    config: Mapping[str, str]  # hyper-parameters of that
     checker: TrainChecker = field(repr=False)
 
     @property
@@ -48,6 +51,11 @@ class Section:
     def name(self) -> str:
         """What the section is called: its name, or `train` if it has none."""
         return self.node.name.value if self.node.name is not None else "train"
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The hyper-parameters that neither a preset nor a default gives, as `--set` takes them."""
+        return {**self.config, **self.sets}
 
     @property
     def folder(self) -> Path:
@@ -66,6 +74,20 @@ class Section:
         """A setting's compile-time value."""
         expr = self.settings.get(setting)
         return default if expr is None else evaluated(self, expr)
+
+    @property
+    def batch(self) -> tuple[int, int]:
+        """Rows of a batch, or 0 and the most ids of one, `batch = tokens(25_000)`; E125 for anything else."""
+        expr = self.settings.get("batch")
+        if not isinstance(expr, ast.Call):
+            return self.value("batch", 32), 0
+        call = self.call("batch")
+        if call is None or call.name != "tokens":
+            raise failed("E125", f"`batch` cannot be {unparse(expr)}", expr.span, "batch = 32,  or tokens(25_000)")
+        count = call.arguments(("count",), 1)["count"]
+        if type(count) is not int or count < 1:
+            raise failed("E125", "tokens takes the most ids of a batch, at least 1", expr.span)
+        return 0, count
 
     def call(self, setting: str) -> Called | None:
         """A setting that is a call, its arguments evaluated; None if it is not given or `none`."""
@@ -131,8 +153,11 @@ def evaluated(section: Section, expr: ast.Expr) -> Any:
         raise failed("E125", f"`{unparse(expr)}` is not known before training", expr.span) from None
 
 
-def open_section(target: str, name: str | None, sets: Mapping[str, str]) -> Section:
-    """The section of a spec, checked with its overrides; raises `Rejected` with what is wrong."""
+def open_section(target: str, name: str | None, sets: Mapping[str, str], weights: str | None = None) -> Section:
+    """The section of a spec, checked with its overrides, in the configuration of the `weights` that it begins with.
+
+    Raises `Rejected` with what is wrong.
+    """
     project = driver.open_project(target)
     node = _chosen(project, target, name)
     settings = {s.name.id: s.value for s in node.items if isinstance(s, ast.Setting)}
@@ -140,7 +165,10 @@ def open_section(target: str, name: str | None, sets: Mapping[str, str]) -> Sect
     try:
         decl = model_of_section(project.file, node.model)
         preset = chosen_preset(project.elaborator, project.file, settings.get("preset"))
-        options = runnable(project.file, decl, Options(decl.name, preset, own))
+        first = weights_of(project.path.parent, settings, weights)
+        texts = {key: sets[key] for key in own}
+        options, earlier = configured(project, Options(decl.name, preset, own), first, texts)
+        options = runnable(project.file, decl, options)
     except Fail as fail:
         raise Rejected([fail.diagnostic]) from None
     checked = project.check(options)
@@ -151,9 +179,9 @@ def open_section(target: str, name: str | None, sets: Mapping[str, str]) -> Sect
     checker = TrainChecker(elab, checked.model, node, settings)
     checker.check()
     collector.stop_on_errors()
-    texts = {key: sets[key] for key in own}
+    config = {**earlier, **texts_of(checked.model.module, options.config)}
     overrides = {key: text for key, text in sets.items() if key not in own}
-    section = Section(project, node, checked, settings, options.preset, texts, overrides, checker)
+    section = Section(project, node, checked, settings, options.preset, texts, overrides, first, config, checker)
     _refuse(section)
     return section
 
@@ -210,16 +238,16 @@ def _refuse(section: Section) -> None:
     for name, value in section.settings.items():
         if name not in RUN:
             raise unsupported(f"`{name}`", value.span)
-        if name == "batch" and isinstance(value, ast.Call):
-            raise unsupported(f"`batch = {unparse(value)}`", value.span, "batch = 32")
         if name == "log" and section.value("log", "csv") != "csv":
             raise unsupported(f"`log = {unparse(value)}`", value.span, 'log = "csv"')
         if name == "strategy" and section.value("strategy", "auto") != "auto":
             raise unsupported(f"`strategy = {unparse(value)}`", value.span, 'strategy = "auto"')
         if name == "devices" and section.value("devices", "auto") not in ("auto", 1):
             raise unsupported(f"`devices = {unparse(value)}`", value.span, "devices = 1")
-        if name in ("batch", "accumulate", "epochs", "steps") and section.value(name, 1) < 1:
+        if name in ("accumulate", "epochs", "steps") and section.value(name, 1) < 1:
             raise failed("E125", f"`{name}` is at least 1", value.span)
+        if name == "batch" and max(section.batch) < 1:
+            raise failed("E125", "`batch` is at least 1", value.span)
     if section.value("clip", 1.0) <= 0:
         raise failed("E125", "`clip` is a gradient norm above 0", section.span("clip"))
     if section.value("seed", 0) >= 2**32:
