@@ -6,17 +6,20 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 from building import specc
 from test_ops import ACCEPTED, Example, _checked, folder, spec_of
 
 from specc import driver
+from specc.backends.onnx.cached import CachedFlattener
 from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.flatten import Flattener
-from specc.inspect.lowering import OPSETS, Lowerings, lowerings
+from specc.inspect.lowering import OPSETS, Lowerings, lowerings, of_model
 from specc.ir.graph import Model, aliases
 from specc.op import operators
+from specc.passes.incremental import Incremental, derive
 from specc.passes.plain import entry_sizes
 
 __all__ = ["folder"]
@@ -75,6 +78,33 @@ def test_forms_and_counts() -> None:
     (norm,) = old.of("rms_norm")
     assert norm.since == {"RMSNormalization": 23} and norm.nodes[-1] == "Mul"
     assert "sdpa           32  decomposed" in str(old) and "Attention from opset 23" in str(old)
+
+
+def calls_of(found: Lowerings, operator: str) -> int:
+    return sum(one.calls for one in found.of(operator))
+
+
+@pytest.mark.parametrize(("name", "entry"), [("gpt2", "forward"), ("t5", "decode"), ("mamba", "forward")])
+def test_entries_that_go_on_are_told_too(name: str, entry: str) -> None:
+    """What `once` computes is of another graph: the keys and values of 6 layers of T5 are not of a step's."""
+    model = driver.load(name).model
+    found = {one.entry: one for one in of_model(model, target="onnxruntime", opset=23)}
+    assert [*found] == ["forward", f"{entry}_cached"]
+    steps, plain = found[f"{entry}_cached"], lowerings(model, entry, opset=23)
+    assert not steps.problems and {one.form for one in steps.of("sdpa")} <= {"fused"}
+    assert calls_of(plain, "linear") - calls_of(steps, "linear") == (12 if name == "t5" else 0)
+    assert calls_of(plain, "sdpa") == calls_of(steps, "sdpa")
+
+
+def test_nodes_told_of_a_step_are_those_built() -> None:
+    """But for what a cache itself takes, and for what later passes leave out of a graph."""
+    model = driver.load("gpt2", preset="gpt2-tiny").model
+    told = of_model(model, target="onnxruntime", opset=23)[1]
+    emit = GraphEmitter(23)
+    CachedFlattener(emit, model, cast("Incremental", derive(model, "forward"))).run_entry()
+    built = {one.op_type for one in emit.records}
+    assert {node for one in told.operators for node in one.nodes} <= built
+    assert built <= {node for one in told.operators for node in one.nodes} | SIZES
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from typing import Any, Literal, cast
 
 from specc.diagnostics import Diagnostic
 from specc.dims import Dim
-from specc.ir.graph import Apply, Call, Loop, Model, Node, Scan, When
+from specc.ir.graph import Apply, Call, Graph, Input, Loop, Model, Node, Scan, When
 from specc.ir.route import Route
 from specc.op import Buffer, Emitter, Handle, Op, OpError, Step
+from specc.ops.state import Once
 from specc.passes.buffered import derive_buffered
-from specc.passes.incremental import Incremental, innermost
+from specc.passes.incremental import Incremental, derive, innermost, keeps_state
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes, entry_sizes
-from specc.passes.stepping import operand_type
+from specc.passes.stepping import StepSizes, operand_type
 from specc.source import Span
 from specc.types import DType, Operand, Scalar, TensorType
 
@@ -98,25 +99,37 @@ def _shown(nodes: Sequence[str]) -> str:
 
 
 def of_model(model: Model, *, target: str, opset: int) -> list[Lowerings]:
-    """Of `forward`, or of every entry of a model without it."""
+    """Of `forward`, or of every entry of a model without it; and of what `--cache` makes of them."""
     entries = ["forward"] if "forward" in model.entries else [*model.entries]
-    return [lowerings(model, entry, target=target, opset=opset) for entry in entries]
+    told = [lowerings(model, entry, target=target, opset=opset) for entry in entries]
+    if target == "genai":
+        return told
+    kept = dict.fromkeys(innermost(model, entry) for entry in entries if keeps_state(model, entry))
+    cached = (derive(model, entry) for entry in kept)
+    return told + [_of_steps(model, of, target, opset) for of in cached if isinstance(of, Incremental)]
 
 
 def lowerings(model: Model, entry: str = "forward", *, target: str = "onnxruntime", opset: int = 23) -> Lowerings:
     """The operators of an entry with all its optional inputs, in the order met."""
-    walk = _Walk(opset)
     if target == "genai":
         entry = innermost(model, entry)
         buffered = derive_buffered(model, entry)
         if isinstance(buffered, list):
             problems = tuple(d for d in buffered if d.severity == "error")
             return Lowerings(model.module.name, model.preset, entry, target, opset, (), problems)
-        walk.buffered = buffered
-        walk.nodes(buffered.graph.nodes, buffered.sizes, 1)
-    else:
-        graph = model.entries[entry].full
-        walk.nodes(graph.nodes, entry_sizes(graph), 1)
+        return _told(model, entry, target, _Walk(opset, buffered), buffered.graph, buffered.sizes)
+    graph = model.entries[entry].full
+    return _told(model, entry, target, _Walk(opset), graph, entry_sizes(graph))
+
+
+def _of_steps(model: Model, of: Incremental, target: str, opset: int) -> Lowerings:
+    """Of the entry that goes on; what a cache itself takes (`Concat`, `TensorScatter`) is told nowhere."""
+    return _told(model, of.name, target, _Walk(opset, of), of.graph, of.sizes)
+
+
+def _told(model: Model, entry: str, target: str, walk: _Walk, graph: Graph, sizes: Sizes) -> Lowerings:
+    walk.graph(graph, sizes, 1)
+    opset = walk.opset
     found = tuple(Lowered(*key[:3], calls, dict(key[3])) for key, calls in walk.found.items())
     return Lowerings(model.module.name, model.preset, entry, target, opset, found, tuple(walk.problems.values()))
 
@@ -127,10 +140,13 @@ _Key = tuple[str, Form, tuple[str, ...], tuple[tuple[str, int], ...]]
 @dataclass
 class _Walk:
     opset: int
+    of: Incremental | None = None  # what the nodes are a step of
     found: dict[_Key, int] = field(default_factory=dict)
     problems: dict[Span, Diagnostic] = field(default_factory=dict)
     known: dict[object, _Key | None] = field(default_factory=dict)
-    buffered: Incremental | None = None  # of what the nodes are the step
+
+    def graph(self, graph: Graph, sizes: Sizes, times: int) -> None:
+        self.nodes(graph.nodes if self.of is None else _in_a_step(graph), sizes, times)
 
     def nodes(self, nodes: Sequence[Node], sizes: Sizes, times: int) -> None:
         for node in nodes:
@@ -138,7 +154,7 @@ class _Walk:
                 self._apply(node, sizes, times)
             elif isinstance(node, Call):
                 inner = call_sizes(node.graph.inputs, [operand_type(i, sizes) for i in node.inputs], sizes)
-                self.nodes(node.graph.nodes, inner, times)
+                self.graph(node.graph, inner, times)
             elif isinstance(node, Route):
                 self._apply(node.dispatch, sizes, times)
                 for iteration in node.iterations[1:]:
@@ -154,26 +170,27 @@ class _Walk:
             return
         types = tuple(operand_type(i, sizes) for i in node.inputs)
         op = node.op.substitute(sizes)
-        key = (op, types)
+        stepping = self.of is not None and isinstance(sizes, StepSizes) and sizes.is_stepping
+        key = (op, types, stepping)
         if key not in self.known:
-            self.known[key] = self._lowered(op, types, node)
+            self.known[key] = self._lowered(op, types, node, stepping)
         made = self.known[key]
         if made is not None:
             self.found[made] = self.found.get(made, 0) + times
 
-    def _lowered(self, op: Op, types: Sequence[Operand], node: Apply) -> _Key | None:
+    def _lowered(self, op: Op, types: Sequence[Operand], node: Apply, stepping: bool) -> _Key | None:
         """None for what is no node at all."""
         if not any(isinstance(t, TensorType) for t in types) and all(
             dim.value is not None for value in node.outputs for dim in value.type.shape
         ):
             return op.name, "constant", (), ()
         draft = Draft(self.opset)
-        operands = [_Handle(t) if isinstance(t, TensorType) else t for t in types]
+        operands = [DraftHandle(t) if isinstance(t, TensorType) else t for t in types]
         try:
-            if self.buffered is None:
-                op.onnx(cast("Emitter", draft), *operands)
+            if stepping and self.of is not None:
+                op.onnx_step(cast("Emitter", draft), _step(self.of, operands), *operands)
             else:
-                op.onnx_step(cast("Emitter", draft), _step(self.buffered, operands), *operands)
+                op.onnx(cast("Emitter", draft), *operands)
         except OpError as error:
             found = Diagnostic(error.code, error.message, node.span, help=error.help)
             self.problems.setdefault(node.span, found)
@@ -196,12 +213,37 @@ class _Walk:
         return "native" if len({*draft.nodes}) <= 1 else "decomposed"
 
 
-def _step(of: Incremental, operands: Sequence[_Handle | Scalar | None]) -> Step:
-    """The step of a graph with buffers. What has the type of the mask of text is taken to be it."""
+def _in_a_step(graph: Graph) -> list[Node]:
+    """The nodes without those whose results only `once` reads: they are computed elsewhere."""
+    read: set[Input] = {value for _, value in graph.results}
+    found: list[Node] = []
+    for node in reversed(graph.nodes):
+        if not isinstance(node, (Apply, Call)) or not read.isdisjoint(node.outputs):
+            found.append(node)
+            read.update(_reads(node))
+    return found[::-1]
+
+
+def _reads(node: Node) -> Iterator[Input]:
+    """What a node needs in a step, those inside it too."""
+    if isinstance(node, Apply) and isinstance(node.op, Once):
+        return
+    yield from node.inputs
+    if isinstance(node, (Scan, When)):
+        yield from node.kept
+        yield from (read for inner in node.nodes for read in _reads(inner))
+    elif isinstance(node, Loop):
+        yield from (read for iteration in node.iterations for inner in iteration.nodes for read in _reads(inner))
+
+
+def _step(of: Incremental, operands: Sequence[DraftHandle | Scalar | None]) -> Step:
+    """The step, with buffers if there are. What has the type of the mask of text is taken to be it."""
+    if not of.buffered:
+        return of.step
     size = of.step.past + of.step.size
-    tensors = [o for o in operands if isinstance(o, _Handle)]
+    tensors = [o for o in operands if isinstance(o, DraftHandle)]
     masks = [o for o in tensors if o.type.dtype is DType.BOOL and o.type.rank == 2 and o.type.shape[1] == size]
-    number = _Handle(TensorType(DType.I32, ()))
+    number = DraftHandle(TensorType(DType.I32, ()))
     buffer = Buffer(cast("Handle | None", next(iter(masks), None)), cast("Handle", number), cast("Handle", number))
     return replace(of.step, buffer=buffer)
 
@@ -210,7 +252,7 @@ def _step(of: Incremental, operands: Sequence[_Handle | Scalar | None]) -> Step:
 
 
 @dataclass(eq=False)
-class _Handle:
+class DraftHandle:
     type: TensorType
     name: str = ""
 
@@ -229,7 +271,7 @@ class Draft:
 
     def __call__(
         self, op_type: str, *inputs: Any, type: TensorType | None = None, domain: str = "", **attributes: Any
-    ) -> _Handle:
+    ) -> DraftHandle:
         return self.many(op_type, 1, *inputs, types=() if type is None else (type,), domain=domain, **attributes)[0]
 
     def many(
@@ -240,56 +282,56 @@ class Draft:
         types: Sequence[TensorType] = (),
         domain: str = "",
         **attributes: Any,
-    ) -> tuple[_Handle, ...]:
+    ) -> tuple[DraftHandle, ...]:
         self.nodes.append(f"{domain}.{op_type}" if domain else op_type)
         first = next((i.type for i in inputs if i is not None), _SAME)
-        return tuple(_Handle(types[i] if i < len(types) else first) for i in range(count))
+        return tuple(DraftHandle(types[i] if i < len(types) else first) for i in range(count))
 
-    def const(self, value: Any, dtype: DType) -> _Handle:
-        return _Handle(TensorType(dtype, tuple(map(Dim.const, _shape(value)))))
+    def const(self, value: Any, dtype: DType) -> DraftHandle:
+        return DraftHandle(TensorType(dtype, tuple(map(Dim.const, _shape(value)))))
 
-    def scalar(self, value: Any, like: _Handle) -> _Handle:
-        return _Handle(TensorType(like.type.dtype, ()))
+    def scalar(self, value: Any, like: DraftHandle) -> DraftHandle:
+        return DraftHandle(TensorType(like.type.dtype, ()))
 
-    def dim(self, dim: Dim) -> _Handle:
+    def dim(self, dim: Dim) -> DraftHandle:
         return self.shape([dim])
 
-    def shape(self, dims: Sequence[Dim]) -> _Handle:
-        return _Handle(TensorType(DType.I64, (Dim.const(len(dims)),)))
+    def shape(self, dims: Sequence[Dim]) -> DraftHandle:
+        return DraftHandle(TensorType(DType.I64, (Dim.const(len(dims)),)))
 
-    def extern(self, op: Op, *operands: Any) -> _Handle:
+    def extern(self, op: Op, *operands: Any) -> DraftHandle:
         self.is_extern = True
-        return _Handle(_SAME)
+        return DraftHandle(_SAME)
 
-    def reshape(self, x: _Handle, dims: Sequence[Dim]) -> _Handle:
+    def reshape(self, x: DraftHandle, dims: Sequence[Dim]) -> DraftHandle:
         return self._formed("Reshape", x, tuple(dims), tuple(dims) != x.type.shape)
 
-    def transpose(self, x: _Handle, perm: Sequence[int]) -> _Handle:
+    def transpose(self, x: DraftHandle, perm: Sequence[int]) -> DraftHandle:
         shape = x.type.shape
         moved = tuple(shape[axis] for axis in perm) if len(perm) == len(shape) else shape
         return self._formed("Transpose", x, moved, list(perm) != sorted(perm))
 
-    def cast(self, x: _Handle, dtype: DType) -> _Handle:
+    def cast(self, x: DraftHandle, dtype: DType) -> DraftHandle:
         narrow = {DType.COMPUTE, DType.F32}  # one type where builds are in f32
         if x.type.dtype != dtype and not {x.type.dtype, dtype} <= narrow:
             self.forms.append("Cast")
-        return _Handle(x.type.with_dtype(dtype))
+        return DraftHandle(x.type.with_dtype(dtype))
 
-    def unsqueeze(self, x: _Handle, axes: Sequence[int]) -> _Handle:
+    def unsqueeze(self, x: DraftHandle, axes: Sequence[int]) -> DraftHandle:
         shape, rank = list(x.type.shape), x.type.rank + len(axes)
         for place in sorted(axis % rank for axis in axes):
             shape.insert(place, Dim.const(1))
         return self._formed("Unsqueeze", x, tuple(shape), bool(axes))
 
-    def squeeze(self, x: _Handle, axes: Sequence[int]) -> _Handle:
+    def squeeze(self, x: DraftHandle, axes: Sequence[int]) -> DraftHandle:
         gone = {axis % max(x.type.rank, 1) for axis in axes}
         shape = tuple(size for axis, size in enumerate(x.type.shape) if axis not in gone)
         return self._formed("Squeeze", x, shape, bool(axes))
 
-    def _formed(self, name: str, x: _Handle, shape: tuple[Dim, ...], changes: bool) -> _Handle:
+    def _formed(self, name: str, x: DraftHandle, shape: tuple[Dim, ...], changes: bool) -> DraftHandle:
         if changes:
             self.forms.append(name)
-        return _Handle(x.type.with_shape(shape)) if changes else x
+        return DraftHandle(x.type.with_shape(shape)) if changes else x
 
 
 def _shape(value: Any) -> Iterator[int]:
