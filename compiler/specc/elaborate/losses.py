@@ -1,18 +1,22 @@
-"""Types of losses, metrics and bound inputs: bodies over an entry's inputs and outputs, `data.FIELD` and `aux.NAME`."""
+"""The expressions of a train section: a body over an entry's inputs and outputs, `data.FIELD` and `aux.NAME`."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from specc.diagnostics import Label
+from specc.dims import Dim, Fact
+from specc.elaborate.attributes import OpCall
 from specc.elaborate.body import BodyChecker
 from specc.elaborate.builtins import COMPILE_TIME
+from specc.elaborate.fields import Field
 from specc.elaborate.names import available, closest, replaced
-from specc.elaborate.settings import CLASS_LOSSES, EQUAL_LOSSES, FIELD_FUNCTIONS, LOSSES, METRICS, OPAQUE
-from specc.elaborate.signatures import opaque_axes
+from specc.elaborate.settings import FIELD_FUNCTIONS, LOSSES, OPAQUE
+from specc.elaborate.signatures import Unifier, opaque_axes
 from specc.elaborate.values import POISON, Fail, Poisoned, describe
-from specc.ir.graph import Model, Value
-from specc.op import operators
+from specc.ir.graph import Input, Model, Value
+from specc.op import Op, ParamSpec, operators
+from specc.ops.losses import ClassLoss, Ctc, Loss
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -22,10 +26,17 @@ if TYPE_CHECKING:
     from specc.elaborate.elaborator import Elaborator
 
 SCALAR = TensorType(DType.COMPUTE, ())
+INDICES = ("ids", "idx")
+"""Operands of operators that a field of whole numbers is."""
 
 
 class LossChecker(BodyChecker):
-    """Evaluates the expressions of a train section. What comes from data has no static type: nothing is said of it."""
+    """Types the expressions of a section and appends their nodes.
+
+    A size that only the data knows is a symbol of its own, which becomes what it is held against. A field of which
+    not even the rank is known is what a loss expects of it; elsewhere it has no type, and nothing is said of it
+    before the data is read.
+    """
 
     def __init__(self, elab: Elaborator, model: Model, entry: str) -> None:
         instance = elab.bodies.root
@@ -37,52 +48,92 @@ class LossChecker(BodyChecker):
         self.mode = "train"
         self.facts = instance.facts
         self.bound = frozenset(graph.dims)
-        self.fields: tuple[str, ...] | None = None
+        self.fields: Mapping[str, Field] | None = None
         self.aux_names: list[str] = []
+        self.open: set[str] = set()  # symbols of sizes that the data knows
+        self.read: dict[tuple[str, DType], Value] = {}  # fields as they are used
+        self.auxiliary: dict[str, Value] = {}
+        self.outputs: list[Value] = []
+        self.lets: set[str] = set()
+        self.wanted: DType | None = None  # what a field is used as
+        self.first: TensorType | None = None  # the first operand of the loss at hand
+        first = next((a.type for a in graph.inputs if a.type.rank), None)
+        self.batch = first.shape[0] if first is not None else Dim.symbol("B")
         for argument in graph.inputs:
-            if argument.value is not None:
-                self.locals[argument.name] = argument.value
-        for name, (_, value), type_ in zip(
-            graph.output_names, graph.results, elab.bodies.result_types[id(graph)], strict=True
-        ):
-            self.locals[name] = Value(name, type_, value.span)
+            self.locals[argument.name] = Value(argument.name, self.fed(argument.type), argument.span)
 
     # ---- what is checked -----------------------------------------------------------------------------------------
 
+    def fed(self, type_: TensorType) -> TensorType:
+        """An input as data feeds it: its first axis is that of the batch."""
+        if not type_.rank or not type_.shape[0].is_symbol():
+            return type_
+        return type_.with_shape((self.batch, *type_.shape[1:]))
+
     def bind_let(self, item: ast.Let) -> None:
         self.locals[item.name.id] = POISON
+        self.lets.add(item.name.id)
         with self.elab.collecting():
             self._bind(item.name, self.value(item.value), item.value)
 
-    def check_loss(self, expr: ast.Expr) -> None:
+    def enter(self, bound: Mapping[str, tuple[Value | None, ast.Expr]]) -> None:
+        """The entry is called with what feeds it: sizes of bound inputs become those of the outputs."""
+        graph = self.entry.full
+        unifier = Unifier({})
+        for argument in graph.inputs:
+            value = bound[argument.name][0] if argument.name in bound else None
+            actual = value.type if value is not None else self.fed(argument.type)
+            if actual.rank == argument.type.rank:
+                unifier.bind(argument.type, actual)
+        for argument in graph.inputs:
+            value, at = bound.get(argument.name, (None, None))
+            want = self._resolved(argument.type, unifier)
+            if value is not None and at is not None:
+                self.agree(value.type.shape, want.shape)
+                with self.elab.collecting():
+                    self.check_type(value.type, want, at.span, argument.span, what=f"`{argument.name}`")
+            if argument.name not in self.lets:
+                self.locals[argument.name] = Value(argument.name, want, argument.span)
+        with self.elab.collecting():
+            self._promises(unifier, bound)
+        for name, (_, value), type_ in zip(
+            graph.output_names, graph.results, self.elab.bodies.result_types[id(graph)], strict=True
+        ):
+            self.locals[name] = Value(name, self._resolved(type_, unifier), value.span)
+            self.outputs.append(self.locals[name])
+
+    def _resolved(self, type_: TensorType, unifier: Unifier) -> TensorType:
+        """A type of the entry's signature for these inputs; nothing is cached in training."""
+        shape = []
+        for dim in type_.shape:
+            size = unifier.resolve(dim, {})
+            past = {s: Dim.const(0) for s in size.symbols if s.startswith("past(")}
+            shape.append(size.plain().substitute(past) if past else dim if size == dim else size)
+        return self.simplest(type_.with_shape(tuple(shape)))
+
+    def _promises(self, unifier: Unifier, bound: Mapping[str, tuple[Value | None, ast.Expr]]) -> None:
+        """What the model states about its sizes holds for those of the bound inputs (S223)."""
+        assert self.instance is not None
+        env = {name: size.plain() for name, size in unifier.env.items() if size != Dim.symbol(name)}
+        at = next((at for value, at in bound.values() if value is not None), None)
+        for fact, stated in self.instance.stated.items():
+            if at is not None and set(fact.dim.symbols) & env.keys() and not self.opens(fact.dim.substitute(env)):
+                self._stated(Fact(fact.kind, fact.dim.substitute(env), fact.n), stated, at.span, self.entry.name)
+
+    def check_loss(self, expr: ast.Expr) -> Value:
         """The loss is a scalar (T503)."""
-        self.locals["loss"] = Value("loss", SCALAR, expr.span)
         value = self.value(expr)
-        if isinstance(value, Value) and value.type.rank == 0:
-            return
+        if isinstance(value, Value) and value.type.rank == 0 and value.type.dtype.is_float:
+            self.locals["loss"] = Value("loss", value.type, expr.span)
+            return value
         what = self.shown(value.type) if isinstance(value, Value) else describe(value)
+        scalar = isinstance(value, Value) and value.type.rank == 0
         help = f"mean({unparse(expr)})" if isinstance(value, Value) else "a loss is a tensor function of the outputs"
-        raise self.fail("T503", f"the loss is not a scalar: {what}", expr.span, help=help)
+        message = f"the loss is no number: {what}" if scalar else f"the loss is not a scalar: {what}"
+        raise self.fail("T503", message, expr.span, help="" if scalar else help)
 
-    def check_metric(self, expr: ast.Expr) -> None:
-        """A metric's name may be any of torchmetrics; one that is almost a known one is a mistake."""
-        call = expr if isinstance(expr, ast.Call) else None
-        name = call.func if call is not None else expr
-        if not isinstance(name, ast.Name):
-            raise self.fail("E125", f"a metric is a call of its name, found `{unparse(expr)}`", expr.span)
-        guess = closest(name.id, METRICS)
-        if name.id not in METRICS and guess is not None:
-            help = f"did you mean `{guess}`?"
-            raise self.fail(
-                "E103", f"unknown metric `{name.id}`", name.span, help=help, edits=replaced(name.span, guess)
-            )
-        for arg in call.args if call is not None else ():
-            with self.elab.collecting():
-                if isinstance(arg, ast.Arg):
-                    self.value(arg.value)
-
-    def check_input(self, name: ast.Ident, value: ast.Expr) -> None:
-        """`inputs = bind(image = ..)`: an input of the entry, of its type where that is known."""
+    def check_input(self, name: ast.Ident, value: ast.Expr) -> Value | None:
+        """`inputs = bind(image = ..)`: an input of the entry; None where its type is not known yet."""
         inputs = {a.name: a for a in self.entry.full.inputs}
         if name.id not in inputs:
             guess = closest(name.id, inputs)
@@ -94,9 +145,11 @@ class LossChecker(BodyChecker):
                 edits=replaced(name.span, guess),
                 available=available(inputs),
             )
-        tensor = self.tensor(self.value(value), value)
-        argument = inputs[name.id]
-        self.check_type(tensor.type, argument.type, value.span, argument.span, what=f"`{name.id}`")
+        outer, self.wanted = self.wanted, inputs[name.id].type.dtype
+        try:
+            return self.tensor(self.value(value), value)
+        finally:
+            self.wanted = outer
 
     def check_names(self, args: tuple[ast.Arg | ast.StarArg, ...]) -> None:
         """Values in the arguments of an optimiser, a schedule, a data source: names that exist."""
@@ -115,7 +168,52 @@ class LossChecker(BodyChecker):
                 if isinstance(child, ast.Expr):
                     self._check_name(child)
 
+    # ---- sizes that the data knows -------------------------------------------------------------------------------
+
+    def fresh_size(self, field: str, axis: int) -> Dim:
+        """A size that nothing is known of before the data is read."""
+        name = f"{field}{axis}"
+        self.open.add(name)
+        return Dim.symbol(name)
+
+    def opens(self, dim: Dim) -> bool:
+        """Whether the data knows the size."""
+        return any(symbol in self.open for symbol in dim.symbols)
+
+    def agree(self, have: Collection[Dim], want: Collection[Dim]) -> None:
+        """Sizes that are held against each other: an unknown one becomes what the other says."""
+        if len(have) != len(want):
+            return
+        for left, right in zip(have, want, strict=True):
+            for one, other in ((left, right), (right, left)):
+                symbols = [s for s in one.symbols if s in self.open]
+                rest = one - Dim.symbol(symbols[0]) if len(symbols) == 1 else None
+                if rest is not None and not self.opens(rest) and symbols[0] not in other.symbols:
+                    self._settle(symbols[0], other - rest)
+                    break
+
+    def _settle(self, symbol: str, size: Dim) -> None:
+        self.open.discard(symbol)
+        for value in {id(v): v for v in self._values()}.values():
+            if any(symbol in dim.symbols for dim in value.type.shape):
+                shape = tuple(d.plain().substitute({symbol: size}) if symbol in d.symbols else d
+                              for d in value.type.shape)  # fmt: skip
+                object.__setattr__(value, "type", value.type.with_shape(shape))
+
+    def _values(self) -> Iterator[Value]:
+        yield from self.read.values()
+        yield from (v for v in self.locals.values() if isinstance(v, Value))
+        for node in self.nodes:
+            yield from node.outputs
+
     # ---- names and calls -----------------------------------------------------------------------------------------
+
+    def member(self, name: str, span: Span, *, called: bool = False) -> Any:
+        """A section sees what an entry takes and returns, not the parts of the model."""
+        return None
+
+    def nearby(self) -> list[str]:
+        return [*self.locals, *self.scope.visible(), *self.scope.dims]
 
     def _Name(self, expr: ast.Name) -> Any:
         if expr.id not in self.locals:
@@ -131,12 +229,38 @@ class LossChecker(BodyChecker):
         if base == "data" and base not in self.locals:
             if self.fields is not None and name not in self.fields:
                 raise self._no_field("the data has no field", expr.name, self.fields)
-            raise Poisoned
+            return self.field(name, expr.span)
         if base == "aux" and base not in self.locals:
             if name not in self.aux_names:
                 raise self._no_field(f"{self.model.module.name} has no aux", expr.name, self.aux_names)
-            return Value(name, SCALAR, expr.span)
+            return self.auxiliary.setdefault(name, Value(f"aux_{name}", SCALAR, expr.span))
         return super()._Attr(expr)
+
+    def field(self, name: str, span: Span, expected: TensorType | None = None) -> Value:
+        """A field of the data, in the dtype of its use. `expected`: what it is if nothing else is known."""
+        known = (self.fields or {}).get(name, Field())
+        argument = next((a for a in self.entry.full.inputs if a.name == name), None)
+        if known.shape is None and argument is not None and known.dtype is None:
+            fed = self.fed(argument.type)
+            known = Field(fed.shape, fed.dtype)
+        dtype = known.dtype or (expected.dtype if expected is not None else self.wanted) or DType.COMPUTE
+        if (name, dtype) not in self.read:
+            shape = known.shape if known.shape is not None else expected.shape if expected is not None else None
+            shape = next((v.type.shape for (n, _), v in self.read.items() if n == name), shape)
+            if shape is None:
+                raise Poisoned
+            suffix = f"_{dtype.spec_name.lower()}" if any(n == name for n, _ in self.read) else ""
+            self.read[name, dtype] = Value(f"data_{name}{suffix}", TensorType(dtype, shape), span)
+        return self.read[name, dtype]
+
+    def rank_of(self, expr: ast.Expr) -> int | None:
+        """How many axes a field has, if the expression is one and that is known."""
+        name = field_name(expr)
+        if name is None:
+            return None
+        shapes = [v.type.shape for (n, _), v in self.read.items() if n == name]
+        shape = shapes[0] if shapes else (self.fields or {}).get(name, Field()).shape
+        return len(shape) if shape is not None else None
 
     def _no_field(self, message: str, name: ast.Ident, names: Any) -> Fail:
         guess = closest(name.id, names)
@@ -151,12 +275,11 @@ class LossChecker(BodyChecker):
 
     def _Call(self, expr: ast.Call) -> Any:
         name = expr.func.id if isinstance(expr.func, ast.Name) else ""
-        if self.file.find(name) is None:
-            if name in LOSSES:
-                return self._loss(expr, name)
-            if name in OPAQUE or (name in FIELD_FUNCTIONS and name not in operators()):
-                self._arguments(expr)
-                raise Poisoned
+        if self.file.find(name) is None and (name in OPAQUE or (name in FIELD_FUNCTIONS and name not in operators())):
+            for arg in expr.args:
+                with self.elab.collecting():
+                    self.value(arg.value) if isinstance(arg, ast.Arg) else None
+            raise Poisoned
         return super()._Call(expr)
 
     def unknown_call(self, func: ast.Name) -> Any:
@@ -171,76 +294,63 @@ class LossChecker(BodyChecker):
             available=available(LOSSES),
         )
 
-    def _arguments(self, expr: ast.Call) -> list[tuple[str, Any, ast.Expr]]:
-        """Keyword ("" if positional), value (None if it has no static type) and place of each argument."""
-        found: list[tuple[str, Any, ast.Expr]] = []
-        for arg in expr.args:
-            if isinstance(arg, ast.StarArg):
-                raise self.fail("E120", "`*` passes hyper-parameters, in declarations only", arg.span)
-            value = None
-            with self.elab.collecting():
-                value = self.value(arg.value)
-            found.append((arg.name.id if arg.name is not None else "", value, arg.value))
-        return found
+    # ---- operators -----------------------------------------------------------------------------------------------
 
-    # ---- losses --------------------------------------------------------------------------------------------------
+    def _operand(self, op: type[Op], param: ParamSpec, expr: ast.Expr | None, call: ast.Call) -> tuple[Input, Span]:
+        """An operand, given what it is wanted as: a field has the dtype of its use."""
+        if issubclass(op, Loss) and param.name == "weight" and isinstance(expr, ast.ListExpr):
+            function = ast.Name(expr.span, "tensor")
+            expr = ast.Call(expr.span, function, (ast.Arg(expr.span, None, expr),))
+        outer, self.wanted = self.wanted, DType.I64 if param.name in INDICES else None
+        try:
+            if expr is not None and issubclass(op, Loss) and self._is_target(op, param):
+                return self._target(op, call, expr), expr.span
+            value, span = super()._operand(op, param, expr, call)
+            if issubclass(op, Loss) and self.first is None and isinstance(value, Value):
+                self.first = value.type
+            return value, span
+        finally:
+            self.wanted = outer
 
-    def _loss(self, expr: ast.Call, name: str) -> Value:
-        """A loss function: its operands fit each other; the result is a scalar."""
-        operands = [
-            (value, at) for key, value, at in self._arguments(expr) if key in ("", "target", "logits", "p", "y")
-        ]
-        needed = 1 if name == "contrastive" else 2
-        if len(operands) < needed and name != "ctc":
-            raise self.fail("E124", f"{name} takes {needed} tensors", expr.span, note=f"{name}({_SIGNATURES[name]})")
-        tensors = [(value, at) for value, at in operands[:2] if isinstance(value, Value)]
-        for value, at in operands[:needed]:
-            if value is not None and not isinstance(value, Value):
-                raise self.fail("E125", f"{name} takes tensors, found {describe(value)}", at.span)
-        if len(tensors) == 2:
-            (x, x_at), (y, y_at) = tensors
-            if name in CLASS_LOSSES and not y.type.dtype.is_float:
-                self._fits(name, y, y_at, TensorType(DType.I64, x.type.shape[:-1]), x, x_at)
-            elif name in CLASS_LOSSES or name in EQUAL_LOSSES:
-                self._fits(name, y, y_at, x.type, x, x_at)
-        elif name == "contrastive" and tensors and tensors[0][0].type.rank != 2:
-            value, at = tensors[0]
-            raise self.fail("S202", "contrastive takes logits with 2 axes", at.span, self.shown(value.type))
-        return Value(None, SCALAR, expr.span)
+    def _is_target(self, op: type[Op], param: ParamSpec) -> bool:
+        operands = [p.name for p in op.params if p.is_operand]
+        return param.name in operands[1:] and param.name != "weight"
 
-    def _fits(self, name: str, y: Value, y_at: ast.Expr, want: TensorType, x: Value, x_at: ast.Expr) -> None:
-        """The target has the type that the prediction asks for (S201, S202, S220, S301)."""
-        others = (Label(x_at.span, self.shown(x.type)),)
-        label, expected = self.shown(y.type), self.shown(want)
-        message = f"{name}: the target is {label}, expected {expected}"
-        if y.type.rank != want.rank:
-            raise self._misfit("S202", message, y_at.span, label, others, expected)
-        if y.type.dtype.is_float != want.dtype.is_float:
-            raise self._misfit("S301", message, y_at.span, label, others, expected)
-        for have, need in zip(y.type.shape, want.shape, strict=True):
-            proof = self.facts.equal(have, need)
-            if proof:
-                continue
-            if have.value is not None and need.value is not None:
-                raise self._misfit("S201", message, y_at.span, label, others, expected)
-            raise self.unequal(
-                message, y_at.span, label, need, have, proof, others=others, sizes=self.size_rows(y.type)
-            )
+    def _target(self, op: type[Op], call: ast.Call, expr: ast.Expr) -> Value:
+        """What a loss holds against its first operand."""
+        first = self.first
+        classes = issubclass(op, (ClassLoss, Ctc))
+        probable = classes and first is not None and self.rank_of(expr) == first.rank and not issubclass(op, Ctc)
+        self.wanted = DType.I64 if classes and not probable else DType.COMPUTE
+        name = field_name(expr)
+        if name is not None and first is not None and self.rank_of(expr) is None and not issubclass(op, Ctc):
+            shape = first.shape[:-1] if classes else first.shape
+            return self.field(name, expr.span, TensorType(self.wanted, shape))
+        return self.tensor(self.value(expr), expr)
 
-    def _misfit(
-        self, code: str, message: str, span: Span, label: str, others: tuple[Label, ...], expected: str
-    ) -> Fail:
-        return self.fail(code, message, span, label, others=others, expected=expected, found=label)
+    def op_call(self, op: type[Op], expr: ast.Call) -> OpCall:
+        """A call of an operator; a loss keeps the type of its first operand for the second."""
+        outer, self.first = self.first, None
+        try:
+            return super().op_call(op, expr)
+        finally:
+            self.first = outer
+
+    def apply(self, call: OpCall, span: Span) -> Any:
+        types = [v.type for v in call.inputs if isinstance(v, Value)]
+        if isinstance(call.op, Loss) and len(types) > 1:
+            count = 1 if isinstance(call.op, Ctc) else types[1].rank
+            self.agree(types[1].shape[:count], types[0].shape[:count])
+        try:
+            return super().apply(call, span)
+        except Fail:
+            if any(self.opens(dim) for type_ in types for dim in type_.shape):
+                raise Poisoned from None  # the data may fit
+            raise
 
 
-_SIGNATURES = {
-    "cross_entropy": "logits, target, label_smoothing, ignore_index, weight",
-    "nll": "log_probs, target",
-    "binary_cross_entropy": "p, y",
-    "binary_cross_entropy_with_logits": "logits, y",
-    "mse": "x, y",
-    "l1": "x, y",
-    "huber": "x, y",
-    "kl_div": "p, q",
-    "contrastive": "logits",
-}
+def field_name(expr: ast.Expr) -> str | None:
+    """The field that an expression is: `data.label`."""
+    expr = expr.inner if isinstance(expr, ast.Paren) else expr
+    plain = isinstance(expr, ast.Attr) and isinstance(expr.base, ast.Name) and expr.base.id == "data"
+    return expr.name.id if plain and isinstance(expr, ast.Attr) else None

@@ -27,11 +27,22 @@ OTHERS = ("preset", "entry", "weights", "loss", "metrics", "val_every", "devices
 SETTINGS = (*FUNCTIONS, *WHOLE, *NUMBERS, *CHOICES, *OTHERS)
 
 FIELD_FUNCTIONS = ("column", "tokens", "pixels", "log_mel", "bpe", "flatten")
-METRICS = (
-    "accuracy", "f1", "precision", "recall", "auroc", "perplexity", "bleu", "rouge", "word_error_rate",
-    "mean_squared_error",
+CLASS_METRICS = (
+    "accuracy", "f1", "precision", "recall", "specificity", "auroc", "average_precision", "cohen_kappa", "matthews",
+    "iou",
 )  # fmt: skip
-OPAQUE = ("generate", "randint", "cosine_alpha_bar")
+"""Predictions [.., C] against classes [..], or both of one shape for two classes."""
+PAIR_METRICS = ("mean_squared_error", "mean_absolute_error", "r2", "cosine_similarity")
+TEXT_METRICS = ("bleu", "rouge", "word_error_rate", "character_error_rate")
+METRICS = (*CLASS_METRICS, *PAIR_METRICS, *TEXT_METRICS, "perplexity")
+METRIC_OPTIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("accuracy", "f1", "precision", "recall", "specificity"), ("average", "top_k", "ignore_index")),
+    **dict.fromkeys(("auroc", "average_precision", "iou"), ("average", "ignore_index")),
+    **dict.fromkeys(("cohen_kappa", "matthews"), ("ignore_index",)),
+    "bleu": ("n",),
+}
+"""What metrics take beside their tensors."""
+OPAQUE = ("generate",)
 """Functions of the training runtime whose results have no static type."""
 
 # How a setting is called elsewhere: `learning_rate = 6e-4` is `optim = adamw(lr = 6e-4)`.
@@ -52,9 +63,41 @@ ALIASES = {
     "logger": "log", "frozen": "freeze", "early_stopping": "early_stop", "init_from": "weights", "config": "preset",
 }  # fmt: skip
 
-CLASS_LOSSES = ("cross_entropy", "nll")  # logits [.., C] against Int [..]
-EQUAL_LOSSES = ("binary_cross_entropy", "binary_cross_entropy_with_logits", "mse", "l1", "huber", "kl_div")
-LOSSES = (*CLASS_LOSSES, *EQUAL_LOSSES, "ctc", "contrastive")
+LOSSES = (
+    "cross_entropy", "nll", "binary_cross_entropy", "binary_cross_entropy_with_logits", "mse", "l1", "huber", "kl_div",
+    "ctc", "contrastive",
+)  # fmt: skip
+
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "sgd": ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize", "foreach", "differentiable",
+            "fused"),
+    "adam": ("lr", "betas", "eps", "weight_decay", "amsgrad", "foreach", "maximize", "capturable", "differentiable",
+             "fused", "decoupled_weight_decay"),
+    "adamw": ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "foreach", "capturable", "differentiable",
+              "fused"),
+    "rmsprop": ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "capturable", "foreach", "maximize",
+                "differentiable"),
+    "adagrad": ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps", "foreach", "maximize",
+                "differentiable", "fused"),
+    "lion": ("lr", "betas", "weight_decay", "decoupled_weight_decay"),
+    "adafactor": ("lr", "beta2_decay", "eps", "d", "weight_decay", "foreach", "maximize"),
+    "muon": ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn"),
+    "constant": ("warmup",),
+    "linear": ("warmup", "total", "min_lr"),
+    "cosine": ("warmup", "total", "min_lr"),
+    "step": ("step_size", "gamma", "warmup"),
+    "noam": ("dim", "warmup"),
+    "one_cycle": ("max_lr", "total"),
+    "plateau": ("monitor", "mode", "factor", "patience", "min_lr", "warmup"),
+    "best": ("monitor", "mode", "keep", "every"),
+    "early_stopping": ("monitor", "patience", "mode", "min_delta"),
+    "tokens": ("count",),
+    "split": ("part",),
+}  # fmt: skip
+"""What the functions of a section take, in order; the optimisers of torch what torch's take."""
+OPTIMISER = ("no_decay", "groups")
+"""What every optimiser takes beside its own arguments."""
+REQUIRED = {"step": 1, "noam": 2, "one_cycle": 1, "best": 1, "early_stopping": 1, "tokens": 1, "split": 1}
 
 NOT_FIELDS = frozenset({"tokenizer", "split", "length", "name"})
 """Keyword arguments of data sources that name no field."""

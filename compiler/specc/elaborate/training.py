@@ -6,13 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Edit
+from specc.dims import Dim
 from specc.elaborate import settings as known
+from specc.elaborate.calling import check_call
+from specc.elaborate.fields import Field, fields_of
 from specc.elaborate.losses import LossChecker
+from specc.elaborate.metrics import Measure, check_metric
 from specc.elaborate.names import available, closest, replaced
 from specc.elaborate.partwise import check_parts
 from specc.elaborate.partwise import keyword as keyword
-from specc.elaborate.values import describe, number, show
-from specc.ir.graph import Call, Graph, Loop, Model, Node, Scan, When
+from specc.elaborate.scopes import names_in
+from specc.elaborate.values import POISON, describe, number, show
+from specc.ir.graph import Call, Graph, Loop, Model, Node, Scan, Value, When
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
 
@@ -21,33 +26,74 @@ if TYPE_CHECKING:
 
 
 class TrainChecker:
-    """Checks one section against one configuration of its model."""
+    """Checks one section against one configuration of its model.
 
-    def __init__(self, elab: Elaborator, model: Model, node: ast.Train, settings: Mapping[str, ast.Expr]) -> None:
-        self.elab, self.model, self.node, self.settings = elab, model, node, settings
+    `data`: where the data has been read, the sizes of each field's axes but the first, None where rows differ. Then
+    everything has a type, and `place.nodes`, divided by `cuts`, is what is computed of a batch: what comes before the
+    model, the loss, the metrics.
+    """
+
+    def __init__(
+        self,
+        elab: Elaborator,
+        model: Model,
+        node: ast.Train,
+        settings: Mapping[str, ast.Expr],
+        data: Mapping[str, tuple[int | None, ...]] | None = None,
+    ) -> None:
+        self.elab, self.model, self.node, self.settings, self.data = elab, model, node, settings, data
         self.place = LossChecker(elab, model, "forward")
+        self.bound: dict[str, tuple[Value | None, ast.Expr]] = {}
+        self.loss: Value | None = None
+        self.measures: list[Measure] = []
+        self.cuts: list[int] = []
 
     def check(self) -> None:
         self._settings()
         with self.elab.collecting():
             self._duration()
+        self.expressions()
+        self._values()
+        check_parts(self)
+
+    def expressions(self) -> None:
+        """Lets, bound inputs, loss and metrics, in the order in which they are computed."""
         with self.elab.collecting():
             self._entry()
-        self.place.fields = self._fields()
-        self.place.aux_names = sorted(set(aux_names(self.model)))
-        for item in self.node.items:
-            if isinstance(item, ast.Let):
-                self.place.bind_let(item)
+        place = self.place
+        place.fields = self._fields()
+        place.aux_names = sorted(set(aux_names(self.model)))
+        early, late = self._lets()
+        for item in early:
+            place.bind_let(item)
+        self._inputs()
+        place.enter(self.bound)
+        self.cuts = [len(place.nodes)]
+        for item in late:
+            place.bind_let(item)
         before = len(self.elab.collector.errors)
         with self.elab.collecting():
             if "loss" in self.settings:
-                self.place.check_loss(self.settings["loss"])
-        if len(self.elab.collector.errors) == before:
+                self.loss = place.check_loss(self.settings["loss"])
+        place.locals.setdefault("loss", POISON)
+        if len(self.elab.collector.errors) == before and self.data is None:
             self._unused_aux()
+        self.cuts.append(len(place.nodes))
         self._metrics()
-        self._values()
-        self._inputs()
-        check_parts(self)
+
+    def _lets(self) -> tuple[list[ast.Let], list[ast.Let]]:
+        """Those that the model's inputs may need, and those that need what it takes, returns or adds to the loss."""
+        full = self.place.entry.full
+        names = {*full.output_names, *(a.name for a in full.inputs), "aux"}
+        early: list[ast.Let] = []
+        late: list[ast.Let] = []
+        for item in self.node.items:
+            if not isinstance(item, ast.Let):
+                continue
+            after = any(name.id in names for name in names_in(item.value))
+            names = names | {item.name.id} if after else names - {item.name.id}
+            (late if after else early).append(item)
+        return early, late
 
     # ---- settings ------------------------------------------------------------------------------------------------
 
@@ -137,10 +183,15 @@ class TrainChecker:
             )
         if setting != "inputs":
             self.place.check_names(value.args)
+        check_call(self.place, value, name)
 
     def _whole(self, name: str, value: ast.Expr) -> None:
         if name == "batch" and isinstance(value, ast.Call):
-            return  # tokens(25_000)
+            if not (isinstance(value.func, ast.Name) and value.func.id == "tokens"):
+                message = f"`batch` cannot be {unparse(value)}"
+                raise self.place.fail("E125", message, value.span, expected="an int | tokens(..)")
+            check_call(self.place, value, "tokens")
+            return
         self._number(name, value, lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, "an int")
 
     def _number(self, name: str, value: ast.Expr, fits: Any, expected: str) -> None:
@@ -157,44 +208,41 @@ class TrainChecker:
         for item in items:
             with self.elab.collecting():
                 if isinstance(item, ast.Expr):
-                    self.place.check_metric(item)
+                    self.measures.append(check_metric(self.place, item))
 
     # ---- data ----------------------------------------------------------------------------------------------------
 
-    def _fields(self) -> tuple[str, ...] | None:
+    def _fields(self) -> Mapping[str, Field] | None:
         """The fields that the data has, if the section says."""
-        data = self.settings.get("data")
-        if not isinstance(data, ast.Call) or not isinstance(data.func, ast.Name):
-            return None
-        names = [a.name.id for a in data.args if isinstance(a, ast.Arg) and a.name is not None]
-        fields = [n for n in names if n not in known.NOT_FIELDS]
-        if "tokenizer" in names:
-            fields += known.TOKENIZED
-        fields += known.GIVEN_FIELDS.get(data.func.id, ())
-        return tuple(dict.fromkeys(fields)) if fields else None
+        found = dict(fields_of(self.place, self.settings.get("data")))
+        for name, sizes in (self.data or {}).items():
+            before = found.get(name, Field())
+            if before.dtype is None or before.shape is None or len(before.shape) != len(sizes) + 1:
+                axes = (self.place.unknown(name, i + 1) if n is None else Dim.const(n) for i, n in enumerate(sizes))
+                found[name] = Field((self.place.batch, *axes), before.dtype)
+        return found or None
 
     def _inputs(self) -> None:
         """Every required input has a field of its name, or is bound (T504)."""
-        bound: list[str] = []
         inputs = self.settings.get("inputs")
         if isinstance(inputs, ast.Call):
             for arg in inputs.args:
-                with self.elab.collecting():
-                    if isinstance(arg, ast.Arg) and arg.name is not None:
-                        bound.append(arg.name.id)
-                        self.place.check_input(arg.name, arg.value)
+                if isinstance(arg, ast.Arg) and arg.name is not None:
+                    self.bound[arg.name.id] = (None, arg.value)
+                    with self.elab.collecting():
+                        self.bound[arg.name.id] = (self.place.check_input(arg.name, arg.value), arg.value)
         fields = self.place.fields
         if fields is None:
             return
         for argument in self.place.entry.full.inputs:
-            if not argument.optional and argument.name not in (*fields, *bound):
+            if not argument.optional and argument.name not in (*fields, *self.bound):
                 span = self.settings["data"].span.head()
                 with self.elab.collecting():
                     raise self.place.fail(
                         "T504",
                         f"no data field feeds the input `{argument.name}`",
                         span,
-                        help=f"inputs = bind({argument.name} = data.{fields[0]})",
+                        help=f"inputs = bind({argument.name} = data.{next(iter(fields))})",
                         available=available(fields),
                     )
 

@@ -14,16 +14,14 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from specc.diagnostics import Rejected
 from specc.elaborate.names import available, closest
-from specc.elaborate.values import Fail, Poisoned
 from specc_runtime.inputs import Interface
 from specc_runtime.programs import TORCH_ERRORS
 from specc_runtime.training.metrics import Meter, meters
 from specc_runtime.training.objective import Objective
 from specc_runtime.training.optimisers import optimiser, schedule
-from specc_runtime.training.plan import Plan, bound, lets_of
-from specc_runtime.training.section import Section, failed, unsupported
+from specc_runtime.training.plan import Plan
+from specc_runtime.training.section import Section, failed
 from specc_runtime.training.sources import Data
 
 Batch = Mapping[str, torch.Tensor]
@@ -49,43 +47,26 @@ class Fit(lightning.LightningModule):
     def __init__(self, section: Section, module: torch.nn.Module, of: Interface, plan: Plan) -> None:
         super().__init__()
         self.model, self.section, self.of, self.plan = module, section, of, plan
-        self.objective = Objective(section)
-        self.bound = bound(section)
-        self.early, self.late = lets_of(section, {o.name: o for o in of.outputs})
+        self.objective = Objective(section, plan.train, of)
         self.meters: list[Meter] = meters(section)
         self.measures = torch.nn.ModuleList()
 
     # ---- one batch -----------------------------------------------------------------------------------------------
 
-    def feeds(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The model's arguments: fields of their names, and what `inputs = bind(..)` says."""
-        self.objective.begin(batch)
-        for let in self.early:
-            self.objective.known[let.name.id] = self.objective.value(let.value)
-        found = {}
-        for item in self.of.inputs:
-            expr = self.bound.get(item.name)
-            value = self.objective.tensor(expr) if expr is not None else batch[item.name]
-            self.objective.known[item.name] = found[item.argument] = value
-        return found
-
     def loss(self, batch: Batch) -> torch.Tensor:
         """Run the model on a batch; its outputs and lets are then known to the objective."""
-        feeds, objective = self.feeds(batch), self.objective
+        feeds = self.objective.feeds(batch)
         parts = [part for part in self.model.modules() if isinstance(getattr(part, "aux", None), dict)]
         for part in parts:
             part.aux.clear()  # type: ignore[union-attr, operator]
         found = (self.model if self.of.method == "forward" else getattr(self.model, self.of.method))(**feeds)
         results = found if isinstance(found, tuple) else (found,)
-        objective.known |= {o.name: r for o, r in zip(self.of.outputs, results, strict=True)}
         names = self.section.checker.place.aux_names
-        objective.aux = {
+        auxiliary = {
             name: sum((p.aux[name] for p in parts if name in p.aux), torch.zeros((), device=results[0].device))  # type: ignore[index, operator]
             for name in names
         }
-        for let in self.late:
-            objective.known[let.name.id] = objective.value(let.value)
-        return objective.tensor(self.section.settings["loss"])
+        return self.objective.loss(results, auxiliary)
 
     def rehearse(self, batch: Batch) -> None:
         """One batch without a trace: what cannot be evaluated is refused before anything is written."""
@@ -94,8 +75,6 @@ class Fit(lightning.LightningModule):
         span = self.section.span("loss")
         try:
             loss = self.loss(batch)
-            if loss.dim():
-                raise failed("T503", f"the loss is not a scalar: it has the shape {list(loss.shape)}", span)
             if not loss.requires_grad:
                 raise failed("T505", "no parameter that is trained has a part in the loss", span)
             for meter in self.meters:
@@ -103,10 +82,6 @@ class Fit(lightning.LightningModule):
                 meter.update(metric, self.objective, loss.detach())
                 metric.reset()
                 self.measures.append(metric)
-        except Fail as fail:
-            raise Rejected([fail.diagnostic]) from None
-        except Poisoned:
-            raise unsupported("an expression of this section", span) from None
         except TORCH_ERRORS as error:
             first = str(error).strip().partition("\n")[0]
             raise failed("E125", f"the loss and metrics cannot be computed of this data: {first}", span) from None

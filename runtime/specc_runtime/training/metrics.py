@@ -5,100 +5,113 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from specc.elaborate.settings import CLASS_METRICS, TEXT_METRICS
 from specc.source import Span
-from specc.syntax import ast
 from specc_runtime.training.objective import Objective
-from specc_runtime.training.section import Section, evaluated, failed, unsupported
+from specc_runtime.training.section import Section, evaluated, failed
 
 if TYPE_CHECKING:
     import torch
     from torchmetrics import Metric
 
-CLASSIFICATION = {
-    "accuracy": "Accuracy",
-    "f1": "F1Score",
-    "precision": "Precision",
-    "recall": "Recall",
-    "auroc": "AUROC",
+CLASSES = dict(
+    zip(
+        CLASS_METRICS,
+        ("Accuracy", "F1Score", "Precision", "Recall", "Specificity", "AUROC", "AveragePrecision", "CohenKappa",
+         "MatthewsCorrCoef", "JaccardIndex"),
+        strict=True,
+    )
+)  # fmt: skip
+AVERAGED = ("accuracy", "f1", "precision", "recall", "specificity")
+"""By default over all predictions alike; the others over classes."""
+PAIRS = {
+    "mean_squared_error": "MeanSquaredError",
+    "mean_absolute_error": "MeanAbsoluteError",
+    "r2": "R2Score",
+    "cosine_similarity": "CosineSimilarity",
 }
-KNOWN = (*CLASSIFICATION, "mean_squared_error", "perplexity")
+TEXTS = {
+    "bleu": "BLEUScore",
+    "rouge": "ROUGEScore",
+    "word_error_rate": "WordErrorRate",
+    "character_error_rate": "CharErrorRate",
+}
 
 
 class Meter:
-    """One metric: what it reads of a batch, and torchmetrics' running value."""
+    """One metric: which tensors of a batch it takes in, and torchmetrics' running value."""
 
-    def __init__(self, section: Section, expr: ast.Expr) -> None:
-        call = expr if isinstance(expr, ast.Call) else None
-        if call is None or not isinstance(call.func, ast.Name):
-            raise failed("E125", "a metric is called: accuracy(logits, data.label)", expr.span)
-        self.name = call.func.id
-        self.span: Span = expr.span
-        if self.name not in KNOWN:
-            raise unsupported(f"the metric `{self.name}`", expr.span, "one of " + ", ".join(KNOWN))
-        arguments = [a for a in call.args if isinstance(a, ast.Arg)]
-        self.tensors = [a.value for a in arguments if a.name is None]
-        self.options = {a.name.id: evaluated(section, a.value) for a in arguments if a.name is not None}
-        strange = next((key for key in self.options if key != "average"), None)
-        if strange is not None:
-            raise unsupported(f"`{strange}` of {self.name}", expr.span)
-        wanted = 1 if self.name == "perplexity" else 2
-        if len(self.tensors) != wanted:
-            raise failed("E124", f"{self.name} takes {wanted} tensors", expr.span)
+    def __init__(self, section: Section, index: int, name: str) -> None:
+        measure = section.checker.measures[index]
+        self.index, self.name, self.kind = index, name, measure.name
+        self.span: Span = measure.span
+        self.options = {key: evaluated(section, expr) for key, expr in measure.options}
 
     def create(self, objective: Objective) -> Metric:
-        """The metric for values like those of this batch."""
-        import torchmetrics
-        from torchmetrics import classification
-
-        if self.name == "perplexity":
-            return torchmetrics.MeanMetric()
-        if self.name == "mean_squared_error":
-            return torchmetrics.MeanSquaredError()
-        found, target = (objective.tensor(e) for e in self.tensors)
-        kind = CLASSIFICATION[self.name]
-        if found.shape == target.shape:
-            made: Metric = getattr(classification, f"Binary{kind}")()
-            return made
-        if found.dim() != target.dim() + 1:
-            message = (
-                f"{self.name}: {list(found.shape)} against {list(target.shape)}: expected one axis more, of classes"
-            )
-            raise failed("S202", message, self.span)
-        options: dict[str, Any] = {"average": self.options.get("average", "macro" if self.name == "auroc" else "micro")}
+        """The metric for values like those of this batch; raises `Rejected` (E125)."""
         try:
-            made = getattr(classification, f"Multiclass{kind}")(num_classes=found.shape[-1], **options)
-        except ValueError as error:
-            raise failed("E125", f"{self.name}: {error}", self.span) from None
+            return self._created(objective.compared(self.index))
+        except (ValueError, TypeError) as error:
+            raise failed("E125", f"{self.kind}: {error}", self.span) from None
+
+    def _created(self, tensors: list[torch.Tensor]) -> Metric:
+        import torchmetrics
+        from torchmetrics import classification, text
+
+        made: Metric
+        if self.kind == "perplexity":
+            return torchmetrics.MeanMetric()
+        if self.kind in PAIRS:
+            given = {"reduction": "mean"} if self.kind == "cosine_similarity" else {}
+            made = getattr(torchmetrics, PAIRS[self.kind])(**given)
+        elif self.kind in TEXT_METRICS:
+            options: dict[str, Any] = {"n_gram": self.options["n"]} if "n" in self.options else {}
+            options |= {"rouge_keys": "rougeL"} if self.kind == "rouge" else {}
+            made = getattr(text, TEXTS[self.kind])(**options)
+        elif tensors[0].dim() == tensors[1].dim():
+            for key in ("average", "top_k"):
+                if key in self.options:
+                    raise ValueError(f"`{key}` is of several classes, the tensors have one shape")
+            made = getattr(classification, f"Binary{CLASSES[self.kind]}")(**self.options)
+        else:
+            options = {"num_classes": tensors[0].shape[-1]} | ({"average": "micro"} if self.kind in AVERAGED else {})
+            made = getattr(classification, f"Multiclass{CLASSES[self.kind]}")(**options | self.options)
         return made
 
     def update(self, metric: Metric, objective: Objective, loss: torch.Tensor) -> None:
         """Take a batch in."""
-        if self.name == "perplexity":
-            objective.known["loss"] = loss
-            metric.update(objective.tensor(self.tensors[0]).detach(), weight=1.0)
+        tensors = objective.compared(self.index)
+        if self.kind == "perplexity":
+            metric.update(tensors[0], weight=1.0)
             return
-        found, target = (objective.tensor(e).detach() for e in self.tensors)
-        if self.name == "mean_squared_error":
+        found, target = tensors
+        if self.kind in TEXT_METRICS:
+            metric.update(*self._texts(found, target))
+        elif self.kind == "cosine_similarity":
+            metric.update(found.float().reshape(-1, found.shape[-1]), target.float().reshape(-1, target.shape[-1]))
+        elif self.kind in PAIRS:
             metric.update(found.float().reshape(-1), target.float().reshape(-1))
         elif found.shape == target.shape:
             metric.update(found.float().reshape(-1), target.long().reshape(-1))
         else:
             metric.update(found.float().reshape(-1, found.shape[-1]), target.long().reshape(-1))
 
+    def _texts(self, found: torch.Tensor, target: torch.Tensor) -> tuple[list[str], list[Any]]:
+        """Rows of ids as texts of one word for each id; what is below 0 fills rows up."""
+        said, meant = ([" ".join(str(i) for i in row if i >= 0) for row in ids.tolist()] for ids in (found, target))
+        return said, [[one] for one in meant] if self.kind == "bleu" else meant
+
     def value(self, metric: Metric) -> float:
         """The value of all batches since the last reset."""
-        found = float(metric.compute())
-        return math.exp(min(found, 700.0)) if self.name == "perplexity" else found
+        found: Any = metric.compute()
+        number = float(found["rougeL_fmeasure"] if self.kind == "rouge" else found)
+        return math.exp(min(number, 700.0)) if self.kind == "perplexity" else number
 
 
 def meters(section: Section) -> list[Meter]:
-    """The metrics of a section, in its order."""
-    given = section.settings.get("metrics")
-    if given is None:
-        return []
-    items = given.elements if isinstance(given, ast.ListExpr) else (given,)
-    found = [Meter(section, item) for item in items if isinstance(item, ast.Expr)]
-    repeated = next((m for i, m in enumerate(found) if m.name in [o.name for o in found[:i]]), None)
-    if repeated is not None:
-        raise unsupported(f"a second metric `{repeated.name}`", repeated.span)
+    """The metrics of a section, in its order; the second `f1` is called `f1_2`."""
+    found: list[Meter] = []
+    for index, measure in enumerate(section.checker.measures):
+        number = 1 + sum(other.kind == measure.name for other in found)
+        found.append(Meter(section, index, measure.name if number == 1 else f"{measure.name}_{number}"))
     return found

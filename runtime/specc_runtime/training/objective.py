@@ -1,194 +1,137 @@
-"""Losses, metrics' arguments and bound inputs of a section, evaluated on a batch of torch tensors (LANGUAGE 16)."""
+"""What a section computes of a batch: the expressions of its text, emitted as functions of torch (LANGUAGE 16)."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from specc.diagnostics import Rejected
-from specc.dims import Dim
-from specc.elaborate.evaluate import Evaluator
-from specc.elaborate.settings import LOSSES
-from specc.elaborate.values import Fail, number
-from specc.source import Span
-from specc.syntax import ast
+import specc
+from specc.backends.torch.functions import emit_functions
+from specc.backends.torch.optext import torch_dtype
+from specc.diagnostics import Collector
+from specc.elaborate.stages import Stage, Stages, stages
+from specc.elaborate.training import TrainChecker
+from specc.types import DType
+from specc_runtime.inputs import Interface
 from specc_runtime.training.section import Section, failed, unsupported
+from specc_runtime.training.sources import Data
 
 if TYPE_CHECKING:
     import torch
 
     Tensors = Mapping[str, torch.Tensor]
 
-ARITHMETIC: Mapping[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "**": operator.pow,
-    "//": operator.floordiv, "%": operator.mod, "@": operator.matmul,
-}  # fmt: skip
-RELATIONS: Mapping[str, Callable[[Any, Any], Any]] = {
-    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
-POINTWISE = ("abs", "exp", "log", "sqrt", "sigmoid", "tanh", "relu", "randn_like", "rand_like")
-REDUCTIONS = ("mean", "sum")
-OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "cross_entropy": ("label_smoothing", "ignore_index"),
-    "nll": ("ignore_index",),
-    "huber": ("delta",),
-}
-"""What losses take beside their two tensors."""
 
+class Objective:
+    """Lets, bound inputs, the loss and what metrics compare, as the functions `inputs`, `loss` and `measured`.
 
-class Objective(Evaluator):
-    """Evaluates expressions of a section over one batch: inputs, outputs, `data.FIELD`, `aux.NAME`, lets."""
+    `source` is their text. Each batch begins with `feeds`; `loss` and `compared` are of the same batch.
+    """
 
-    def __init__(self, section: Section) -> None:
-        place = section.checker.place
-        super().__init__(place.elab, place.scope)
-        self.section = section
-        self.known: dict[str, Any] = {}
-        self.data: Tensors = {}
-        self.aux: Tensors = {}
+    def __init__(self, section: Section, data: Data, of: Interface) -> None:
+        self.section, self.of = section, of
+        self.stages: Stages = typed(section, data)
+        self._check_fed()
+        title = f'What `train {section.model} "{section.name}"` computes of a batch.'
+        self.source = emit_functions(section.checked.model, self.stages.graphs, title, specc.__version__)
+        functions: dict[str, Any] = {}
+        exec(compile(self.source, "objective.py", "exec"), functions)
+        self.functions: Mapping[str, Callable[..., Any]] = functions
+        self.known: dict[str, torch.Tensor] = {}
+        self.measured = False
 
-    def begin(self, data: Tensors) -> None:
-        """A batch: its fields, and the lets that need no output."""
-        self.elab.steps = 0  # its limit is of compile-time programs
-        self.data, self.known, self.aux = data, {}, {}
+    def _check_fed(self) -> None:
+        """What the functions read is there: an optional input may be one that nothing feeds."""
+        fed = {item.name for item in self.of.inputs}
+        for graph in self.stages.graphs:
+            for argument in graph.inputs:
+                name = next((n for n, called in self.stages.inputs.items() if called == argument.name), None)
+                if name is not None and name not in fed:
+                    raise failed("E107", f"nothing feeds the input `{name}`, which is read here", argument.span)
 
-    def tensor(self, expr: ast.Expr) -> torch.Tensor:
-        """The value of an expression; raises `Rejected` for what is no tensor."""
+    # ---- one batch -----------------------------------------------------------------------------------------------
+
+    def feeds(self, batch: Tensors) -> dict[str, torch.Tensor]:
+        """What the entry takes, by its arguments in Python: fields of their names, and what is bound."""
+        found = self.stages
+        self.measured = False
+        self.known = {name: self._field(batch[field], field, dtype) for name, (field, dtype) in found.fields.items()}
+        self._run("inputs", found.before)
+        feeds = {}
+        for item in self.of.inputs:
+            bound = found.bound.get(item.name)
+            value = self.known[bound] if bound is not None else batch[item.name]
+            feeds[item.argument] = value
+            if item.name in found.inputs:
+                self.known[found.inputs[item.name]] = value
+        return feeds
+
+    def _field(self, values: torch.Tensor, name: str, dtype: DType) -> torch.Tensor:
+        """A field in the dtype of its use."""
         import torch
 
-        try:
-            found = self.value(expr)
-        except Fail as fail:
-            raise Rejected([fail.diagnostic]) from None
-        if not isinstance(found, torch.Tensor):
-            raise failed("E125", "expected a tensor", expr.span)
+        wanted = torch.float32 if dtype is DType.COMPUTE else getattr(torch, torch_dtype(dtype).removeprefix("torch."))
+        found = values.to(wanted)
+        if values.is_floating_point() and not wanted.is_floating_point and not torch.equal(found.to(values), values):
+            raise failed("T531", f"the field `{name}` has fractions, {dtype.spec_name} is needed", self._span())
         return found
 
-    # ---- names ---------------------------------------------------------------------------------------------------
+    def _span(self) -> Any:
+        return self.section.span("loss")
 
-    def _Name(self, expr: ast.Name) -> Any:
-        return self.known[expr.id] if expr.id in self.known else super()._Name(expr)
-
-    def _Attr(self, expr: ast.Attr) -> Any:
-        base = expr.base.id if isinstance(expr.base, ast.Name) else ""
-        if base == "data":
-            if expr.name.id in self.data:
-                return self.data[expr.name.id]
-            raise failed("E107", f"the data has no field `{expr.name.id}`", expr.span)
-        if base == "aux":
-            return self.aux[expr.name.id]
-        return super()._Attr(expr)
-
-    # ---- operators -----------------------------------------------------------------------------------------------
-
-    def arithmetic(self, expr: ast.Binary, left: Any, right: Any) -> Any:
-        if not (is_tensor(left) or is_tensor(right)):
-            return super().arithmetic(expr, left, right)
-        for side in (left, right):
-            if isinstance(side, Dim):
-                raise unsupported(f"the size {side} in a loss", expr.span)
-            if not is_tensor(side) and not number(side):
-                raise failed("E125", f"`{expr.op}` takes tensors and numbers", expr.span)
-        return ARITHMETIC[expr.op](left, right)
-
-    def _Unary(self, expr: ast.Unary) -> Any:
-        operand = self.value(expr.operand)
-        if not is_tensor(operand):
-            return super()._Unary(expr)
-        return -operand if expr.op == "-" else ~operand
-
-    def _Compare(self, expr: ast.Compare) -> Any:
-        sides = [self.value(e) for e in (expr.first, *expr.rest)]
-        if not any(map(is_tensor, sides)):
-            return super()._Compare(expr)
-        if len(expr.ops) > 1 or expr.ops[0] not in RELATIONS:
-            raise unsupported("this comparison of tensors", expr.span)
-        return RELATIONS[expr.ops[0]](*sides)
-
-    def _Index(self, expr: ast.Index) -> Any:
-        base = self.value(expr.base)
-        if not is_tensor(base):
-            return super()._Index(expr)
-        return base[tuple(map(self._item, expr.items))]
-
-    def _item(self, item: ast.Expr | ast.Slice) -> Any:
-        if isinstance(item, ast.Slice):
-            return slice(*(None if p is None else self.value(p) for p in (item.start, item.stop, item.step)))
-        return ... if isinstance(item, ast.EllipsisLit) else self.value(item)
-
-    # ---- functions -----------------------------------------------------------------------------------------------
-
-    def _Call(self, expr: ast.Call) -> Any:
+    def loss(self, results: Sequence[torch.Tensor], auxiliary: Tensors) -> torch.Tensor:
+        """The loss of what the entry has returned for this batch, in fp32; raises `Rejected` (T531)."""
         import torch
 
-        name = expr.func.id if isinstance(expr.func, ast.Name) else ""
-        args = [self.value(a.value) for a in expr.args if isinstance(a, ast.Arg) and a.name is None]
-        named = {a.name.id: self.value(a.value) for a in expr.args if isinstance(a, ast.Arg) and a.name is not None}
-        if not any(map(is_tensor, (*args, *named.values()))):
-            return super()._Call(expr)
-        if self.file.find(name) is not None:
-            raise unsupported(f"the function `{name}` in a train section", expr.span)
-        if name in LOSSES:
-            return self._loss(name, args, named, expr.span)
-        if name in POINTWISE and len(args) == 1 and not named:
-            return getattr(torch, name)(args[0])
-        if name in REDUCTIONS and len(args) == 1 and not named:
-            return getattr(torch, name)(args[0].float() if name == "mean" else args[0])
-        raise unsupported(f"`{name}(..)` with these arguments", expr.span)
+        found = self.stages
+        results = [r.float() if r.is_floating_point() and r.itemsize < 4 else r for r in results]
+        self.known |= dict(zip(found.outputs, results, strict=True))
+        self.known |= {name: auxiliary[aux].float() for name, aux in found.auxiliary.items()}
+        try:
+            with torch.autocast(results[0].device.type, enabled=False):
+                self._run("loss", found.loss)
+        except IndexError as error:
+            raise failed("T531", f"a label is none of the classes: {error}", self._span()) from None
+        return self.known["loss"]
 
-    def _loss(self, name: str, args: list[Any], named: dict[str, Any], span: Span) -> torch.Tensor:
-        import torch.nn.functional as F
+    def compared(self, index: int) -> list[torch.Tensor]:
+        """The tensors of a metric, of this batch."""
+        import torch
 
-        tensors = [*args, *(named.pop(key) for key in ("logits", "p", "target", "y") if key in named)]
-        strange = next((key for key in named if key not in OPTIONS.get(name, ())), None)
-        if strange is not None:
-            raise unsupported(f"`{strange}` of {name}", span)
-        if name in ("ctc", "contrastive") or len(tensors) != 2 or not all(map(is_tensor, tensors)):
-            raise unsupported(f"`{name}(..)` with these arguments", span)
-        x, y = tensors
-        if name in ("cross_entropy", "nll"):
-            function: Callable[..., torch.Tensor] = F.cross_entropy if name == "cross_entropy" else F.nll_loss
-            if y.is_floating_point():  # probabilities of the classes
-                _alike(name, x, y, span)
-                y = y.reshape(-1, y.shape[-1]).to(x.dtype)
-                return function(
-                    x.reshape(-1, x.shape[-1]), y, **{k: v for k, v in named.items() if k != "ignore_index"}
-                )
-            check_classes(name, y, x.shape[-1], named.get("ignore_index", -100), span)
-            return function(x.reshape(-1, x.shape[-1]), y.reshape(-1), **named)
-        _alike(name, x, y, span)
-        y = y.to(x.dtype)
-        if name == "kl_div":  # of p and q, in nats per row; torch's takes log q and p
-            rows = x.shape[:-1].numel()
-            divergence: torch.Tensor = F.kl_div(y.log(), x, reduction="sum") / rows
-            return divergence
-        functions: dict[str, Callable[..., torch.Tensor]] = {
-            "binary_cross_entropy": F.binary_cross_entropy,
-            "binary_cross_entropy_with_logits": F.binary_cross_entropy_with_logits,
-            "mse": F.mse_loss,
-            "l1": F.l1_loss,
-            "huber": F.huber_loss,
-        }
-        return functions[name](x, y, **named)
+        if not self.measured:
+            self.measured = True
+            with torch.no_grad(), torch.autocast(self.known["loss"].device.type, enabled=False):
+                self._run("measured", self.stages.measured)
+        return [self.known[name].detach() for name in self.stages.measures[index][1]]
+
+    def _run(self, name: str, stage: Stage) -> None:
+        if stage.graph is None:
+            return
+        results = self.functions[name](*(self.known[a.name] for a in stage.graph.inputs))
+        self.known |= dict(zip(stage.results, results if isinstance(results, tuple) else (results,), strict=True))
 
 
-def is_tensor(value: Any) -> bool:
-    import torch
+def typed(section: Section, data: Data) -> Stages:
+    """The functions of a section for this data; raises `Rejected` with what does not fit."""
+    elab = section.checker.elab
+    sizes = {name: sizes_of(column) for name, column in data.fields.items()}
+    outer, elab.collector = elab.collector, Collector()
+    try:
+        elab.trail = []
+        checker = TrainChecker(elab, section.checked.model, section.node, section.settings, sizes)
+        checker.expressions()
+        elab.collector.stop_on_errors()
+    finally:
+        elab.collector = outer
+    if checker.loss is None:
+        raise unsupported("the loss, of fields whose sizes differ from row to row,", section.span("loss"))
+    for measure in checker.measures:
+        if None in measure.values:
+            raise unsupported(f"what `{measure.name}` compares", measure.span)
+    return stages(checker)
 
-    return isinstance(value, torch.Tensor)
 
-
-def _alike(name: str, x: torch.Tensor, y: torch.Tensor, span: Span) -> None:
-    """Both tensors of a loss have one shape (S201)."""
-    if x.shape != y.shape:
-        message = f"{name}: the shapes are {list(x.shape)} and {list(y.shape)}"
-        raise failed("S201", message, span, 'a list of columns is a field with two axes: y = ["column"]')
-
-
-def check_classes(name: str, target: torch.Tensor, classes: int, ignored: int, span: Span) -> None:
-    """Labels are of 0 .. classes - 1 or the one that is ignored (T531)."""
-    wrong = target[((target < 0) | (target >= classes)) & (target != ignored)]
-    if len(wrong):
-        message = f"{name}: a label is {int(wrong[0])}, the classes are 0 to {classes - 1}"
-        raise failed("T531", message, span)
+def sizes_of(column: Any) -> tuple[int | None, ...]:
+    """The sizes of a row's axes, None where rows differ."""
+    row = getattr(column, "row", None)
+    return tuple(column.shape[1:]) if row is None else tuple(row)

@@ -14,7 +14,8 @@ from specc.elaborate.models import Given, Options
 from specc.elaborate.names import available, closest
 from specc.elaborate.sections import chosen_preset, model_of_section, runnable
 from specc.elaborate.training import TrainChecker, keyword
-from specc.elaborate.values import Fail, Poisoned
+from specc.elaborate.values import POISON, Fail, Poisoned
+from specc.ir.graph import Value
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -146,11 +147,14 @@ def unsupported(what: str, span: Span | None = None, help: str = "") -> Rejected
 def evaluated(section: Section, expr: ast.Expr) -> Any:
     """A compile-time value over the model's hyper-parameters; raises `Rejected`."""
     try:
-        return section.checker.place.value(expr)
+        found = section.checker.place.value(expr)
     except Fail as fail:
         raise Rejected([fail.diagnostic]) from None
     except Poisoned:
-        raise failed("E125", f"`{unparse(expr)}` is not known before training", expr.span) from None
+        found = POISON
+    if found is POISON or isinstance(found, Value):
+        raise failed("E125", f"`{unparse(expr)}` is not known before training", expr.span)
+    return found
 
 
 def open_section(target: str, name: str | None, sets: Mapping[str, str], weights: str | None = None) -> Section:

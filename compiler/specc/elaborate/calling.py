@@ -1,0 +1,43 @@
+"""Arguments of the functions that settings take: `adamw(lr = 3e-4)`, `best("val_loss")`, by name (LANGUAGE 16)."""
+
+from __future__ import annotations
+
+from specc.elaborate import settings as known
+from specc.elaborate.losses import LossChecker
+from specc.elaborate.names import available, closest, counted, replaced
+from specc.syntax import ast
+
+
+def check_call(place: LossChecker, call: ast.Call, name: str) -> None:
+    """Arguments have names that the function has, once each, and none is missing (E120 to E124)."""
+    names = known.ARGUMENTS.get(name)
+    if names is None:
+        return
+    optimiser = name in known.FUNCTIONS["optim"]
+    every = (*names, *known.OPTIMISER) if optimiser else names
+    given: list[str] = []
+    for arg in call.args:
+        if isinstance(arg, ast.StarArg):
+            raise place.fail("E120", "`*` has nothing to pass on in a train section", arg.span)
+        if arg.name is None:
+            if len(given) >= len(names):
+                what = counted(len(names), "argument")
+                raise place.fail("E122", f"{name} takes {what}", arg.span, available=available(names))
+            given.append(names[len(given)])
+            continue
+        if arg.name.id not in every:
+            guess = closest(arg.name.id, every)
+            raise place.fail(
+                "E120",
+                f"{name} has no argument `{arg.name.id}`",
+                arg.name.span,
+                help=f"did you mean `{guess}`?" if guess else "",
+                edits=replaced(arg.name.span, guess),
+                available=available(every, 20),
+            )
+        if arg.name.id in given:
+            raise place.fail("E121", f"{name}: `{arg.name.id}` is given twice", arg.span)
+        given.append(arg.name.id)
+    missing = next((n for n in names[: known.REQUIRED.get(name, 0)] if n not in given), None)
+    if missing is not None:
+        raise place.fail("E124", f"{name} needs `{missing}`", call.span)
