@@ -129,8 +129,11 @@ def test_the_last_layer_has_one_row_behind_its_attention() -> None:
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in proto.graph.value_info
     }
-    assert rows["model.layers.0.mlp.down_proj"] == rows["model.layers.1.self_attn.k_proj"] == ["B", "T", 16]
-    assert rows["model.layers.1.mlp.down_proj"] == rows["model.layers.1.self_attn.o_proj"] == ["B", 1, 16]
+    assert rows["model.layers.0.mlp.up_proj"] == ["B*T", 24] and rows["model.layers.1.self_attn.k_proj"] == ["B*T", 16]
+    assert rows["model.layers.1.mlp.up_proj"] == ["B", 24] and rows["model.layers.1.post_attention_layernorm"] == [
+        "B",
+        16,
+    ]
     cuts = [node.name for node in proto.graph.node if node.op_type == "Slice" and "layers.1" in node.name]
     assert len(cuts) == 2  # of what attention gives, and of what is added to it
 

@@ -22,6 +22,7 @@ from specc.backends.onnx.flatten import Flattener
 from specc.backends.onnx.functions import view
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import Embedded, External, Slot, model_proto
+from specc.backends.onnx.rows import add_in_products
 from specc.backends.onnx.valid import read_valid
 from specc.diagnostics import Rejected
 from specc.dims import Dim, Facts
@@ -299,8 +300,8 @@ def test_a_tie_is_one_initializer(small: ir.Model) -> None:
 
 def test_no_node_is_noise(small: ir.Model) -> None:
     found = ops(build(small, without=NO_MASK))
-    # Per layer: q, k and v read one matrix and are put back in threes, out_proj has a Reshape on each side.
-    assert found == {"Gemm": 13, "Reshape": 20, "Add": 16, "Attention": 3, "Shape": 1, "Concat": 1}
+    # Per layer q, k and v get their three axes and what attention gives loses them; x and logits are at the ends.
+    assert found == {"Gemm": 13, "Reshape": 14, "Add": 16, "Attention": 3, "Shape": 1, "Concat": 1}
     assert ops(build(small))["Expand"] == 1, "the mask is prepared once for all layers"
 
 
@@ -448,6 +449,44 @@ def test_linear_layers_in_a_row_stay_matrices(activation: str, result: bool, exp
     for shape in ((1, 1, 8), (3, 5, 8)):
         x = rng.standard_normal(shape).astype(np.float32)
         np.testing.assert_allclose(run(models[1], x=x)[0], run(models[0], x=x)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("activation", "additions"), [("Relu", 1), ("Gelu", 2)])
+def test_steps_add_in_products(activation: str, additions: int) -> None:
+    """Biases; not one before `Gelu`, which onnxruntime adds there, and not the last sum, which is the result."""
+    rng = np.random.default_rng(6)
+    shapes = {"up.weight": (12, 8), "up.bias": (12,), "down.weight": (8, 12), "down.bias": (8,)}
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    models = []
+    for rewrite in (False, True):
+        emit = GraphEmitter()
+        mlp(emit, activation, result=False)
+        if rewrite:
+            use_gemm(emit)
+            add_in_products(emit)
+        models.append(model_proto(emit, "mlp", weights=embedded(arrays)))
+    assert ops(models[1])["Add"] == additions and ops(models[1])["Gemm"] == 2
+    x = rng.standard_normal((3, 5, 8)).astype(np.float32)
+    np.testing.assert_allclose(run(models[1], x=x)[0], run(models[0], x=x)[0], atol=1e-5)
+
+
+def test_the_residual_stream_stays_a_matrix() -> None:
+    emit = GraphEmitter()
+    x = emit.input("x", si.tensor(B, T, 8))
+    first = emit("Add", x, x)
+    stream = first
+    for i in range(2):
+        scaled = emit("RMSNormalization", stream, emit.parameter(f"{i}.scale", si.tensor(8)), axis=-1)
+        weight = emit.parameter(f"{i}.weight", si.tensor(8, 8))
+        stream = emit("Add", stream, emit("MatMul", scaled, emit.transpose(weight, (1, 0))))
+    emit.output("y", emit("Softmax", stream, axis=1))  # looks at positions
+    use_gemm(emit)
+    add_in_products(emit)
+    proto = model_proto(emit, "stream")
+    assert ops(proto) == {
+        "Reshape": 2, "Add": 1, "RMSNormalization": 2, "Gemm": 2, "Softmax": 1, "Shape": 1, "Concat": 1
+    }  # fmt: skip
+    assert [node.op_type for node in proto.graph.node][-2:] == ["Reshape", "Softmax"]
 
 
 @pytest.mark.parametrize(("length", "expected"), [(1, ["Reshape", "Gemm", "Reshape"]), (2, ["Transpose", "MatMul"])])

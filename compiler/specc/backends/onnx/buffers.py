@@ -21,6 +21,7 @@ from specc.backends.onnx.flatten import Argument
 from specc.backends.onnx.packed import pack
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import WeightsRef, model_proto
+from specc.backends.onnx.rows import add_in_products
 from specc.backends.onnx.values import Record, Ref, users_of
 from specc.diagnostics import Diagnostic, Rejected
 from specc.ir.graph import Model
@@ -54,6 +55,7 @@ def build_buffered(
         pack(emit, quant)
     take_buffers(emit, incremental)
     use_gemm(emit)
+    add_in_products(emit)
     about = metadata(model, incremental.entry, incremental.graph) | {
         "specc.entry": incremental.name,
         "specc.dims": "; ".join(str(fact) for fact in step_facts(model, incremental).statements()),

@@ -13,8 +13,7 @@ from __future__ import annotations
 from typing import cast
 
 from specc.backends.onnx.emitter import GraphEmitter
-from specc.backends.onnx.products import in_order
-from specc.backends.onnx.values import Ref, Site, live, users_of
+from specc.backends.onnx.values import Ref, Site, in_order, live, users_of
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
 from specc.op import Emitter, Packed

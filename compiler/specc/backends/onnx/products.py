@@ -2,12 +2,11 @@
 
 `MatMul(x, Transpose(w)) + b` is what a linear layer says. onnxruntime transposes the weight when a session is loaded, a
 third of the load time of a model; `Gemm(transB)` takes torch's layout as it is, but only of matrices. So the leading
-axes of `x` are joined around it, a `Reshape` that copies nothing; layers in a row, with activations between them, stay
-joined.
+axes of `x` are joined around it, a `Reshape` that copies nothing, and stay joined as far as that goes (`rows`).
 
 Left alone: results of the whole graph (there a `Reshape` would copy) unless they are of one position, as logits for
 generation are, and the bias: adding it afterwards is 2-3% faster at 8 x 128 tokens of GPT-2 than handing it to `Gemm`,
-which copies it into the result first.
+which copies it into the result first. Steps of one position are another matter (`rows.add_in_products`).
 """
 
 from __future__ import annotations
@@ -16,18 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specc.backends.onnx.emitter import GraphEmitter
-from specc.backends.onnx.values import Record, Ref, users_of
+from specc.backends.onnx.rows import join_rows
+from specc.backends.onnx.values import Record, Ref, in_order
 from specc.dims import Dim
 from specc.types import TensorType
-
-_POINTWISE = frozenset(
-    "Abs Celu Elu Erf Gelu HardSigmoid HardSwish LeakyRelu Mish Neg Relu Selu Sigmoid Softplus Softsign Tanh".split()
-)
 
 
 def use_gemm(emit: GraphEmitter, watched: Sequence[Ref] = ()) -> None:
     """Rewrites the linear layers of three and more axes. `watched` values keep their shapes."""
-    _Rewriter(emit, watched).run()
+    _Rewriter(emit).run()
+    join_rows(emit, watched)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +37,9 @@ class _Layer:
 
 
 class _Rewriter:
-    def __init__(self, emit: GraphEmitter, watched: Sequence[Ref]) -> None:
+    def __init__(self, emit: GraphEmitter) -> None:
         self.emit = emit
-        self.users = users_of(emit.records)
         self.results = {id(ref) for _, ref in emit.outputs}
-        self.fixed = self.results | {id(ref) for ref in watched}
 
     def run(self) -> None:
         records, self.emit.records = self.emit.records, []
@@ -82,54 +77,9 @@ class _Rewriter:
         for size in shape[:-1]:
             rows = rows * size
         width = layer.weight.type.shape[0]
-        flat = self._joined(layer.x, layer.product, (rows, shape[-1]))
-        if flat is None:
-            flat = self.emit.reshape(layer.x, (rows, shape[-1]))
+        flat = self.emit.reshape(layer.x, (rows, shape[-1]))
         type_ = TensorType(layer.x.type.dtype, (rows, width))
         made = self.emit("Gemm", flat, layer.weight, type=type_, transB=1)
-        self.emit.adopt(self.emit.reshape(made, (*shape[:-1], width)), layer.product.outputs[0])
-
-    def _joined(self, x: Ref, user: Record, matrix: tuple[Dim, Dim]) -> Ref | None:
-        """`x` as a matrix without a Reshape of its own: where it came from one, through what acts element by element.
-
-        Nodes on the way that only `user` reads are changed to work on the matrix.
-        """
-        node = x.node
-        if node is None:
-            return None
-        source = node.inputs[0] if node.inputs else None
-        if node.op_type == "Reshape" and source is not None and source.known and source.type.shape == matrix:
-            return source
-        if id(x) in self.fixed or source is None or self.users.get(id(x), []) != [user]:
-            return None
-        biased = node.op_type == "Add" and node.inputs[1] is not None and node.inputs[1].type.rank == 1
-        if not biased and (node.op_type not in _POINTWISE or len(node.inputs) != 1):
-            return None
-        flat = self._joined(source, node, matrix)
-        if flat is not None:
-            node.inputs[0] = flat
-            x.type, x.known = TensorType(x.type.dtype, matrix), True
-            return x
-        return None
-
-
-def in_order(records: Sequence[Record]) -> list[Record]:
-    """The nodes in their order, but none before what it reads: a new `Reshape` may read a size that is computed later
-    for something else.
-    """
-    own = {id(record) for record in records}
-    placed: set[int] = set()
-    ordered: list[Record] = []
-
-    def place(record: Record) -> None:
-        if id(record) in placed or id(record) not in own:
-            return
-        placed.add(id(record))
-        for ref in record.inputs:
-            if ref is not None and ref.node is not None:
-                place(ref.node)
-        ordered.append(record)
-
-    for record in records:
-        place(record)
-    return ordered
+        product = layer.product.outputs[0]
+        made.hint, product.hint = product.hint, None
+        self.emit.adopt(self.emit.reshape(made, (*shape[:-1], width)), product)

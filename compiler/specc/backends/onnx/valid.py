@@ -9,8 +9,7 @@ full. Exact: the rows left out were masked.
 from __future__ import annotations
 
 from specc.backends.onnx.emitter import GraphEmitter
-from specc.backends.onnx.products import in_order
-from specc.backends.onnx.values import Record, Ref
+from specc.backends.onnx.values import Record, Ref, in_order
 from specc.dims import Dim
 from specc.types import DType
 

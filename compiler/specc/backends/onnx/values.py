@@ -126,6 +126,28 @@ def live(records: Sequence[Record], outputs: Sequence[Ref]) -> list[Record]:
     return found[::-1]
 
 
+def in_order(records: Sequence[Record]) -> list[Record]:
+    """The nodes in their order, but none before what it reads: a new `Reshape` may read a size that is computed later
+    for something else.
+    """
+    own = {id(record) for record in records}
+    placed: set[int] = set()
+    ordered: list[Record] = []
+
+    def place(record: Record) -> None:
+        if id(record) in placed or id(record) not in own:
+            return
+        placed.add(id(record))
+        for ref in record.inputs:
+            if ref is not None and ref.node is not None:
+                place(ref.node)
+        ordered.append(record)
+
+    for record in records:
+        place(record)
+    return ordered
+
+
 def stored(value: Any, dtype: DType) -> np.ndarray[Any, Any]:
     """The numpy array whose little-endian bytes are a tensor of that element type; bfloat16 is its upper 16 bits."""
     if dtype is DType.BF16:
