@@ -55,9 +55,13 @@ class Parts:
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a parameter, or a part that it is in, has a name of one of these patterns."""
+    return any(path_pattern(pattern).fullmatch(part) for pattern in patterns for part in _within(name))
+
+
+def _within(name: str) -> list[str]:
+    """A parameter's name, and those of all that it is in: `h`, `h.0`, `h.0.weight`."""
     pieces = name.split(".")
-    within = [".".join(pieces[:n]) for n in range(1, len(pieces) + 1)]
-    return any(path_pattern(pattern).fullmatch(part) for pattern in patterns for part in within)
+    return [".".join(pieces[:n]) for n in range(1, len(pieces) + 1)]
 
 
 def targeted(parts: Parts, patterns: Sequence[str]) -> list[str]:
@@ -69,7 +73,7 @@ def check_parts(checker: TrainChecker) -> None:
     """Every pattern matches something (T505), `lora` has its arguments (E120 E124 E125), `freeze` leaves it (T506)."""
     settings, parts = checker.settings, Parts.of(checker.model)
     names = list(parameters(checker.model.module))
-    prefixes = [*names, *parts.modules]
+    prefixes = list(dict.fromkeys(part for name in names for part in _within(name)))
     for kind, strings, candidates, shown in (
         ("freeze", settings.get("freeze"), prefixes, names),
         ("no_decay", keyword(settings.get("optim"), "no_decay"), prefixes, names),

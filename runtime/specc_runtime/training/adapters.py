@@ -75,7 +75,7 @@ def adapt(section: Section, module: torch.nn.Module, fresh: Sequence[str], seed:
         lora_alpha=given["alpha"],
         lora_dropout=given.get("dropout", 0.0),
         target_modules="|".join(re.escape(path) for path in targets),
-        modules_to_save=[_unambiguous(path, module) for path in whole] or None,
+        modules_to_save=whole or None,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -83,6 +83,10 @@ def adapt(section: Section, module: torch.nn.Module, fresh: Sequence[str], seed:
             model = peft.get_peft_model(module, config)
         except ValueError as error:
             raise failed("E125", f"lora: {error}", call.expr.span) from None
+    kept = {name for name, part in module.named_modules() if isinstance(part, peft.utils.ModulesToSaveWrapper)}
+    if kept != {*whole}:  # peft takes every part whose name ends with that of one to train
+        what = f"`lora` beside a fresh part whose name {min(kept - {*whole})} ends with"
+        raise unsupported(what, call.expr.span, "call one of them otherwise, or freeze the fresh one")
     adapter = sum(p.numel() for name, p in module.named_parameters() if ".lora_" in name)
     return Adapters(model, given["rank"], tuple(targets), tuple(whole), adapter)
 
@@ -96,12 +100,6 @@ def _whole(section: Section, module: torch.nn.Module, fresh: Sequence[str]) -> l
             what = f"`lora` beside the fresh tensor {name}, which has no part of its own"
             raise unsupported(what, section.span("lora"), "train without lora, or freeze it")
     return found
-
-
-def _unambiguous(path: str, module: torch.nn.Module) -> str:
-    """The part's name for peft, which takes all whose names end with it."""
-    ambiguous = [name for name, _ in module.named_modules() if name.endswith(path)] != [path]
-    return f"base_model.model.{path}" if ambiguous else path
 
 
 def shadowed(module: torch.nn.Module) -> set[int]:
