@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "Write a build as a Hugging Face folder.",
     "inspect": "Show the tree of blocks with shapes and parameters.",
     "diff": "Compare two models: structure, shapes, cost, what becomes of a checkpoint.",
+    "bench": "Measure how fast a build runs, and which lines of its spec take the time.",
     "view": "Open a build (or a spec, or an .onnx file) in Netron.",
     "verify": "Repeat the proof that a build's torch and ONNX programs are equal.",
     "generate": "Continue a prompt with a build that has a cache.",
@@ -34,6 +35,7 @@ COMMANDS = {
     "explain": "Explain a diagnostic code, or print a block of the standard library.",
     "new": "Start a spec from a template.",
     "train": "Train or fine-tune a model as its spec says.",
+    "runs": "List runs of training, or set them side by side.",
     "merge": "Fold the adapters of a run into its weights.",
 }
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specc.syntax.unparse import unparse
 from specc_runtime.memory import available
-from specc_runtime.training.adapters import shadowed
+from specc_runtime.screen import rendered
+from specc_runtime.training.adapters import Adapters, shadowed
 from specc_runtime.training.footprint import Footprint, Saved, footprint
 from specc_runtime.training.plan import Plan
 from specc_runtime.training.section import Section
@@ -30,7 +30,6 @@ MORE = {
     "sched": "schedule",
     "clip": "clip",
     "ema": "average",
-    "lora": "adapters",
     "freeze": "frozen",
     "early_stop": "early stop",
 }
@@ -59,7 +58,8 @@ class Overview:
     tokens: int | None
     device: str
     fresh: tuple[str, ...] = ()  # tensors that the checkpoint lacks, or has in another size
-    whole: Footprint | None = None  # the memory without `lora`
+    adapters: Adapters | None = None
+    whole: Footprint | None = None  # the memory without them
 
     @property
     def parameters(self) -> int:
@@ -168,19 +168,11 @@ def _kind(module: torch.nn.Module) -> str:
 
 def described(plan: Overview, width: int | None = None) -> str:
     """The plan in lines: plain, or for a terminal that is `width` columns wide."""
-    from rich.console import Console
     from rich.text import Text
 
-    stream = StringIO()
-    console = Console(
-        file=stream, force_terminal=width is not None, width=width or 10_000, highlight=False, legacy_windows=False
-    )
     section = plan.section
-    console.print(Text.assemble((f'{section.model} "{section.name}"', "bold"), _configured(section)))
-    console.print(_settings(_counted(plan)))
-    console.print(_blocks(plan))
-    console.print(_settings(_kept(plan)))
-    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n"))
+    title = Text.assemble((f'{section.model} "{section.name}"', "bold"), _configured(section))
+    return rendered(title, _settings(_counted(plan)), _blocks(plan), _settings(_kept(plan)), width=width)
 
 
 def _configured(section: Section) -> str:
@@ -258,6 +250,9 @@ def _kept(plan: Overview) -> Iterator[tuple[str, str]]:
     free = available()
     short = f", more than the {size(free)} that are free" if free is not None and memory.total > free else ""
     yield "memory", f"about {size(memory.total)} (estimate){short}: {_amounts(memory)}"
+    if plan.adapters is not None:
+        count = f"{plan.adapters.count:,} parameters in {len(plan.adapters.targets)} parts"
+        yield "adapters", f"{count}: {unparse(section.settings['lora'])}"
     if plan.whole is not None:
         yield "full tuning", f"about {size(plan.whole.total)}: {_amounts(plan.whole)}"
     if plan.fresh:
