@@ -78,7 +78,7 @@ def test_help_of_a_command(name: str, specc: Callable[..., Done]) -> None:
     done = specc(name, "--help")
     assert done.code == 0 and done.out.startswith(f"Usage: specc {name} ")
     assert max(map(len, done.out.splitlines())) <= 100
-    assert specc(name).code == 2  # every command needs to be told something
+    assert specc(name).code == (1 if name == "runs" else 2)  # that lists runs/; others need to be told something
 
 
 def test_version(specc: Callable[..., Done]) -> None:
