@@ -25,6 +25,7 @@ from specc_runtime import open_build
 from specc_runtime.build import Request, build
 from specc_runtime.cache import Request as Cache
 from specc_runtime.certificate import schema
+from specc_runtime.half_proof import repeat_half
 from specc_runtime.quantised import parse as parse_quant
 from specc_runtime.steps import open_steps
 from specc_runtime.verify import repeat
@@ -320,10 +321,19 @@ def test_a_model_that_keeps_states_is_refused(tmp_path: Path) -> None:
         build(Request("mamba", preset="mamba-tiny", no_weights=True, out=tmp_path / "out", cache=GENAI))
 
 
-def test_half_precision_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "lm.spec").write_text(LM)
-    with pytest.raises(Rejected, match="B650: --target genai of a build in f16 is not supported yet"):
-        build(Request(str(tmp_path / "lm.spec"), dtype=DType.F16, out=tmp_path / "out", cache=GENAI))
+def test_half_precision(tmp_path: Path) -> None:
+    """genai generates from a folder in f16, too; what the CPU provider cannot run is for other devices."""
+    (tmp_path / "lm.spec").write_text(LM.replace("dim S <= 20", "dim S <= 64"))
+    request = Request(str(tmp_path / "lm.spec"), render=False, out=tmp_path / "out", cache=GENAI)
+    told = {}
+    for dtype in (DType.F16, DType.BF16):
+        made = build(replace(request, dtype=dtype, out=tmp_path / dtype.value))
+        told[dtype] = made.manifest["certificate"]["half"]["direct"]["model.forward_cached.onnx"]["runs"]
+        assert repeat_half(made.folder).half is not None
+    assert told == {DType.F16: True, DType.BF16: False}
+    build(request)
+    prompts = [np.array([3, 5, 2, 7])]
+    assert generated(tmp_path / "f16", prompts) == generated(tmp_path / "out", prompts)
 
 
 def test_a_graph_in_few_bits(tmp_path: Path) -> None:

@@ -129,12 +129,9 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
 
 def _refuse_half(request: Request) -> None:
     """B650 for what has no form in f16 or bf16 yet."""
-    what = "--quant" if request.quant is not None else ""
-    if request.cache is not None and request.cache.genai:
-        what = "--target genai"
-    if request.dtype is not DType.F32 and what:
-        message = f"{what} of a build in {request.dtype.value} is not supported yet"
-        raise Rejected([Diagnostic("B650", message, help=f"{what} --dtype f32")])
+    if request.dtype is not DType.F32 and request.quant is not None:
+        message = f"--quant of a build in {request.dtype.value} is not supported yet"
+        raise Rejected([Diagnostic("B650", message, help="--quant --dtype f32")])
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from specc_runtime.module import WEIGHTS, Build, extern_copies, python_name
 from specc_runtime.origin import origin_of
 from specc_runtime.record import Graph
 from specc_runtime.sizes import plan
-from specc_runtime.steps import OnnxSteps, in_parts
+from specc_runtime.steps import BufferSteps, OnnxSteps, Steps, in_parts
 from specc_runtime.verify import Subject, prove
 from specc_runtime.weights_writer import NewTensor, write_safetensors
 
@@ -53,7 +53,8 @@ ROUNDING = {DType.F16: 2.0**-11, DType.BF16: 2.0**-8}
 ROUNDINGS = 16
 """How many of them the largest output may be off by, in a model of one block. Errors of blocks one after the other add
 up like a random walk, so the limit grows with the square root of the depth."""
-_PARTS = (5, 1, 2)
+_PARTS, _THEN_ONE_BY_ONE = (5, 1, 2), (5, 1, 1, 1)
+"""Positions of a text that go in together; a batch whose attention writes into buffers goes on position by position."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _graph(model: Model, name: str, entry: Mapping[str, Any]) -> Graph:
     without, cache = frozenset(entry["without"]), entry.get("cache")
     if cache is None:
         return Graph(name, entry["onnx"], without)
-    asked = CacheRequest(cache["length"], logits="last" if cache["last"] else "all")
+    asked = CacheRequest(cache["length"], logits="last" if cache["last"] else "all", genai=cache["kind"] == "genai")
     return Graph(cache["of"], entry["onnx"], without, incremental(model, cache["of"], without, asked))
 
 
@@ -147,6 +148,7 @@ def fp32_form(of: Narrow) -> Iterator[Path]:
 
 def _protos(of: Narrow, graph: Graph, weights: WeightsRef) -> Iterator[tuple[str, ModelProto]]:
     """The fp32 graphs of an entry, by their files."""
+    from specc.backends.onnx.buffers import build_buffered
     from specc.backends.onnx.cached import build_cached, build_once
     from specc.backends.onnx.export import build
 
@@ -157,7 +159,8 @@ def _protos(of: Narrow, graph: Graph, weights: WeightsRef) -> Iterator[tuple[str
             build(model, graph.entry, opset=opset, without=graph.without, weights=weights, externs=externs),
         )
         return
-    yield graph.file, build_cached(model, steps, opset=opset, weights=weights, externs=externs)
+    build_steps = build_buffered if steps.buffered else build_cached
+    yield graph.file, build_steps(model, steps, opset=opset, weights=weights, externs=externs)
     if steps.once:
         yield once_file(steps), build_once(model, steps, opset=opset, weights=weights, externs=externs)
 
@@ -218,16 +221,20 @@ def _plain(of: Narrow, file: str, plain: Interface, module: torch.nn.Module) -> 
 def _stepped(of: Narrow, entry: CachedEntry, graph: Graph, module: torch.nn.Module) -> dict[str, Figures]:
     assert graph.incremental is not None
     stored = cached_entry(of.model, graph.incremental, graph.file, graph.without, of.dtype)
-    step, length = entry.cache.step, sum(_PARTS)
-    room = entry.cache.room
-    parts = _PARTS if room is None or room >= length else (1,)
+    step, room, buffered = entry.cache.step, entry.cache.room, graph.incremental.buffered
+    parts: tuple[int, ...] = _THEN_ONE_BY_ONE if buffered else _PARTS
+    if room is not None and room < sum(parts):
+        parts = (1,)
     sizes = dict.fromkeys(entry.plain.dims, 2) | {step: sum(parts)}
     feeds = draw(entry.plain, sizes, seed=of.seed, masks="all true")
     reference = programs.run_torch(module, entry.plain, feeds)
     session = programs.open_session(programs.OPTIMISED, of.folder / entry.file)
     first = entry.cache.once
     once = programs.open_session(programs.OPTIMISED, of.folder / first.file) if first is not None else None
-    steps = OnnxSteps(session, stored.cache, stored.of, programs.OPTIMISED, once)
+    if buffered:
+        steps: Steps = BufferSteps(session, stored.cache, stored.of, programs.OPTIMISED)
+    else:
+        steps = OnnxSteps(session, stored.cache, stored.of, programs.OPTIMISED, once)
     narrow = {name: _narrowed(value) for name, value in feeds.items()}
     found = in_parts(steps, entry.plain, narrow, parts)
     ends = [sum(parts[: i + 1]) - 1 for i in range(len(parts))]
