@@ -305,6 +305,20 @@ SESSIONS = {
         ["specc train net.spec --set lr=1e38"],
         ["specc train net.spec --set lr=1e-2"],
     ),
+    "T533": Session(
+        {"net.spec": TRAINED, "points.csv": POINTS, "notes/todo.txt": "tea"},
+        [
+            "specc train --resume notes",
+            "specc train --resume run --max-steps 4 --set batch=2",
+            "specc train --resume run --out other",
+        ],
+        ["specc train net.spec points --weights run --set batch=2"],
+        before=["specc train net.spec --out run --max-steps 1"],
+        changed={
+            "net.spec": TRAINED.replace("= fc(x)", "= relu(fc(x))"),
+            "points.csv": POINTS.replace("0.25", "0.75"),
+        },
+    ),
     "B660": Session(
         {"net.spec": NET, "notes/todo.txt": "tea"},
         [

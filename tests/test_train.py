@@ -183,7 +183,7 @@ def test_settings_are_heeded(folder: Path) -> None:
     assert len(losses(rows, "val_loss")) < 30 and losses(rows, "val_f1")
     record = json.loads((folder / "run/run.json").read_text())
     assert record["status"] == "finished" and record["settings"]["precision"] == '"bf16-mixed"'
-    assert len(list((folder / "run/checkpoints").glob("step-*.ckpt"))) == 2
+    assert len(list((folder / "run/checkpoints").glob("best-*/model.safetensors"))) == 2
 
 
 PARTS = """\
@@ -262,7 +262,7 @@ def test_ctrl_c_writes_what_there_is(folder: Path) -> None:
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=alone) as process:
         assert process.stdout is not None
-        begun = folder / "run/checkpoints/last.ckpt"
+        begun = folder / "run/checkpoints/step-1"
         deadline = time.monotonic() + 60
         while not begun.exists() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)
@@ -272,7 +272,7 @@ def test_ctrl_c_writes_what_there_is(folder: Path) -> None:
     record = json.loads((folder / "run/run.json").read_text())
     assert record["status"] == "interrupted" and 0 < record["step"] < 100_000
     assert f"stopped after step {record['step']:,} of 100,000" in text
-    assert f"specc train {spec} --weights {folder}/run" in text and "Traceback" not in text
+    assert f"specc train --resume {folder}/run" in text and "Traceback" not in text
     run(spec, folder / "more", weights=str(folder / "run"), max_steps=1)
 
 

@@ -152,6 +152,7 @@ CODES: dict[str, str] = {
     "T530": "no such train section",
     "T531": "training data is not as it should be",
     "T532": "the loss is not finite",
+    "T533": "a run cannot be continued",
     # B: build and backends
     "B601": "an operation is not available in this opset",
     "B610": "an extern operation has no ONNX lowering",

@@ -23,7 +23,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "strategy": ("auto", "ddp", "fsdp"),
     "log": ("csv", "tensorboard"),
 }
-OTHERS = ("preset", "entry", "weights", "loss", "metrics", "val_every", "devices", "freeze", "fresh")
+OTHERS = (
+    "preset", "entry", "weights", "loss", "metrics", "val_every", "devices", "freeze", "fresh", "save_every",
+    "compile",
+)  # fmt: skip
 SETTINGS = (*FUNCTIONS, *WHOLE, *NUMBERS, *CHOICES, *OTHERS)
 
 FIELD_FUNCTIONS = ("column", "tokens", "pixels", "log_mel", "bpe", "flatten")

@@ -10,7 +10,7 @@ from specc_runtime.cli.common import parse_set, reporting, stop, trusting
 
 
 @click.command("train")
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", required=False)
 @click.argument("name", metavar="[NAME]", required=False)
 @click.option(
     "--set",
@@ -24,15 +24,19 @@ from specc_runtime.cli.common import parse_set, reporting, stop, trusting
     "--out", metavar="DIR", type=click.Path(path_type=Path), help="The run folder.  [default: runs/<model>-<name>-<n>]"
 )
 @click.option("--weights", metavar="DIR|FILE", help="Begin with these weights: a checkpoint, or another run.")
+@click.option(
+    "--resume", metavar="RUN", type=click.Path(path_type=Path), help="Continue a run from its last checkpoint."
+)
 @click.option("--max-steps", type=click.IntRange(1), metavar="N", help="Stop after N steps of the optimiser.")
 @click.option("--dry-run", is_flag=True, help="Read the data and tell the plan; train nothing.")
 @trusting
 def command(
-    file: str,
+    file: str | None,
     name: str | None,
     sets: dict[str, str],
     out: Path | None,
     weights: str | None,
+    resume: Path | None,
     max_steps: int | None,
     dry_run: bool,
     trust: tuple[str, ...],
@@ -40,7 +44,9 @@ def command(
     """Run a `train` section with Lightning: a run folder with weights, metrics.csv and checkpoints."""
     from specc_runtime.training.run import Request, train
 
+    if file is None and resume is None:
+        raise click.UsageError("Missing argument 'FILE', or --resume RUN.")
     with reporting():
-        done = train(Request(file, name, sets, out, weights, max_steps, dry_run, trust), click.echo)
+        done = train(Request(file or "", name, sets, out, weights, max_steps, dry_run, trust, resume), click.echo)
     if done is not None and done.interrupted:
         stop(130)

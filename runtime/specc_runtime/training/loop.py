@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import copy
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from torch.utils.data import DataLoader
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from specc.elaborate.names import available, closest
 from specc_runtime.inputs import Interface
 from specc_runtime.programs import TORCH_ERRORS
+from specc_runtime.training.batches import Batch
+from specc_runtime.training.keeping import Best, Keeper, average
 from specc_runtime.training.metrics import Meter, meters
 from specc_runtime.training.objective import Objective
 from specc_runtime.training.optimisers import optimiser, schedule
 from specc_runtime.training.plan import Plan
 from specc_runtime.training.section import Section, failed
-from specc_runtime.training.sources import Data
-
-Batch = Mapping[str, torch.Tensor]
-Say = Callable[[str], None]
-
-
-def loader(data: Data, batch: int, seed: int | None) -> DataLoader[Any]:
-    """Batches of a data set; with a seed in an order that each epoch draws anew."""
-    fields = {name: torch.from_numpy(values) for name, values in data.fields.items()}
-
-    def collate(rows: list[int]) -> Batch:
-        index = torch.tensor(rows)
-        return {name: values[index] for name, values in fields.items()}
-
-    order = None if seed is None else torch.Generator().manual_seed(seed)
-    rows: Any = range(len(data))
-    return DataLoader(rows, batch, shuffle=seed is not None, generator=order, collate_fn=collate)
 
 
 class Fit(lightning.LightningModule):
@@ -50,6 +34,18 @@ class Fit(lightning.LightningModule):
         self.objective = Objective(section, plan.train, of)
         self.meters: list[Meter] = meters(section)
         self.measures = torch.nn.ModuleList()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Fit:
+        """An average of the weights is another model, of the same section."""
+        for part in self.model.modules():
+            if isinstance(getattr(part, "aux", None), dict):
+                part.aux.clear()  # type: ignore[union-attr, operator]
+        shared = ("section", "of", "plan", "objective", "meters")
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        state = self.__getstate__()
+        made.__dict__.update({k: v if k in shared else copy.deepcopy(v, memo) for k, v in state.items()})
+        return made
 
     # ---- one batch -----------------------------------------------------------------------------------------------
 
@@ -91,8 +87,15 @@ class Fit(lightning.LightningModule):
     # ---- what Lightning calls ------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
-        loss = self.loss(batch)
+        drawn = torch.get_rng_state()
+        try:
+            loss = self.loss(batch)
+        except TORCH_ERRORS as error:
+            first = str(error).strip().partition("\n")[0]
+            message = f"step {self.trainer.global_step + 1} cannot be computed of its {rows(batch)} rows: {first}"
+            raise failed("E125", message, self.section.span("loss")) from None
         if not bool(torch.isfinite(loss)):
+            torch.set_rng_state(drawn)
             raise self.not_finite(batch)
         self.log("loss", loss.detach(), prog_bar=True, batch_size=rows(batch))
         rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
@@ -146,7 +149,7 @@ class Fit(lightning.LightningModule):
             return seen
 
         hooks = [part.register_forward_hook(watch(name)) for name, part in self.model.named_modules() if name]
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # compiled code calls no hooks
             self.loss(batch)
         for hook in hooks:
             hook.remove()
@@ -201,44 +204,41 @@ def stopping(section: Section, plan: Plan) -> list[Callback]:
     return [EarlyStopping(**given, strict=False)] if given is not None else []
 
 
-def keeping(section: Section, plan: Plan, run: Path | None) -> tuple[ModelCheckpoint, int | None]:
-    """`checkpoint`, and after how many steps it asks for a validation; without one the last state is kept."""
-    where = run / "checkpoints" if run is not None else None
+def keeping(section: Section, plan: Plan, run: Path) -> tuple[Keeper, int | None]:
+    """`save_every` and `checkpoint`, and after how many steps that asks for a validation."""
+    folder = run / "checkpoints"
+    often = section.value("save_every", None)
+    if often is not None and often != "epoch" and (isinstance(often, bool) or not isinstance(often, int) or often < 1):
+        raise failed("E125", '`save_every` is "epoch" or a number of steps', section.span("save_every"))
     given = _monitored(section, plan, "checkpoint", ("mode", "keep", "every"))
     if given is None:
-        return ModelCheckpoint(where, filename="last", enable_version_counter=False), None
-    made = ModelCheckpoint(
-        where,
-        filename="step-{step}",
-        monitor=given["monitor"],
-        mode=given.get("mode", "min"),
-        save_top_k=int(given.get("keep", 1)),
-        save_last=True,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
+        return Keeper(folder, often, None), None
+    best = Best(folder, given["monitor"], given.get("mode", "min"), int(given.get("keep", 1)))
     every = given.get("every")
-    return made, int(every) if every else None
+    return Keeper(folder, often, best), int(every) if every else None
 
 
-@contextmanager
-def interruptible(trainer: lightning.Trainer, say: Say) -> Iterator[list[bool]]:
-    """The first Ctrl-C ends the run after the batch at hand, with everything written; a second one ends it at once."""
-    interrupted: list[bool] = []
-    before = signal.getsignal(signal.SIGINT)
+def averaging(section: Section) -> list[Callback]:
+    """`ema`."""
+    decay = section.value("ema", None)
+    if decay is None:
+        return []
+    if not 0 < decay < 1:
+        raise failed("E125", "`ema` is a decay between 0.0 and 1.0", section.span("ema"), "ema = 0.999")
+    return [average(decay)]
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        interrupted.append(True)
-        trainer.should_stop = True
-        signal.signal(signal.SIGINT, before)
-        say("stopping after this batch")
 
-    try:
-        signal.signal(signal.SIGINT, stop)
-    except ValueError:  # not the main thread: whoever started this one handles signals
-        yield interrupted
+def compiled(fit: Fit) -> None:
+    """`compile`: the entry goes through torch.compile, under the same names of weights."""
+    asked = fit.section.value("compile", False)
+    if not isinstance(asked, bool):
+        raise failed("E125", "`compile` is true or false", fit.section.span("compile"))
+    if not asked:
         return
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
+    if not torch.cuda.is_available() and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        message = "`compile = true` needs a C++ compiler, and none was found"
+        raise failed("B650", message, fit.section.span("compile"), "install g++, or set CXX")
+    if fit.of.method == "forward":
+        fit.model.compile()
+    else:
+        setattr(fit.model, fit.of.method, torch.compile(getattr(fit.model, fit.of.method)))

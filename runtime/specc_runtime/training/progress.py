@@ -11,7 +11,8 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
-from specc_runtime.training.loop import Batch, Fit, rows
+from specc_runtime.training.batches import Batch
+from specc_runtime.training.loop import Fit, rows
 from specc_runtime.training.overview import ids
 from specc_runtime.training.plan import Plan
 

@@ -22,6 +22,7 @@ from specc.syntax.unparse import unparse
 from specc_runtime.training.initial import configured, texts_of, weights_of
 
 RUN = (
+    "ema", "save_every", "compile",
     "data", "val", "val_every", "preset", "entry", "inputs", "weights", "loss", "optim", "sched", "metrics", "batch",
     "accumulate", "clip", "epochs", "steps", "precision", "seed", "freeze", "checkpoint",
     "early_stop", "log", "devices", "strategy", "workers",

@@ -1,0 +1,241 @@
+"""Lightning's `Trainer` for a run, and the run folder that it leaves: new, or continued from its last checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from safetensors.torch import load_file
+
+from specc.diagnostics import Rejected
+from specc_runtime.folding import base_of
+from specc_runtime.manifest import versions
+from specc_runtime.module import WEIGHTS, Build
+from specc_runtime.trained import FORMAT
+from specc_runtime.training import checkpoints, loop, progress, resume
+from specc_runtime.training.adapters import Adapters
+from specc_runtime.training.batches import loader
+from specc_runtime.training.keeping import Keeper, Stopped, interruptible
+from specc_runtime.training.logs import Metrics
+from specc_runtime.training.plan import Plan
+from specc_runtime.training.request import Request
+from specc_runtime.training.section import Section, failed, unsupported
+
+Say = Callable[[str], None]
+ROWS = 200
+"""About how many rows of a run's losses metrics.csv has."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The last step, and whether Ctrl-C ended the run there."""
+
+    step: int
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A trainer, and what keeps its states."""
+
+    trainer: lightning.Trainer
+    keeper: Keeper
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A run whose objective was rehearsed."""
+
+    section: Section
+    counts: Plan
+    made: Build
+    fit: loop.Fit
+    folder: Path
+    request: Request
+    say: Say
+    adapters: Adapters | None = None
+
+    def prepared(self) -> Prepared:
+        """The trainer, with every setting checked; nothing is written yet. Raises `Rejected`."""
+        section, counts = self.section, self.counts
+        keeper, every = loop.keeping(section, counts, self.folder)
+        best = [keeper.best] if keeper.best is not None else []
+        callbacks = [*loop.averaging(section), *loop.stopping(section, counts), progress.bars(counts, self.say)]
+        how = {"precision": _precision(section), **_validating(section, counts, every)}
+        loop.compiled(self.fit)
+        with _quiet():
+            trainer = lightning.Trainer(
+                accelerator="auto",
+                devices=1,
+                logger=Metrics(self.folder),
+                plugins=[checkpoints.Store(self.folder, self.made.manifest["weights"]["ties"])],
+                callbacks=[*callbacks, *best, keeper],
+                max_epochs=counts.epochs if counts.epochs is not None else -1,
+                max_steps=counts.last,
+                min_epochs=0,
+                accumulate_grad_batches=counts.accumulate,
+                gradient_clip_val=section.value("clip", None),
+                log_every_n_steps=max(1, counts.last // ROWS),
+                enable_model_summary=False,
+                enable_progress_bar=progress.on_terminal(),
+                num_sanity_val_steps=0,
+                deterministic="warn",
+                **how,
+            )
+        return Prepared(trainer, keeper)
+
+    def run(self, prepared: Prepared, record: resume.Record | None) -> Done:
+        """Train to the end or to Ctrl-C, and write the run folder; raises `Rejected` (T532, T533) and `OSError`."""
+        trainer, keeper = prepared.trainer, prepared.keeper
+        facts = resume.facts(self.section, self.counts, self.made)
+        if record is not None:
+            resume.compare(record, facts, self.section, self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with resume.holding(self.folder):
+            state = self._state(record)
+            base = {"versions": versions(), "asked": resume.asked(self.request, self.section, self.folder), **facts}
+            base |= self._base()
+            self._copies()
+            self._record(base, "running", keeper.last)
+            try:
+                interrupted = self._trained(prepared, state)
+            except Rejected:
+                self._record(base, "failed", trainer.global_step)
+                raise
+            self._finish(prepared, interrupted)
+            final = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self._record(base, "interrupted" if interrupted else "finished", trainer.global_step, metrics=final)
+        return Done(trainer.global_step, interrupted)
+
+    def _base(self) -> dict[str, Any]:
+        """What the adapters are for, if there are any."""
+        if self.adapters is None or self.section.weights is None:
+            return {}
+        entry = str(self.section.value("entry", "forward"))
+        target = str(self.section.project.path)
+        return {"base": base_of(self.made, target, self.section.weights, entry, self.counts.seed).to_json()}
+
+    # ---- before ----------------------------------------------------------------------------------------------------
+
+    def _state(self, record: resume.Record | None) -> Path | None:
+        """The checkpoint to go on from; metrics.csv is then that of its step, and later checkpoints are gone."""
+        if record is None:
+            return None
+        folder = self.folder / "checkpoints"
+        found = checkpoints.latest(folder, self.say)
+        checkpoints.sweep(folder)
+        for path in checkpoints.states(folder):
+            if path == found:
+                break
+            checkpoints.remove(path)
+        rows = self.folder / checkpoints.METRICS
+        kept = found / checkpoints.METRICS if found is not None else None
+        if kept is not None and kept.exists():
+            shutil.copyfile(kept, rows)
+        else:
+            rows.unlink(missing_ok=True)
+        step = found.name.removeprefix("step-") if found is not None else ""
+        self.say(f"continuing after step {int(step):,}" if step else "no checkpoint yet: beginning again")
+        changed = resume.strangers(record)
+        if changed:
+            self.say(changed)
+        return found
+
+    def _copies(self) -> None:
+        """The spec and the tokenizer."""
+        (self.folder / self.section.project.path.name).write_text(self.section.project.file.source.text, "utf-8")
+        if self.counts.train.tokenizer is not None:
+            (self.folder / "tokenizer.json").write_text(self.counts.train.tokenizer, "utf-8")
+
+    def _record(self, base: Mapping[str, Any], status: str, step: int, **more: Any) -> None:
+        content = {"format": FORMAT, "spec": self.section.project.path.name, **base, "steps": self.counts.last}
+        resume.write(self.folder, {**content, "status": status, "step": step, **more})
+
+    # ---- training, and after -----------------------------------------------------------------------------------------
+
+    def _trained(self, prepared: Prepared, state: Path | None) -> bool:
+        """Whether Ctrl-C ended it."""
+        counts = self.counts
+        how = ()
+        held = loader(counts.val, counts.batch, None, *how) if counts.val is not None else None
+        shuffled = loader(counts.train, counts.batch, counts.seed, *how)
+        path = str(state) if state is not None else None
+        with _quiet(), interruptible(prepared.keeper, self.say):
+            try:
+                prepared.trainer.fit(self.fit, shuffled, held, ckpt_path=path, weights_only=True)
+            except Stopped:
+                return True
+        return False
+
+    def _finish(self, prepared: Prepared, interrupted: bool) -> None:
+        """The weights: the best weights if they were asked for, else the last or their average."""
+        best, folder = prepared.keeper.best, self.folder / "checkpoints"
+        chosen = Path(best.best_model_path) if best is not None and best.best_model_path else None
+        if chosen is None and interrupted:  # the average, if there is one, is in the state alone
+            chosen = folder / f"step-{prepared.trainer.global_step}"
+            if not chosen.exists():
+                return  # before the first step
+        ties: Mapping[str, str] = self.made.manifest["weights"]["ties"]
+        weights = (
+            load_file(chosen / WEIGHTS)
+            if chosen is not None
+            else checkpoints.named(self.fit.model.state_dict(prefix=checkpoints.PREFIX), ties)
+        )
+        self._write({name: self._stored(name, tensor) for name, tensor in weights.items()})
+        if best is not None and not interrupted:
+            best.needed.clear()
+            best.mark()
+            prepared.keeper.sweep()
+
+    def _write(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """`model.safetensors`, or the adapters among the weights."""
+        if self.adapters is not None:
+            self.adapters.save(self.folder, weights)
+            return
+        part = self.folder / f".{WEIGHTS}.part"
+        try:
+            checkpoints.write_weights(weights, part)
+            os.replace(part, self.folder / WEIGHTS)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _stored(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """In the dtype of the build, which training in half precision gave up."""
+        return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Without Lightning's advice on settings that the section decides."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", module="torch.optim.lr_scheduler")
+        yield
+
+
+def _validating(section: Section, counts: Plan, every: int | None) -> dict[str, Any]:
+    """When Lightning validates: after each epoch, or after a number of batches."""
+    asked = section.value("val_every", "epoch")
+    steps = every if asked == "epoch" else asked
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise failed("E125", '`val_every` is "epoch" or a number of steps', section.span("val_every"))
+    if counts.val is None or (steps is None and counts.epochs is not None):
+        return {}
+    batches = steps * counts.accumulate if steps is not None else counts.batches
+    return {"val_check_interval": min(batches, counts.last * counts.accumulate), "check_val_every_n_epoch": None}
+
+
+def _precision(section: Section) -> Any:
+    asked = str(section.value("precision", "32"))
+    if asked == "16-mixed" and not torch.cuda.is_available():
+        message = '`precision = "16-mixed"` without a GPU'
+        raise unsupported(message, section.span("precision"), 'precision = "bf16-mixed"')
+    return "32-true" if asked == "32" else asked
