@@ -1,0 +1,1 @@
+"""`specc bench`: how fast a build runs over backends, and which lines of its spec take the time."""

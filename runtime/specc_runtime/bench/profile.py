@@ -1,0 +1,119 @@
+"""Which parts of a model take the time: onnxruntime's own profile, node by node, told by lines of the spec.
+
+Nodes of a finished graph carry the line that they come from. onnxruntime fuses and moves nodes before it runs them, so
+a node of its profile is looked up by what it computes: fusions keep the names of their results.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specc_runtime.bench.request import Case
+from specc_runtime.inputs import draw
+from specc_runtime.module import Build
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+RUNS = 20
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """Seconds per run of one node that onnxruntime executed.
+
+    `name` is the node's in the build's graph, empty for what onnxruntime adds; `line` is where the spec says it
+    (`gpt2.spec:52:9`), `scope` the part's path.
+    """
+
+    name: str
+    operator: str
+    line: str
+    scope: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LineTime:
+    """Seconds per run of all nodes of one line of a spec."""
+
+    line: str
+    seconds: float
+    nodes: int
+    operators: tuple[str, ...]
+
+
+def profile(made: Build, case: Case, runs: int = RUNS) -> list[NodeTime]:
+    """Seconds per run of every node, in the order of execution; raises `Rejected` as `Build.session` does."""
+    import onnx
+    import onnxruntime
+
+    file = made.manifest["entries"][case.entry]["quantised" if case.quantized else "onnx"]
+    graph = onnx.load(made.folder / file, load_external_data=False)
+    with tempfile.TemporaryDirectory(prefix="specc-profile-") as work:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = case.threads
+        options.log_severity_level = 3  # it warns that the optimised graph is for this machine alone
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(work) / "run")
+        options.optimized_model_filepath = str(Path(work) / "optimised.onnx")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimised.data")
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        session = made.session(case.entry, options, quantized=case.quantized)
+        taken = {i.name for i in session.get_inputs()}
+        feeds = {k: v for k, v in draw(made.interface(case.entry), case.sizes, masks="all true").items() if k in taken}
+        for _ in range(runs):
+            session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+        executed = onnx.load(Path(work) / "optimised.onnx", load_external_data=False)
+    return _nodes(events, graph, executed, runs)
+
+
+def _nodes(events: Iterable[Mapping[str, Any]], graph: ModelProto, executed: ModelProto, runs: int) -> list[NodeTime]:
+    made_by = {output: node for node in graph.graph.node for output in node.output if output}
+    outputs = {node.name: list(node.output) for node in executed.graph.node}
+    taken: dict[str, list[float]] = defaultdict(list)
+    operators: dict[str, str] = {}
+    for event in events:
+        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
+            continue
+        name = event["name"].removesuffix("_kernel_time")
+        taken[name].append(event["dur"] / 1e6)
+        operators[name] = event["args"].get("op_name", "")
+    found = []
+    for name, times in taken.items():
+        source = next((made_by[o] for o in outputs.get(name, ()) if o in made_by), None)
+        scope = source.name.rpartition("/")[0].replace("/", ".") if source is not None else ""
+        line = source.doc_string if source is not None else ""
+        warm = times[len(times) // runs :]  # the first run also warms the caches; a node in a loop runs several times
+        seconds = sum(warm) / (runs - 1)
+        found.append(NodeTime(source.name if source is not None else "", operators[name], line, scope, seconds))
+    return found
+
+
+def by_line(nodes: Iterable[NodeTime]) -> list[LineTime]:
+    """The slowest line first; what onnxruntime added itself is the line ""."""
+    groups: dict[str, list[NodeTime]] = {}
+    for node in nodes:
+        groups.setdefault(node.line, []).append(node)
+    found = [
+        LineTime(line, sum(n.seconds for n in members), len(members), tuple(dict.fromkeys(n.operator for n in members)))
+        for line, members in groups.items()
+    ]
+    return sorted(found, key=lambda one: -one.seconds)
+
+
+def by_scope(nodes: Iterable[NodeTime]) -> dict[str, float]:
+    """Seconds per run of every part, with all that is inside it."""
+    found: dict[str, float] = defaultdict(float)
+    for node in nodes:
+        pieces = node.scope.split(".") if node.scope else []
+        for end in range(len(pieces) + 1):
+            found[".".join(pieces[:end])] += node.seconds
+    return dict(found)

@@ -1,0 +1,110 @@
+"""What is measured: a build's entry at some sizes, by a backend, on a number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime.inputs import Interface
+from specc_runtime.module import Build
+from specc_runtime.sizes import admissible
+
+Backend = Literal["torch", "torch.compile", "onnxruntime", "onnxruntime-cuda", "torch-cuda", "torch.compile-cuda"]
+BACKENDS: tuple[str, ...] = get_args(Backend)
+USUAL = 128
+"""What a size is where nothing is said and the model allows it; the first axis, the batch, is 1."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement; `quantized`: of the weights in few bits that a build with `--quant` has."""
+
+    backend: str
+    entry: str
+    sizes: Mapping[str, int]
+    threads: int
+    quantized: bool = False
+
+    @property
+    def name(self) -> str:
+        """`onnxruntime int8[B=1,T=128]-2`: what a result is found by again."""
+        kind = self.backend + (" quantized" if self.quantized else "")
+        sizes = ",".join(f"{name}={size}" for name, size in self.sizes.items())
+        entry = "" if self.entry == "forward" else f"{self.entry} "
+        return f"{kind}[{entry}{sizes}]-{self.threads}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of each run after the warm-up, and what it took besides.
+
+    `first`: seconds of the first run, compilation included; `loading`: until it could begin. `peak`: bytes of resident
+    memory above those of the libraries alone. `failed` says why there is no measurement.
+    """
+
+    case: Case
+    times: Sequence[float] = ()
+    first: float = 0.0
+    loading: float = 0.0
+    peak: int = 0
+    failed: str = ""
+
+
+def cases(
+    made: Build, backends: Sequence[str], sizes: Sequence[Mapping[str, int]], threads: Sequence[int], entry: str
+) -> list[Case]:
+    """Every combination; the weights in few bits of a build with `--quant` are measured too, in onnxruntime.
+
+    Raises `Rejected`: B660 for an entry that the build does not have, E009 for sizes that the model does not take.
+    """
+    of = made.interface(entry)
+    chosen = [_sizes(of, entry, given) for given in sizes] or [usual(of)]
+    found = []
+    for count in threads:
+        for at in chosen:
+            for backend in backends:
+                found.append(Case(backend, entry, at, count))
+                quantised = made.manifest["entries"][entry].get("quantised")
+                if backend.startswith("onnxruntime") and quantised is not None:
+                    found.append(Case(backend, entry, at, count, quantized=True))
+    return found
+
+
+def usual(of: Interface) -> dict[str, int]:
+    """One row, 128 of every other size, or what the model allows that is nearest to it."""
+    batch = next((s for i in of.inputs if i.shape for s in i.shape[0].symbols), "")
+    wanted = {name: 1 if name == batch else USUAL for name in of.dims}
+    found = admissible(of, wanted)
+    return found if found is not None else wanted
+
+
+def _sizes(of: Interface, entry: str, given: Mapping[str, int]) -> dict[str, int]:
+    """Sizes that a user gave, the others as usual."""
+    known = (("available", ", ".join(of.dims) or "none: every size is fixed"),)
+    strange = next((name for name in given if name not in of.dims), None)
+    if strange is not None:
+        raise Rejected([Diagnostic("E009", f"{entry} has no dim `{strange}`", notes=known)])
+    wanted = usual(of) | dict(given)
+    broken = of.facts.satisfied_by(wanted)
+    near = admissible(of, wanted) if broken is not None else wanted
+    if near is None or any(near[name] != size for name, size in given.items()):
+        sizes = ", ".join(f"{name} = {value}" for name, value in wanted.items())
+        raise Rejected([Diagnostic("E009", f"{sizes}: {entry} needs {broken}", notes=known)])
+    return near
+
+
+def items(of: Interface, sizes: Mapping[str, int]) -> tuple[int, str]:
+    """What one run works through: tokens where the first input is one of integers with two axes, else rows."""
+    first = next((i for i in of.inputs if i.shape), None)
+    if first is None:
+        return 1, "runs"
+    shape = [dim.evaluate(sizes) for dim in first.shape]
+    if first.dtype.startswith("i") and len(shape) == 2:
+        return shape[0] * shape[1], "tokens"
+    return shape[0], "rows"
+
+
+def to_json(case: Case) -> dict[str, Any]:
+    return {**vars(case), "sizes": dict(case.sizes)}

@@ -1,0 +1,157 @@
+"""`specc bench`: what it measures, how results are kept and compared, which lines a profile names."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from specc_runtime.bench import results
+from specc_runtime.bench.profile import NodeTime, by_line, by_scope, profile
+from specc_runtime.bench.request import Case, Measured, cases, items, usual
+from specc_runtime.build import Request, build
+from specc_runtime.cli import cli
+from specc_runtime.module import Build, open_build
+
+SPEC = """\
+from std.nn import Embedding, Linear
+dim B, T
+
+block Mix(dim: int) {
+  fc: Linear(dim, dim)
+  forward(x: Tensor[B, T, dim]) -> Tensor[B, T, dim] {
+    y = fc(x)
+    return relu(y)
+  }
+}
+
+model Net(vocab: int = 50, dim: int = 512, layers: int = 2) {
+  dim T <= 64
+  wte: Embedding(vocab, dim)
+  h: [Mix(dim) for i in range(layers)]
+  forward(ids: Int[B, T]) -> y: Tensor[B, T, dim] {
+    x = wte(ids)
+    for mix in h { x = mix(x) }
+    return x
+  }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "net.spec").write_text(SPEC, "utf-8")
+    return open_build(build(Request(str(folder / "net.spec"), verify=False, render=False, out=folder / "net")).folder)
+
+
+def run(made: Build, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["bench", str(made.folder), "--seconds", "0.05", *arguments])
+
+
+def test_results(made: Build, tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    done = run(made, "--at", "B=2,T=8", "--threads", "1", "--json", str(file), "--backend", "torch",
+               "--backend", "onnxruntime", "--backend", "onnxruntime-cuda")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "forward B=2,T=8, 1 thread" in done.output
+    assert "onnxruntime-cuda[B=2,T=8]-1: onnxruntime" in done.output and "has no CUDAExecutionProvider" in done.output
+    found = json.loads(file.read_text())
+    assert [b["name"] for b in found["benchmarks"]] == ["torch[B=2,T=8]-1", "onnxruntime[B=2,T=8]-1"]
+    for one in found["benchmarks"]:
+        stats, more = one["stats"], one["extra_info"]
+        assert stats["rounds"] >= 5 and stats["min"] <= stats["q1"] <= stats["median"] <= stats["q3"] <= stats["max"]
+        assert more["tokens_per_second"] == pytest.approx(16 / stats["median"])
+        assert more["peak_bytes"] > 2 * 512 * 512 * 4 and more["loading"] > 0  # at least the weights
+    compare = [str(Path(sys.executable).with_name("pytest-benchmark")), "compare", str(file)]
+    shown = subprocess.run(compare, capture_output=True, text=True, check=False, timeout=60)
+    assert shown.returncode == 0 and "onnxruntime[B=2,T=8]-1" in shown.stdout, shown.stdout + shown.stderr
+
+
+def test_against_earlier_results(made: Build, tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    once = ("--backend", "onnxruntime", "--at", "B=2,T=8", "--threads", "1")
+    content = json.loads(run(made, *once, "--json", "-").stdout)
+    content["benchmarks"][0]["stats"]["median"] = 1e-9
+    file.write_text(json.dumps(content))
+    slower = run(made, *once, "--against", str(file), "--fail-above", "1.5")
+    assert slower.exit_code == 1 and "slower" in slower.output
+    assert run(made, *once, "--against", str(file)).exit_code == 0
+    content["benchmarks"][0]["stats"]["median"] = 1e9
+    file.write_text(json.dumps(content))
+    assert "faster" in run(made, *once, "--against", str(file), "--fail-above", "1.5").output
+
+
+def test_a_difference_within_the_quartiles_is_none(made: Build) -> None:
+    case = Case("onnxruntime", "forward", {"B": 1, "T": 8}, 1)
+    measured = Measured(case, times=[1.0, 2.0, 3.0, 4.0, 5.0])
+    (row,) = results.rows(made, [measured], {case.name: 2.0})
+    assert (row.median, row.unit, row.rate, row.ratio) == (3.0, "tokens", 8 / 3, 1.5)
+    from specc_runtime.bench.text import _against
+
+    assert _against(row) == "1.50 x  same"
+    (other,) = results.rows(made, [measured], {case.name: 1.0})
+    assert "slower" in _against(other)
+
+
+def test_sizes(made: Build) -> None:
+    of = made.interface()
+    assert usual(of) == {"B": 1, "T": 64}  # as near to 128 as the model allows
+    assert items(of, {"B": 2, "T": 8}) == (16, "tokens")
+    found = cases(made, ["torch", "onnxruntime"], [{"T": 8}, {"B": 4}], [1, 2], "forward")
+    assert [(c.backend, dict(c.sizes), c.threads) for c in found][:3] == [
+        ("torch", {"B": 1, "T": 8}, 1), ("onnxruntime", {"B": 1, "T": 8}, 1), ("torch", {"B": 4, "T": 64}, 1),
+    ]  # fmt: skip
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--at", "Q=3"], 1, "forward has no dim `Q`"),
+        (["--at", "T=65"], 1, "T <= 64"),
+        (["--at", "T"], 2, "is not NAME=SIZE"),
+        (["--entry", "backward"], 1, "has no entry `backward`"),
+        (["--backend", "tensorflow"], 2, "is not one of"),
+        (["--fail-above", "2"], 2, "--against FILE"),
+        (["--against", "nothing.json"], 1, "cannot read nothing.json"),
+        (["--against", __file__], 1, "holds no results of a benchmark"),
+    ],
+)
+def test_mistakes(made: Build, arguments: list[str], code: int, message: str) -> None:
+    done = run(made, *arguments)
+    assert done.exit_code == code and message in done.output, done.output
+
+
+def test_a_folder_that_is_no_build(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["bench", str(tmp_path)])
+    assert done.exit_code == 1 and "error[B660]" in done.output
+
+
+def test_the_profile_names_the_slow_line(made: Build) -> None:
+    nodes = profile(made, Case("onnxruntime", "forward", {"B": 8, "T": 64}, 1), runs=5)
+    assert all(node.seconds >= 0 for node in nodes) and {node.operator for node in nodes} & {"Gemm", "FusedGemm"}
+    slowest = by_line(nodes)[0]
+    assert slowest.line.startswith("net.spec:7") or slowest.line.startswith("net.spec:8"), slowest
+    scopes = by_scope(nodes)
+    assert scopes[""] == pytest.approx(sum(node.seconds for node in nodes))
+    assert scopes["h.0"] > scopes["wte"]
+    done = run(made, "--profile", "--at", "B=8,T=64")
+    assert done.exit_code == 0 and "net.spec:7  y = fc(x)" in done.output, done.output
+
+
+def test_lines_of_a_profile() -> None:
+    nodes = [
+        NodeTime("a", "Gemm", "m.spec:3", "h.0", 0.5),
+        NodeTime("b", "Add", "m.spec:4", "h.0", 0.25),
+        NodeTime("c", "Gemm", "m.spec:3", "h.1", 0.5),
+        NodeTime("", "Transpose", "", "", 0.1),
+    ]
+    found: list[tuple[Any, ...]] = [(one.line, one.seconds, one.nodes, one.operators) for one in by_line(nodes)]
+    assert found == [("m.spec:3", 1.0, 2, ("Gemm",)), ("m.spec:4", 0.25, 1, ("Add",)), ("", 0.1, 1, ("Transpose",))]
+    assert by_scope(nodes) == {"": 1.35, "h": 1.25, "h.0": 0.75, "h.1": 0.5}
