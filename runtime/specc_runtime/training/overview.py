@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
+    from specc_runtime.inputs import Interface
     from specc_runtime.module import Build
+    from specc_runtime.training.batches import Batch
     from specc_runtime.training.loop import Fit
 
 MOST_BLOCKS = 12
@@ -70,24 +72,24 @@ class Overview:
         return sum(part.trained for part in self.parts)
 
 
-def overview(section: Section, counts: Plan, fit: Fit, saved: Saved, folder: Path) -> Overview:
+def overview(section: Section, counts: Plan, fit: Fit, batch: Batch, saved: Saved, folder: Path) -> Overview:
     """Of a run whose first batch was rehearsed: `saved` is what that kept for its backward pass."""
     from specc_runtime.training.optimisers import optimiser
 
     precision = str(section.value("precision", "32"))
     memory = footprint(fit.model, lambda module: optimiser(section, module), saved, precision)
-    tokens = ids(fit)
+    tokens = ids(fit.of, batch)
     if tokens is not None:
         tokens *= counts.accumulate
     return Overview(section, counts, folder, tuple(parts_of(fit.model)), memory, tokens, device())
 
 
-def ids(fit: Fit) -> int | None:
-    """Ids in the batch at hand: of one input for every length that inputs of ids have; None without such an input."""
+def ids(of: Interface, batch: Batch) -> int | None:
+    """Ids in a batch: of one input for every length that inputs of ids have; None without such an input."""
     shapes = {
-        item.shape[1]: fit.objective.known[item.name].shape
-        for item in fit.of.inputs
-        if item.dtype.startswith("i") and len(item.shape) == 2 and item.shape[1].value is None
+        item.shape[1]: batch[item.name].shape
+        for item in of.inputs
+        if item.dtype.startswith("i") and len(item.shape) == 2 and item.shape[1].value is None and item.name in batch
     }
     return sum(shape.numel() for shape in shapes.values()) if shapes else None
 

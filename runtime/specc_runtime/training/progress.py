@@ -36,7 +36,7 @@ class Rate:
         self.count, self.since, self.paused = 0, time.perf_counter(), 0.0
 
     def add(self, trainer: Any, fit: Fit, batch: Batch) -> None:
-        tokens = ids(fit)
+        tokens = ids(fit.of, batch)
         self.unit = "samples/s" if tokens is None else "tokens/s"
         self.count += (rows(batch) if tokens is None else tokens) * trainer.world_size
 
