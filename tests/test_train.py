@@ -24,7 +24,8 @@ from specc import report
 from specc.diagnostics import Rejected
 from specc_runtime.build import Request as BuildRequest
 from specc_runtime.build import build
-from specc_runtime.training.optimisers import optimiser, schedule
+from specc_runtime.training.optimisers import optimiser
+from specc_runtime.training.schedules import schedule
 from specc_runtime.training.run import Request, Run, train
 from specc_runtime.training.section import open_section
 from specc_runtime.training.sources import read
@@ -289,8 +290,8 @@ def test_sources_give_the_same_rows(folder: Path) -> None:
     for new in ('jsonl("points.jsonl", x = "at", label = "class")', 'npz("points.npz", x = "at", label = "label")'):
         found.append(read(open_section(edited(folder, (old, new)), None, {}), "data"))
     for data in found:
-        assert np.array_equal(data.fields["x"], table[:, :2].astype(np.float32))
-        assert np.array_equal(data.fields["label"], table[:, 2].astype(np.int64))
+        assert np.array_equal(data.fields["x"].array(), table[:, :2].astype(np.float32))
+        assert np.array_equal(data.fields["label"].array(), table[:, 2].astype(np.int64))
 
 
 def test_text_in_bytes(folder: Path) -> None:
@@ -345,8 +346,10 @@ train LM {
     tokenizer = Tokenizer.from_file(str(folder / "run/tokenizer.json"))
     assert 256 < tokenizer.get_vocab_size() <= 270
     data = read(open_section(spec, None, {}), "data")
-    assert text.startswith(tokenizer.decode(data.fields["input_ids"].reshape(-1).tolist())[:-1])
-    assert "the model takes 0 to 9" in refused(spec, sets={"data": TEXT.replace("vocab", "270"), "vocab": "10"})
+    assert text.startswith(tokenizer.decode(data.fields["input_ids"].array().reshape(-1).tolist())[:-1])
+    assert "ids, the model takes 0 to 9" in refused(
+        spec, sets={"data": TEXT.replace("vocab", "270"), "vocab": "10"}
+    )
     assert "bpe takes the number of its ids" in refused(spec, sets={"data": TEXT.replace("vocab", "7")})
 
 
@@ -364,7 +367,7 @@ BAD = {
     "fractions": ("x,y,class\n1,2,0.5\n", None, "takes classes 0 to 2"),
     "one column": (None, ('["x", "y"]', '["x"]'), "expected: [B, 2]"),
     "a flat field": (None, ('["x", "y"]', '"x"'), "does not fit the input `x`"),
-    "source": (None, ("csv(", "parquet("), "`data = parquet(..)` is not supported yet"),
+    "source": (None, ("csv(", "parquet("), "points.csv is not a parquet file"),
     "unknown metric": (None, ("batch = 8", "batch = 8; metrics = [bleu(logits, data.label)]"), "bleu takes ids"),
     "optimiser": (None, ('adam(lr = 0.05, no_decay = ["*.bias"])', "lion()"), "`optim = lion(..)`"),
     "argument": (None, ("lr = 0.05", "rate = 0.05"), "adam has no argument `rate`"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_SOURCES = ("csv", "parquet", "jsonl", "text", "hf_dataset", "image_folder", "audio_folder", "npz")
+_SOURCES = ("csv", "parquet", "json", "jsonl", "text", "hf_dataset", "image_folder", "audio_folder", "npz")
 
 FUNCTIONS: dict[str, tuple[str, ...]] = {
     "data": _SOURCES,
@@ -16,7 +16,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
 }
 """Settings whose value is a call of one of these."""
 
-WHOLE = ("batch", "accumulate", "epochs", "steps", "seed")
+WHOLE = ("batch", "accumulate", "epochs", "steps", "seed", "workers")
 NUMBERS = ("clip", "ema")
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("32", "bf16-mixed", "16-mixed", "bf16-true"),
@@ -29,7 +29,7 @@ OTHERS = (
 )  # fmt: skip
 SETTINGS = (*FUNCTIONS, *WHOLE, *NUMBERS, *CHOICES, *OTHERS)
 
-FIELD_FUNCTIONS = ("column", "tokens", "pixels", "log_mel", "bpe", "flatten")
+FIELD_FUNCTIONS = ("column", "tokens", "pixels", "log_mel", "bpe", "flatten", "classes")
 CLASS_METRICS = (
     "accuracy", "f1", "precision", "recall", "specificity", "auroc", "average_precision", "cohen_kappa", "matthews",
     "iou",
@@ -102,7 +102,7 @@ OPTIMISER = ("no_decay", "groups")
 """What every optimiser takes beside its own arguments."""
 REQUIRED = {"step": 1, "noam": 2, "one_cycle": 1, "best": 1, "early_stopping": 1, "tokens": 1, "split": 1}
 
-NOT_FIELDS = frozenset({"tokenizer", "split", "length", "name"})
+NOT_FIELDS = frozenset({"tokenizer", "split", "length", "truncate", "pad", "name"})
 """Keyword arguments of data sources that name no field."""
 TOKENIZED = ("input_ids", "attention_mask", "token_type_ids")
 GIVEN_FIELDS: dict[str, tuple[str, ...]] = {

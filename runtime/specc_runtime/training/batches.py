@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from specc.diagnostics import Rejected
+from specc_runtime.training.data.loading import ByTokens, Rows, as_it_is, workers_for
+from specc_runtime.training.data.order import order
 from specc_runtime.training.sources import Data
 
 Batch = Mapping[str, torch.Tensor]
@@ -29,36 +31,39 @@ class Order(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         skipped, self.skipped = self.skipped, 0
-        if self.seed is None:
-            return iter(range(skipped, self.rows))
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
-        return iter(order[skipped:].tolist())
+        return iter(order(self.rows, self.seed, self.epoch)[skipped:].tolist())
 
 
 class Batches(DataLoader[Any]):
     """A loader that Lightning can resume within an epoch. `trained` is how many batches of it are done with."""
 
-    def __init__(self, data: Data, size: int, seed: int | None) -> None:
-        fields = {name: torch.from_numpy(values) for name, values in data.fields.items()}
-
-        def collate(rows: list[int]) -> Batch:
-            index = torch.tensor(rows)
-            return {name: values[index] for name, values in fields.items()}
-
-        self.order = Order(len(data), seed)
+    def __init__(
+        self, data: Data, size: int, seed: int | None, tokens: int | None = None, workers: int | None = 0
+    ) -> None:
+        count = workers_for(data, workers)
+        how: dict[str, Any] = {"collate_fn": as_it_is, "num_workers": count, "persistent_workers": count > 0}
         self.trained = 0
-        rows: Any = range(len(data))
-        super().__init__(rows, size, sampler=self.order, collate_fn=collate)
+        if tokens is not None:
+            self.order: Order | ByTokens = ByTokens(data, tokens, seed)
+            super().__init__(Rows(data), batch_sampler=self.order, **how)
+        else:
+            self.order = Order(len(data), seed)
+            super().__init__(Rows(data), size, sampler=self.order, **how)
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            if isinstance(batch, tuple):
+                raise Rejected(batch)
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.order.epoch, "batches": self.trained}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        assert self.batch_size is not None
         self.order.epoch = state["epoch"]
-        self.order.skipped = state["batches"] * self.batch_size
+        self.order.skipped = state["batches"] * (self.batch_size or 1)
 
 
-def loader(data: Data, batch: int, seed: int | None) -> Batches:
-    """Batches of a data set; with a seed in an order that each epoch draws anew."""
-    return Batches(data, batch, seed)
+def loader(data: Data, batch: int, seed: int | None, tokens: int | None = None, workers: int | None = 0) -> Batches:
+    """Batches of so many rows, or of at most `tokens` ids; with a seed in an order that each epoch draws anew."""
+    return Batches(data, batch, seed, tokens, workers)

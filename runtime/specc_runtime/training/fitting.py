@@ -157,6 +157,7 @@ class Fitting:
 
     def _record(self, base: Mapping[str, Any], status: str, step: int, **more: Any) -> None:
         content = {"format": FORMAT, "spec": self.section.project.path.name, **base, "steps": self.counts.last}
+        content["classes"] = {name: list(found) for name, found in self.counts.train.classes.items()}
         resume.write(self.folder, {**content, "status": status, "step": step, **more})
 
     # ---- training, and after -----------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ class Fitting:
     def _trained(self, prepared: Prepared, state: Path | None) -> bool:
         """Whether Ctrl-C ended it."""
         counts = self.counts
-        how = ()
+        how = (counts.tokens, counts.workers)
         held = loader(counts.val, counts.batch, None, *how) if counts.val is not None else None
         shuffled = loader(counts.train, counts.batch, counts.seed, *how)
         path = str(state) if state is not None else None

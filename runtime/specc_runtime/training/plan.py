@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from specc.dims import Dim
 from specc.elaborate.sections import names_of
 from specc.syntax import ast
-from specc_runtime.inputs import NUMPY, Interface
-from specc_runtime.training.section import Called, Section, evaluated, failed, unsupported
-from specc_runtime.training.sources import Data, bad, read
-
-if TYPE_CHECKING:
-    import numpy as np
+from specc_runtime.inputs import Interface
+from specc_runtime.training.data.checks import calls, check_lengths, check_padding, fed
+from specc_runtime.training.data.order import batches_by_tokens
+from specc_runtime.training.section import Section, evaluated, failed
+from specc_runtime.training.sources import Data, bad, read, validation
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Counts of a run. `steps` are steps of the optimiser; `limit` those of `--max-steps`."""
+    """Counts of a run. `steps` are steps of the optimiser; `limit` those of `--max-steps`.
+
+    `batch` is how many rows a batch has; with `tokens`, the most ids of one, it is how many they have on average.
+    """
 
     train: Data
     val: Data | None
@@ -31,11 +31,10 @@ class Plan:
     epochs: int | None
     limit: int | None
     seed: int
-
-    @property
-    def batches(self) -> int:
-        """Of an epoch."""
-        return ceil(len(self.train) / self.batch)
+    tokens: int | None
+    workers: int | None
+    batches: int
+    """Of an epoch."""
 
     @property
     def last(self) -> int:
@@ -47,39 +46,19 @@ def plan(section: Section, limit: int | None) -> Plan:
     """Read the data and count; raises `Rejected`."""
     data = read(section, "data")
     seed = section.value("seed", 0)
-    train, val = _split(section, data, seed)
-    batch, accumulate = section.value("batch", 32), section.value("accumulate", 1)
-    epochs = section.value("epochs", None)
-    per_epoch = ceil(ceil(len(train) / batch) / accumulate)
-    steps = section.value("steps", None) if epochs is None else epochs * per_epoch
-    return Plan(train, val, batch, accumulate, steps, epochs, limit, seed)
-
-
-def _split(section: Section, data: Data, seed: int) -> tuple[Data, Data | None]:
-    """The rows to train on and those to validate on."""
-    import numpy as np
-
-    expr = section.settings.get("val")
-    if not isinstance(expr, ast.Call):
-        return data, None
-    if not (isinstance(expr.func, ast.Name) and expr.func.id == "split"):
-        val = read(section, "val")
-        lacking = next((name for name in data.fields if name not in val.fields), None)
-        if lacking is not None:
-            raise bad(f"`val` has no field `{lacking}`, which `data` has", expr.span)
-        return data, val
-    call = section.call("val")
-    assert isinstance(call, Called)
-    part = call.arguments(("part",), 1)["part"]
-    if isinstance(part, str):
-        raise unsupported(f'`val = split("{part}")`', expr.span, "val = split(0.1), or a data source")
-    if not isinstance(part, float) or not 0 < part < 1:
-        raise failed("E125", "split takes a part of the rows, between 0.0 and 1.0", expr.span)
-    count = round(len(data) * part)
-    if not 0 < count < len(data):
-        raise bad(f"split({part}) of {len(data)} rows leaves none to train or none to validate on", expr.span)
-    order = np.random.default_rng(seed).permutation(len(data))
-    return data.chosen(np.sort(order[count:])), data.chosen(np.sort(order[:count]))
+    train, val = validation(section, data, seed)
+    batch, most = section.batch
+    accumulate, epochs = section.value("accumulate", 1), section.value("epochs", None)
+    if most:
+        for part in (train, val) if val is not None else (train,):
+            check_lengths(part, most, section.span("batch"))
+        batches = len(batches_by_tokens(train, most))
+        batch = ceil(len(train) / batches)
+    else:
+        batches = ceil(len(train) / batch)
+    steps = section.value("steps", None) if epochs is None else epochs * ceil(batches / accumulate)
+    workers = section.value("workers", None)
+    return Plan(train, val, batch, accumulate, steps, epochs, limit, seed, most or None, workers, batches)
 
 
 # ---- data against the model ------------------------------------------------------------------------------------------
@@ -97,44 +76,10 @@ def check_data(section: Section, data: Data, of: Interface) -> Data:
     fields = dict(data.fields)
     for item in of.inputs:
         if item.name in fields and item.name not in bound(section):
-            fields[item.name] = _fed(section, data, item.name, item.dtype, item.shape, item.low, item.high)
+            fields[item.name] = fed(section, data, item, of)
     _check_labels(section, data, of)
+    check_padding(section, data)
     return replace(data, fields=fields)
-
-
-def _fed(
-    section: Section,
-    data: Data,
-    name: str,
-    dtype: str,
-    shape: tuple[Dim, ...],
-    low: tuple[Dim, ...],
-    high: tuple[Dim, ...],
-) -> np.ndarray[Any, Any]:
-    """One field as the input of its name."""
-    import numpy as np
-
-    values = data.fields[name]
-    span = section.span("data")
-    expected = f"[{', '.join(map(str, shape))}]"
-    if values.ndim != len(shape) or any(
-        d.value is not None and d.value != n for d, n in zip(shape[1:], values.shape[1:], strict=True)
-    ):
-        found = f"[{len(values)}{''.join(f', {n}' for n in values.shape[1:])}]"
-        help = f'{name} = ["column"]  is a field with two axes' if values.ndim == 1 and len(shape) == 2 else ""
-        raise bad(f"the field `{name}` does not fit the input `{name}`", span, help, expected=expected, found=found)
-    wanted = np.dtype(NUMPY[dtype])
-    if wanted.kind in "iu" and values.dtype.kind == "f":
-        raise bad(f"the input `{name}` takes integers, the field has fractions", span)
-    bottom = max((d.value for d in low if d.value is not None), default=None)
-    top = min((d.value for d in high if d.value is not None), default=None)
-    if wanted.kind in "iu" and bottom is not None and top is not None:
-        wrong = np.argwhere((values < bottom) | (values >= top))
-        if len(wrong):
-            at = tuple(wrong[0])
-            message = f"{data.place(int(at[0]))}: `{name}` is {values[at]}, the model takes {bottom} to {top - 1}"
-            raise bad(message, span)
-    return values.astype(wanted)
 
 
 def _check_labels(section: Section, data: Data, of: Interface) -> None:
@@ -142,7 +87,7 @@ def _check_labels(section: Section, data: Data, of: Interface) -> None:
     import numpy as np
 
     sizes = {o.name: o.shape[-1].value for o in of.outputs if o.shape}
-    for call in _calls(section.settings["loss"]):
+    for call in calls(section.settings["loss"]):
         name = call.func.id if isinstance(call.func, ast.Name) else ""
         args = [a.value for a in call.args if isinstance(a, ast.Arg) and a.name is None]
         if name not in ("cross_entropy", "nll") or len(args) != 2:
@@ -150,9 +95,10 @@ def _check_labels(section: Section, data: Data, of: Interface) -> None:
         output, target = args
         field = target.name.id if isinstance(target, ast.Attr) else ""
         classes = sizes.get(output.id) if isinstance(output, ast.Name) else None
-        values = data.fields.get(field)
-        if classes is None or values is None or values.ndim != 1:
+        found = data.fields.get(field)
+        if classes is None or found is None or found.ndim != 1:
             continue
+        values = found.array()
         if values.dtype.kind == "f":
             raise bad(f"`{field}` of {data.name} has fractions, {name} takes classes 0 to {classes - 1}", target.span)
         ignored = next(
@@ -165,16 +111,6 @@ def _check_labels(section: Section, data: Data, of: Interface) -> None:
             column = f", column `{data.columns[field]}`" if data.columns.get(field) else ""
             message = f"{data.place(row)}{column}: the label is {values[row]}, the classes are 0 to {classes - 1}"
             raise bad(message, target.span)
-
-
-def _calls(expr: Any) -> list[ast.Call]:
-    """Every call in an expression."""
-    if isinstance(expr, tuple):
-        return [call for item in expr for call in _calls(item)]
-    if not isinstance(expr, ast.Node):
-        return []
-    inside = [call for key, child in vars(expr).items() if key != "span" for call in _calls(child)]
-    return [expr, *inside] if isinstance(expr, ast.Call) else inside
 
 
 def lets_of(section: Section, outputs: Mapping[str, object]) -> tuple[list[ast.Let], list[ast.Let]]:

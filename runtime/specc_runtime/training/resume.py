@@ -22,7 +22,6 @@ from specc_runtime.trained import FORMAT, RUN
 from specc_runtime.training.plan import Plan
 from specc_runtime.training.request import Request
 from specc_runtime.training.section import Section, failed
-from specc_runtime.training.sources import Data
 
 Record = dict[str, Any]
 MOST = 8
@@ -41,19 +40,10 @@ def facts(section: Section, counts: Plan, made: Build) -> Record:
         "seed": counts.seed,
         "rows": len(counts.train),
         "validation_rows": len(counts.val) if counts.val is not None else 0,
-        "data": _digest(counts.train),
-        "validation_data": _digest(counts.val) if counts.val is not None else None,
+        "data": counts.train.digest(),
+        "validation_data": counts.val.digest() if counts.val is not None else None,
         "module": hashlib.sha256(made.source.read_bytes()).hexdigest(),
     }
-
-
-def _digest(data: Data) -> str:
-    """Of every field, with its name."""
-    found = hashlib.sha256()
-    for name, values in sorted(data.fields.items()):
-        found.update(f"{name} {values.dtype} {values.shape}\n".encode())
-        found.update(values.tobytes())
-    return found.hexdigest()
 
 
 def asked(request: Request, section: Section, folder: Path) -> Record:
