@@ -36,7 +36,7 @@ def merge_run(
     if run is None:
         raise Rejected([Diagnostic("B660", f"`{folder}` is no run of `specc train`", help="specc train FILE")])
     to = out if out is not None else folder
-    spec = target or (run.base.target if run.base is not None else "FILE")
+    spec = target or _spec_of(run)
     request = Request(spec, trust=trust)
     try:
         if out is None or out.resolve() == folder.resolve():
@@ -47,6 +47,15 @@ def merge_run(
         message = f"cannot write `{to}`: {error.strerror or error}"
         raise Rejected([Diagnostic("B640", message, note="nothing was left there")]) from None
     return Merged(to / WEIGHTS, count, shlex.join(["specc", "build", _shown(spec), "--weights", str(to)]))
+
+
+def _spec_of(run: Trained) -> str:
+    """The run's spec, or the copy in its folder."""
+    if run.base is None:
+        return "FILE"
+    copy = run.folder / Path(run.base.target).name
+    gone = Path(run.base.target).is_absolute() and not Path(run.base.target).exists()
+    return str(copy) if gone and copy.exists() else run.base.target
 
 
 def _published(run: Trained, out: Path, request: Request, weights: str | None) -> int:

@@ -95,6 +95,9 @@ def merge(run: Trained, to: Path, build: Build, request: Request, weights: str |
         message = f"{run.folder} has no adapters to fold: its {WEIGHTS} is whole"
         raise Rejected([Diagnostic("B660", message, help=f"specc build FILE --weights {run.folder}")])
     base = run.base if weights is None else replace(run.base, weights=weights)
+    if not Path(base.weights).exists():
+        message = f"the adapters of {run.folder} are for {base.weights}, which is not there any more"
+        raise Rejected([Diagnostic("B660", message, help=f"specc merge {run.folder} --weights DIR")])
     asked = type(request)(
         request.target,
         preset=run.preset,

@@ -167,7 +167,7 @@ class TrainChecker:
         name = value.func.id if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) else ""
         if not name:
             expected = " | ".join(f"{f}(..)" for f in functions)
-            if setting == "val" and isinstance(value, ast.NoneLit):
+            if setting in ("val", "lora") and isinstance(value, ast.NoneLit):
                 return
             raise self.place.fail("E125", f"`{setting}` cannot be {unparse(value)}", value.span, expected=expected)
         assert isinstance(value, ast.Call)

@@ -33,7 +33,6 @@ class Adapters:
     """
 
     model: peft.PeftModel
-    rank: int
     targets: tuple[str, ...]
     whole: tuple[str, ...]
     count: int
@@ -88,7 +87,7 @@ def adapt(section: Section, module: torch.nn.Module, fresh: Sequence[str], seed:
         what = f"`lora` beside a fresh part whose name {min(kept - {*whole})} ends with"
         raise unsupported(what, call.expr.span, "call one of them otherwise, or freeze the fresh one")
     adapter = sum(p.numel() for name, p in module.named_parameters() if ".lora_" in name)
-    return Adapters(model, given["rank"], tuple(targets), tuple(whole), adapter)
+    return Adapters(model, tuple(targets), tuple(whole), adapter)
 
 
 def _whole(section: Section, module: torch.nn.Module, fresh: Sequence[str]) -> list[str]:

@@ -124,7 +124,9 @@ def _run(section: Section, counts: Plan, request: Request, made: Build, record: 
     run = request.resume or folder(request.out, section)
     fitting = Fitting(section, counts, made, fit, run, request, say, adapters)
     trainer = fitting.prepared()
-    told = replace(overview(section, counts, fit, batch, saved, run), fresh=fresh_tensors(made), whole=whole)
+    told = replace(
+        overview(section, counts, fit, batch, saved, run), fresh=fresh_tensors(made), adapters=adapters, whole=whole
+    )
     say(described(told, progress.columns()))
     if request.dry_run:
         return None

@@ -24,7 +24,7 @@ from specc_runtime.training.initial import configured, texts_of, weights_of
 RUN = (
     "ema", "save_every", "compile",
     "data", "val", "val_every", "preset", "entry", "inputs", "weights", "loss", "optim", "sched", "metrics", "batch",
-    "accumulate", "clip", "epochs", "steps", "precision", "seed", "freeze", "checkpoint",
+    "accumulate", "clip", "epochs", "steps", "precision", "seed", "freeze", "fresh", "lora", "checkpoint",
     "early_stop", "log", "devices", "strategy", "workers",
 )  # fmt: skip
 """The settings that are run; another one is refused (B650), and what these do not take of their values."""
