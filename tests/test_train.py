@@ -25,8 +25,8 @@ from specc.diagnostics import Rejected
 from specc_runtime.build import Request as BuildRequest
 from specc_runtime.build import build
 from specc_runtime.training.optimisers import optimiser
-from specc_runtime.training.schedules import schedule
 from specc_runtime.training.run import Request, Run, train
+from specc_runtime.training.schedules import schedule
 from specc_runtime.training.section import open_section
 from specc_runtime.training.sources import read
 
@@ -369,10 +369,10 @@ BAD = {
     "a flat field": (None, ('["x", "y"]', '"x"'), "does not fit the input `x`"),
     "source": (None, ("csv(", "parquet("), "points.csv is not a parquet file"),
     "unknown metric": (None, ("batch = 8", "batch = 8; metrics = [bleu(logits, data.label)]"), "bleu takes ids"),
-    "optimiser": (None, ('adam(lr = 0.05, no_decay = ["*.bias"])', "lion()"), "`optim = lion(..)`"),
+    "optimiser": (None, ('adam(lr = 0.05, no_decay = ["*.bias"])', "lyon()"), "did you mean `lion`?"),
     "argument": (None, ("lr = 0.05", "rate = 0.05"), "adam has no argument `rate`"),
     "value": (None, ("lr = 0.05", "lr = 0.0 - 1"), "adam: Invalid learning rate"),
-    "schedule": (None, ("batch = 8", "batch = 8; sched = plateau()"), "`sched = plateau(..)`"),
+    "schedule": (None, ("batch = 8", "batch = 8; sched = plateau()"), 'nothing measured is called "val_loss"'),
     "monitor": (None, ("batch = 8", 'batch = 8; early_stop = early_stopping("val_los")'), 'is called "val_los"'),
     "all frozen": (None, ("batch = 8", 'batch = 8; freeze = ["*"]'), "freezes every parameter"),
     "part": (None, ("batch = 8", "batch = 8; val = split(0.01)"), "leaves none to train or none to validate on"),

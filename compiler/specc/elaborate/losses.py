@@ -10,6 +10,7 @@ from specc.elaborate.attributes import OpCall
 from specc.elaborate.body import BodyChecker
 from specc.elaborate.builtins import COMPILE_TIME
 from specc.elaborate.fields import Field
+from specc.elaborate.groups import group_of
 from specc.elaborate.names import available, closest, replaced
 from specc.elaborate.settings import FIELD_FUNCTIONS, LOSSES, OPAQUE
 from specc.elaborate.signatures import Unifier, opaque_axes
@@ -275,6 +276,8 @@ class LossChecker(BodyChecker):
 
     def _Call(self, expr: ast.Call) -> Any:
         name = expr.func.id if isinstance(expr.func, ast.Name) else ""
+        if name == "group" and self.file.find(name) is None:
+            return group_of(self, expr)
         if self.file.find(name) is None and (name in OPAQUE or (name in FIELD_FUNCTIONS and name not in operators())):
             for arg in expr.args:
                 with self.elab.collecting():

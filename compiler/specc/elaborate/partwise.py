@@ -77,6 +77,8 @@ def check_parts(checker: TrainChecker) -> None:
     for kind, strings, candidates, shown in (
         ("freeze", settings.get("freeze"), prefixes, names),
         ("no_decay", keyword(settings.get("optim"), "no_decay"), prefixes, names),
+        ("adamw", keyword(settings.get("optim"), "adamw"), prefixes, names),
+        *(("group", patterns, prefixes, names) for patterns in _grouped(settings.get("optim"))),
         ("fresh", settings.get("fresh"), prefixes, names),
         ("targets", keyword(settings.get("lora"), "targets"), parts.adapted, parts.adapted),
     ):
@@ -186,6 +188,16 @@ def keyword(expr: ast.Expr | None, name: str) -> ast.Expr | None:
     """The value of a keyword argument."""
     args = expr.args if isinstance(expr, ast.Call) else ()
     return next((a.value for a in args if isinstance(a, ast.Arg) and a.name is not None and a.name.id == name), None)
+
+
+def _grouped(optimiser: ast.Expr | None) -> Iterator[ast.Expr]:
+    """The patterns of an optimiser's groups."""
+    groups = keyword(optimiser, "groups")
+    for group in groups.elements if isinstance(groups, ast.ListExpr) else ():
+        if isinstance(group, ast.Call):
+            first = next((a.value for a in group.args if isinstance(a, ast.Arg) and a.name is None), None)
+            found = keyword(group, "patterns") or first
+            yield from () if found is None else (found,)
 
 
 def strings_in(expr: ast.Expr | None) -> Iterator[ast.Str]:

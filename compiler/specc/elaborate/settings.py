@@ -24,9 +24,18 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "log": ("csv", "tensorboard"),
 }
 OTHERS = (
-    "preset", "entry", "weights", "loss", "metrics", "val_every", "devices", "freeze", "fresh", "save_every",
+    "preset",
+    "entry",
+    "weights",
+    "loss",
+    "metrics",
+    "val_every",
+    "devices",
+    "freeze",
+    "fresh",
+    "save_every",
     "compile",
-)  # fmt: skip
+)
 SETTINGS = (*FUNCTIONS, *WHOLE, *NUMBERS, *CHOICES, *OTHERS)
 
 FIELD_FUNCTIONS = ("column", "tokens", "pixels", "log_mel", "bpe", "flatten", "classes")
@@ -84,14 +93,15 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
                 "differentiable", "fused"),
     "lion": ("lr", "betas", "weight_decay", "decoupled_weight_decay"),
     "adafactor": ("lr", "beta2_decay", "eps", "d", "weight_decay", "foreach", "maximize"),
-    "muon": ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn"),
+    "muon": ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn",
+             "adamw", "adamw_lr", "betas"),
     "constant": ("warmup",),
     "linear": ("warmup", "total", "min_lr"),
     "cosine": ("warmup", "total", "min_lr"),
     "step": ("step_size", "gamma", "warmup"),
     "noam": ("dim", "warmup"),
     "one_cycle": ("max_lr", "total"),
-    "plateau": ("monitor", "mode", "factor", "patience", "min_lr", "warmup"),
+    "plateau": ("monitor", "mode", "factor", "patience", "min_lr"),
     "best": ("monitor", "mode", "keep", "every"),
     "early_stopping": ("monitor", "patience", "mode", "min_delta"),
     "tokens": ("count",),

@@ -20,8 +20,10 @@ from specc_runtime.training.batches import Batch
 from specc_runtime.training.keeping import Best, Keeper, average
 from specc_runtime.training.metrics import Meter, meters
 from specc_runtime.training.objective import Objective
-from specc_runtime.training.optimisers import optimiser, schedule
+from specc_runtime.training.optimisers import optimiser
 from specc_runtime.training.plan import Plan
+from specc_runtime.training.plateau import Plateau
+from specc_runtime.training.schedules import schedule, stepped, watched
 from specc_runtime.training.section import Section, failed
 
 
@@ -130,7 +132,12 @@ class Fit(lightning.LightningModule):
         found = schedule(self.section, chosen, self.plan.steps)
         if found is None:
             return chosen
-        return {"optimizer": chosen, "lr_scheduler": {"scheduler": found, "interval": "step"}}
+        watched(self.section, measured(self.section, self.plan))
+        return {"optimizer": chosen, "lr_scheduler": stepped(found)}
+
+    def configure_callbacks(self) -> list[Callback]:
+        monitor = watched(self.section, measured(self.section, self.plan))
+        return [Plateau(monitor, self.plan.val is not None)] if monitor is not None else []
 
     # ---- when the loss is no number ------------------------------------------------------------------------------
 

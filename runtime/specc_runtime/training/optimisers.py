@@ -1,31 +1,31 @@
-"""Optimisers and schedules of torch, from `optim` and `sched` of a section."""
+"""Optimisers of torch and lion-pytorch over the parameters that are trained, from `optim` of a section."""
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from specc.elaborate.partwise import matches
+from specc.elaborate import settings as known
+from specc.elaborate.groups import Group
+from specc.elaborate.partwise import matches as matches
 from specc.source import Span
 from specc_runtime.folding import own_name
-from specc_runtime.training.section import Called, Section, failed, unsupported
+from specc_runtime.training.section import Called, Section, failed
 
 if TYPE_CHECKING:
     import torch
 
-CLASSES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "adagrad": "Adagrad"}
-
-ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "constant": ("warmup",),
-    "linear": ("warmup", "total", "min_lr"),
-    "cosine": ("warmup", "total", "min_lr"),
-    "step": ("step_size", "gamma", "warmup"),
-    "noam": ("dim", "warmup"),
-    "one_cycle": ("max_lr", "total"),
+CLASSES = {
+    "sgd": "SGD",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "rmsprop": "RMSprop",
+    "adagrad": "Adagrad",
+    "adafactor": "Adafactor",
 }
-REQUIRED = {"step": 1, "noam": 2, "one_cycle": 1}
+"""Functions of `optim` -> classes of torch.optim."""
+
+Groups = list[dict[str, Any]]
 
 
 def patterns_of(name: str, value: Any, span: Span) -> tuple[str, ...]:
@@ -48,91 +48,80 @@ def freeze(section: Section, module: torch.nn.Module) -> None:
 
 
 def optimiser(section: Section, module: torch.nn.Module) -> torch.optim.Optimizer:
-    """torch's optimiser over the parameters that are trained; those of `no_decay` are a group of their own."""
-    import torch
-
+    """The optimiser of a section; raises `Rejected` (E125)."""
     call = section.call("optim")
     assert call is not None
-    if call.name not in CLASSES:
-        raise unsupported(f"`optim = {call.name}(..)`", call.expr.func.span, "one of " + ", ".join(CLASSES))
-    kind = getattr(torch.optim, CLASSES[call.name])
-    names = [name for name in inspect.signature(kind).parameters if name not in ("self", "params")]
-    given = call.arguments([*names, "no_decay"])
-    given.setdefault("lr", kind([torch.zeros(1)]).defaults["lr"])
-    patterns = patterns_of("no_decay", given.pop("no_decay", ()), call.expr.span)
-    trained = [(own_name(name), p) for name, p in module.named_parameters() if p.requires_grad]
-    spared = [p for name, p in trained if matches(name, patterns)]
-    inside = {id(p) for p in spared}
-    groups: list[dict[str, Any]] = [{"params": [p for _, p in trained if id(p) not in inside]}]
-    if spared:
-        groups.append({"params": spared, "weight_decay": 0.0})
+    given = call.arguments([*known.ARGUMENTS[call.name], *known.OPTIMISER])
+    spared = patterns_of("no_decay", given.pop("no_decay", ()), call.expr.span)
+    special = given.pop("groups", ())
+    if not isinstance(special, tuple) or not all(isinstance(g, Group) for g in special):
+        raise failed(
+            "E125", "`groups` is a list of groups", call.expr.span, 'groups = [group(["*.head.*"], lr = 1e-3)]'
+        )
+    trained = {own_name(name): p for name, p in module.named_parameters() if p.requires_grad}
     try:
-        made: torch.optim.Optimizer = kind([g for g in groups if g["params"]], **given)
+        if call.name == "muon":
+            return _muon(call, given, module, trained, spared, special)
+        kind = _kind(call.name)
+        given.setdefault("lr", _default_lr(kind))
+        made: torch.optim.Optimizer = kind(_groups(trained, spared, special), **given)
+        return made
     except (ValueError, TypeError) as error:
         raise failed("E125", f"{call.name}: {error}", call.expr.span) from None
-    return made
 
 
-def schedule(
-    section: Section, optimizer: torch.optim.Optimizer, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler | None:
-    """How the learning rate goes, counted in steps of the optimiser; None if it stays."""
-    from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
+def _kind(name: str) -> Any:
+    import torch
 
-    call = section.call("sched")
-    if call is None:
-        return None
-    if call.name not in ARGUMENTS:
-        raise unsupported(f"`sched = {call.name}(..)`", call.expr.func.span, "one of " + ", ".join(ARGUMENTS))
-    given = call.arguments(ARGUMENTS[call.name], REQUIRED.get(call.name, 0))
-    for key, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise failed("E125", f"{call.name}: `{key}` is a number of at least 0", call.expr.span)
-    total = _count(given.get("total", steps), steps)
-    if call.name == "one_cycle":
-        if total < steps:
-            raise failed("E125", f"one_cycle: `total` is {total} steps, the run has {steps}", call.expr.span)
-        try:
-            return OneCycleLR(optimizer, max_lr=given["max_lr"], total_steps=total)
-        except ValueError as error:
-            raise failed("E125", f"one_cycle: {error}", call.expr.span) from None
-    warmup = _count(given.get("warmup", 0), steps)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    return LambdaLR(optimizer, [_factor(call, given, rate, warmup, total) for rate in rates])
+    if name != "lion":
+        return getattr(torch.optim, CLASSES[name])
+    from lion_pytorch import Lion
+
+    return Lion
 
 
-def _count(value: float, steps: int) -> int:
-    """Steps; a fraction is of all."""
-    return round(value * steps) if isinstance(value, float) and value < 1 else int(value)
+def _default_lr(kind: Any) -> float:
+    import torch
+
+    return float(kind([torch.zeros(1)]).defaults["lr"])
 
 
-def _factor(call: Called, given: dict[str, Any], lr: float, warmup: int, total: int) -> Callable[[int], float]:
-    """The learning rate of a step as a multiple of `lr`; warming up it grows from lr / warmup on."""
-    low = given.get("min_lr", 0.0) / lr if lr else 0.0
-    span: Span = call.expr.span
-    if call.name in ("linear", "cosine") and total <= warmup:
-        raise failed("E125", f"{call.name}: the warmup of {warmup} steps leaves none of {total}", span)
+def _groups(
+    trained: Mapping[str, torch.nn.Parameter],
+    spared: Sequence[str],
+    special: Sequence[Group],
+    settings: Mapping[str, Any] | None = None,
+) -> Groups:
+    """Parameters by the first group that names them, and those without weight decay apart."""
+    found: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in trained.items():
+        index = next((i for i, group in enumerate(special) if matches(name, group.patterns)), len(special))
+        free = matches(name, spared)
+        if (index, free) not in found:
+            own = dict(special[index].settings) if index < len(special) else {}
+            found[index, free] = {"params": [], **(settings or {}), **own, **({"weight_decay": 0.0} if free else {})}
+        found[index, free]["params"].append(parameter)
+    return [found[key] for key in sorted(found, key=lambda key: (key[0] != len(special), *key))]
 
-    def after(step: int) -> float:
-        """From the end of the warm-up on."""
-        done = min(1.0, (step - warmup) / max(1, total - warmup))
-        match call.name:
-            case "linear":
-                return low + (1 - low) * (1 - done)
-            case "cosine":
-                return low + (1 - low) * (1 + math.cos(math.pi * done)) / 2
-            case "step":
-                size = given["step_size"]
-                if not size:
-                    raise failed("E125", "step: `step_size` is at least 1", span)
-                return float(given.get("gamma", 0.1) ** (step // size))
-            case _:
-                return 1.0
 
-    def noam(step: int) -> float:
-        at = step + 1
-        return float(given["dim"] ** -0.5 * min(at**-0.5, at * max(1, warmup) ** -1.5))
+def _muon(
+    call: Called,
+    given: dict[str, Any],
+    module: torch.nn.Module,
+    trained: Mapping[str, torch.nn.Parameter],
+    spared: Sequence[str],
+    special: Sequence[Group],
+) -> torch.optim.Optimizer:
+    """Muon for the matrices of hidden layers; AdamW for embeddings, what `adamw` names, and what is no matrix."""
+    from torch import nn
 
-    if call.name == "noam":
-        return noam
-    return lambda step: (step + 1) / warmup if step < warmup else after(step)
+    from specc_runtime.training.muon import MuonAdamW
+
+    other = patterns_of("adamw", given.pop("adamw", ()), call.expr.span)
+    adamw = {"lr": given.pop("adamw_lr", 3e-4), "betas": given.pop("betas", (0.9, 0.95))}
+    adamw["weight_decay"] = given.get("weight_decay", 0.1)
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    matrices = {n: p for n, p in trained.items() if p.dim() == 2 and id(p) not in tables and not matches(n, other)}
+    rest = {n: p for n, p in trained.items() if n not in matrices}
+    groups = _groups(matrices, spared, special, {"muon": True}) + _groups(rest, spared, special, {"muon": False})
+    return MuonAdamW(groups, given, adamw)
