@@ -24,18 +24,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "log": ("csv", "tensorboard"),
 }
 OTHERS = (
-    "preset",
-    "entry",
-    "weights",
-    "loss",
-    "metrics",
-    "val_every",
-    "devices",
-    "freeze",
-    "fresh",
-    "save_every",
+    "preset", "entry", "weights", "loss", "metrics", "val_every", "devices", "freeze", "fresh", "save_every",
     "compile",
-)
+)  # fmt: skip
 SETTINGS = (*FUNCTIONS, *WHOLE, *NUMBERS, *CHOICES, *OTHERS)
 
 FIELD_FUNCTIONS = ("column", "tokens", "pixels", "log_mel", "bpe", "flatten", "classes")

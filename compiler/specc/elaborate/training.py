@@ -218,7 +218,7 @@ class TrainChecker:
         for name, sizes in (self.data or {}).items():
             before = found.get(name, Field())
             if before.dtype is None or before.shape is None or len(before.shape) != len(sizes) + 1:
-                axes = (self.place.unknown(name, i + 1) if n is None else Dim.const(n) for i, n in enumerate(sizes))
+                axes = (self.place.fresh_size(name, i + 1) if n is None else Dim.const(n) for i, n in enumerate(sizes))
                 found[name] = Field((self.place.batch, *axes), before.dtype)
         return found or None
 
