@@ -43,6 +43,12 @@ class Scheme:
         return 1 if self.bits == 8 else -(-width // self.block)
 
 
+TO_A_RESULT = frozenset(
+    "Add Cast Clip Div Gather Identity Mul Neg Relu Reshape Sigmoid Slice Softmax LogSoftmax Sub Squeeze Tanh "
+    "Unsqueeze".split()
+)
+"""What may lie between a head and the results of the graph."""
+
 SCALE, ZERO = "scale", "zero"
 
 

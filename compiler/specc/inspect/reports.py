@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim, Facts
+from specc.inspect.bits import Weights, weights
+from specc.inspect.caches import Cache, cache
+from specc.inspect.columns import SORTS as SORTS
 from specc.inspect.counts import Counts
+from specc.inspect.formulas import Formula, Largest, evaluate
+from specc.inspect.spending import Spendings
+from specc.inspect.storages import Spent
 from specc.inspect.text import table
 from specc.inspect.tree import Block, Trees
 from specc.ir.graph import Graph, Model, dotted
 from specc.passes.plain import entry_facts, entry_sizes
+from specc.quantisation import Scheme
 from specc.types import TensorType
+
+WIDTHS = {"f32": 4, "f16": 2, "bf16": 2}
+"""Bytes of an element of the compute dtype, by the names that builds have for it."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """The blocks of one entry. `at`: the sizes that numbers are wanted for, None if only formulas are."""
+    """The blocks of one entry. `at`: the sizes that numbers are wanted for, None if only formulas are.
+
+    Bytes of activations and of the cache are those of a build of `dtype`.
+    """
 
     name: str
     model: str
@@ -32,7 +45,30 @@ class Report:
     ties: tuple[tuple[str, str], ...]
     parameters: int  # of the whole model, tied ones once
     weight_bytes: int  # parameters and buffers, the compute dtype being f32
+    weights: Weights  # the same in every dtype, and in few bits
+    cache: Cache | None
+    dtype: str
     at: dict[str, int] | None
+
+    @property
+    def spent(self) -> Spent:
+        """Of the whole entry."""
+        assert self.root.spent is not None  # it runs
+        return self.root.spent
+
+    @property
+    def width(self) -> int:
+        """Bytes of an element of the compute dtype."""
+        return WIDTHS[self.dtype]
+
+    def intensity(self, spent: Spent) -> float | None:
+        """FLOPs for each byte that operators read and write, at the sizes asked for."""
+        flops, moved = self.number(spent.flops), self.number(spent.moved)
+        return None if flops is None or not moved else flops / moved
+
+    def largest(self, formulas: Largest) -> int | None:
+        """The number, at the sizes asked for."""
+        return None if self.at is None else evaluate(formulas, self.at)
 
     def number(self, size: Dim | None) -> int | None:
         """A formula's value at the sizes asked for; None without them, or without a formula."""
@@ -54,7 +90,10 @@ class Report:
             "inputs": [{"name": name, **self._type(type_)} for name, type_ in self.inputs],
             "parameters": self.parameters,
             "weight_bytes": self.weight_bytes,
-            "flops": None if self.root.flops is None else str(self.root.flops),
+            "weights": {**self.weights.dtypes, **self.weights.schemes},
+            "dtype": self.dtype,
+            "flops": _text(self.root.flops),
+            "cache": self._cache(),
             "ties": [list(tie) for tie in self.ties],
             "tree": self._block(self.root),
             "unused": [self._block(block) for block in self.unused],
@@ -71,11 +110,42 @@ class Report:
             "results": [{"name": name, **self._type(type_)} for name, type_ in block.results],
             "parameters": block.parameters,
             "tied": list(block.tied),
-            "flops": None if block.flops is None else str(block.flops),
+            "flops": _text(block.flops),
         }
         if self.at is not None:
             data["flops_at"] = self.number(block.flops)
+        if block.spent is not None:
+            data |= self._spent(block.spent)
         data["children"] = [self._block(child) for child in block.children]
+        return data
+
+    def _spent(self, spent: Spent) -> dict[str, Any]:
+        """FLOPs and bytes; `_at` are numbers."""
+        formulas = {
+            "products": spent.products,
+            "training_flops": spent.training,
+            "training_products": spent.training_products,
+            "moved_bytes": spent.moved,
+            "saved_bytes": spent.saved,
+        }
+        data: dict[str, Any] = {name: _text(formula) for name, formula in formulas.items()}
+        data["peak_bytes"] = [str(formula) for formula in spent.peak]
+        if self.at is not None:
+            data |= {f"{name}_at": self.number(formula) for name, formula in formulas.items()}
+            data["peak_bytes_at"] = self.largest(spent.peak)
+            data["intensity"] = self.intensity(spent)
+        return data
+
+    def _cache(self) -> dict[str, Any] | None:
+        if self.cache is None:
+            return None
+        formulas = {"bytes": self.cache.bytes, "token": self.cache.token, "constant": self.cache.constant}
+        data: dict[str, Any] = {"entry": self.cache.entry, "along": self.cache.along}
+        data |= {name: _text(formula) for name, formula in formulas.items()}
+        if self.at is not None and all(
+            name in self.at for f in formulas.values() if f is not None for name in f.symbols
+        ):
+            data |= {f"{name}_at": self.number(formula) for name, formula in formulas.items()}
         return data
 
     def _type(self, type_: TensorType) -> dict[str, Any]:
@@ -83,6 +153,10 @@ class Report:
         if self.at is not None:
             data["shape_at"] = [self.number(size) for size in type_.shape]
         return data
+
+
+def _text(formula: Formula) -> str | None:
+    return None if formula is None else str(formula)
 
 
 def _json(size: Dim) -> int | str:
@@ -96,10 +170,15 @@ def report(
     without: frozenset[str] = frozenset(),
     at: Mapping[str, int] | None = None,
     depth: int | None = None,
+    dtype: str = "f32",
+    schemes: Sequence[Scheme] = (Scheme(8), Scheme(4)),
+    sort: str | None = None,
 ) -> Report:
     """The tree of an entry, with every optional input but those in `without`.
 
-    `at` gives every dim of the entry a size; `depth` leaves out what is nested deeper. Raises `Rejected` (E103, E009)
+    `at` gives every dim of the entry a size; `depth` leaves out what is nested deeper. `dtype`: one of `WIDTHS`;
+    `schemes`: in which few bits weights are counted; `sort`: one of `SORTS`, the order of blocks side by side, else
+    that in which they run. Raises `Rejected` (E103, E009)
     for an entry, an input or a size that the model does not have.
     """
     graph = chosen_graph(model, entry, without)
@@ -109,10 +188,11 @@ def report(
         _check_sizes(entry, tuple(sizes), facts, at)
     counts = Counts()
     trees = Trees(counts)
-    body = trees.body(graph, sizes)
+    spending = Spendings(WIDTHS[dtype]).entry(graph, sizes)
+    body = trees.body(graph, sizes, spending)
     count = counts.of(model.module)
     name = model.module.name
-    root = Block("", name, entry, 1, 1, body.results, count.parameters, (), body.flops, "called", body.children)
+    root = Block("", name, entry, 1, 1, body.results, count.parameters, (), spending.spent, "called", body.children)
     return Report(
         name=model.name,
         model=model.module.name,
@@ -121,11 +201,14 @@ def report(
         inputs=tuple((a.name, _plain(sizes.type(a.type))) for a in graph.inputs if a.value is not None),
         facts=tuple(str(fact) for fact in facts.statements()),
         dims=tuple(sizes),
-        root=root if depth is None else _cut(root, depth),
+        root=_sorted(root if depth is None else _cut(root, depth), sort, at),
         unused=trees.unused(graph),
         ties=tuple((dotted(left), dotted(right)) for left, right in counts.aliases(model.module)),
         parameters=count.parameters,
         weight_bytes=count.bytes,
+        weights=weights(model, schemes),
+        cache=cache(model, entry, WIDTHS[dtype], without),
+        dtype=dtype,
         at=None if at is None else {name: at[name] for name in sizes},
     )
 
@@ -170,3 +253,32 @@ def _plain(type_: TensorType) -> TensorType:
 def _cut(block: Block, depth: int) -> Block:
     children = tuple(_cut(child, depth - 1) for child in block.children) if depth > 0 else ()
     return replace(block, children=children)
+
+
+def _sorted(block: Block, sort: str | None, at: Mapping[str, int] | None) -> Block:
+    """Largest first, by formulas at the sizes asked for, or at sizes that are all large; names by the alphabet."""
+    if sort is None:
+        return block
+
+    def number(formula: Formula) -> int:
+        if formula is None:
+            return 0
+        return formula.evaluate(at if at is not None else dict.fromkeys(formula.symbols, LARGE))
+
+    def key(child: Block) -> tuple[int, str]:
+        if sort == "name":
+            return 0, child.path
+        spent = child.spent
+        parts = {
+            "params": child.parameters * child.parts,
+            "flops": number(spent.flops) * child.count if spent is not None else 0,
+            "activation": number(spent.saved) * child.count if spent is not None else 0,
+        }
+        return -parts[sort], child.path
+
+    children = sorted((_sorted(child, sort, at) for child in block.children), key=key)
+    return replace(block, children=tuple(children))
+
+
+LARGE = 1_024
+"""In place of each dim where blocks are sorted by formulas."""

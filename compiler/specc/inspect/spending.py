@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from specc.dims import Dim, DimError
 from specc.inspect.counts import BYTES
-from specc.inspect.formulas import ZERO, at_ones, total
+from specc.inspect.formulas import ZERO, Formula, at_ones, total
 from specc.inspect.storages import Event, Spent, Storage, both, peak_of, save, use
 from specc.ir.graph import (
     Apply,
@@ -178,6 +178,8 @@ class Spendings:
             if (lies := _order(op, operands, type_, len(results), frame.order, node.inputs)) is not None:
                 frame.order[value] = lies
         spent = self._cost(op, needs if wanted else (), results, operands)
+        if whole is None and not op.train_only:
+            spent = replace(spent, moved=self._moved(op, results, operands))
         if op.train_only:
             spent = self._noise(op, wanted, own, storages[0], results[0])
         elif any(frame.needs[value] for value in node.outputs):
@@ -209,8 +211,16 @@ class Spendings:
             return Spent(None, None, None, None)
         return Spent(forward.flops, forward.products, backward.flops, backward.products)
 
+    def _moved(self, op: Op, results: Sequence[TensorType], operands: Sequence[Operand]) -> Formula:
+        """Bytes read and written; of a table only the rows that are looked up."""
+        written = total(self.bytes(type_) for type_ in results)
+        read = [ZERO if operand is None or isinstance(operand, Scalar) else self.bytes(operand) for operand in operands]
+        if op.picks is not None and written is not None:
+            read[op.picks] = written
+        return total((written, *read))
+
     def _call(self, frame: _Frame, node: Call) -> None:
-        sizes = call_sizes(node.graph.inputs, [_operand(i, frame.sizes) for i in node.inputs])
+        sizes = call_sizes(node.graph.inputs, [_operand(i, frame.sizes) for i in node.inputs], frame.sizes)
         needs = tuple(isinstance(i, Value) and frame.needs[i] for i in node.inputs)
         found = frame.calls[id(node)] = self.of(node.graph, sizes, needs)
         self._called(frame, node, found)
@@ -238,23 +248,21 @@ class Spendings:
         """All pairs through the dearest expert, as they are shared among equal ones; `calls` has each one's share."""
         pairs = numel(frame.sizes.type(route.dispatch.outputs[0].type))
         symbols = [size.symbols[0] for size in route.dispatch.op.attributes["rows"]]
-        every = Sizes({**frame.sizes, **dict.fromkeys(symbols, pairs)})
-        none = Sizes({**frame.sizes, **dict.fromkeys(symbols, ZERO)})
-        share = Sizes({**frame.sizes, **dict.fromkeys(symbols, pairs // len(route.experts))})
+        every, none, share = (
+            _with(frame.sizes, dict.fromkeys(symbols, size)) for size in (pairs, ZERO, pairs // len(route.experts))
+        )
         self._apply_sized(frame, route.dispatch, every, none)
         needs = [tuple(isinstance(i, Value) and frame.needs[i] for i in call.inputs) for call in route.calls]
 
         def spent(call: Call, need: tuple[bool, ...], sizes: Sizes) -> Spending:
             operands = [_operand(i, sizes) for i in call.inputs]
-            return self.of(call.graph, call_sizes(call.graph.inputs, operands), need)
+            return self.of(call.graph, call_sizes(call.graph.inputs, operands, sizes), need)
 
         whole = [spent(call, need, every) for call, need in zip(route.calls, needs, strict=True)]
         dearest = max(range(len(whole)), key=lambda i: at_ones(whole[i].spent.flops or ZERO))
         for i, (call, need) in enumerate(zip(route.calls, needs, strict=True)):
             frame.calls[id(call)] = spent(call, need, share)
-            start = len(frame.events)
             self._called(frame, call, whole[i] if i == dearest else spent(call, need, none))
-            frame.ranges[id(route.experts[i])] = start, len(frame.events)
         self._apply_sized(frame, route.combine, every, every)
 
     def _apply_sized(self, frame: _Frame, node: Apply, first: Sizes, others: Sizes) -> None:
@@ -300,6 +308,13 @@ class Spendings:
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
+
+
+def _with(sizes: Sizes, more: Mapping[str, Dim]) -> Sizes:
+    """Sizes of the same kind with these instead."""
+    found = sizes.empty()
+    found.update({**sizes, **more})
+    return found
 
 
 def _alias(frame: _Frame, value: Value, of: Value) -> None:

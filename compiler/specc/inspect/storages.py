@@ -13,20 +13,22 @@ from specc.inspect.formulas import ZERO, Formula, Largest, largest, times, total
 class Spent:
     """FLOPs of the forward pass and of the gradients, of both those of matrix products; bytes.
 
-    `saved`: kept until the gradients are computed. `peak`: alive at once in inference, one of several candidates.
+    `moved`: what operators read and write in the forward pass, each operand and result once. `saved`: kept until the
+    gradients are computed. `peak`: alive at once in inference, one of several candidates.
     """
 
     flops: Formula = ZERO
     products: Formula = ZERO
     backward: Formula = ZERO
     backward_products: Formula = ZERO
+    moved: Formula = ZERO
     saved: Formula = ZERO
     peak: Largest = ()
 
     @property
     def columns(self) -> tuple[Formula, ...]:
         """All that adds up."""
-        return self.flops, self.products, self.backward, self.backward_products, self.saved
+        return self.flops, self.products, self.backward, self.backward_products, self.moved, self.saved
 
     @property
     def training(self) -> Formula:
@@ -38,17 +40,17 @@ class Spent:
 
     def repeated(self, steps: Dim) -> Spent:
         """Of running that often, one after the other."""
-        flops, products, backward, backward_products, saved = (times(column, steps) for column in self.columns)
-        return Spent(flops, products, backward, backward_products, saved, self.peak)
+        flops, products, backward, backward_products, moved, saved = (times(c, steps) for c in self.columns)
+        return Spent(flops, products, backward, backward_products, moved, saved, self.peak)
 
 
 def both(spent: Iterable[Spent]) -> Spent:
     """One after the other."""
     found = list(spent)
     sums = (total(of.columns[i] for of in found) for i in range(len(Spent().columns)))
-    flops, products, backward, backward_products, saved = sums
+    flops, products, backward, backward_products, moved, saved = sums
     peak = largest(peak for of in found for peak in of.peak)
-    return Spent(flops, products, backward, backward_products, saved, peak)
+    return Spent(flops, products, backward, backward_products, moved, saved, peak)
 
 
 @dataclass(eq=False)

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from specc.dims import Dim, DimError
+from specc.dims import Dim
 from specc.inspect.counts import Counts
+from specc.inspect.formulas import Formula
+from specc.inspect.spending import Spending
+from specc.inspect.storages import Spent
 from specc.ir.graph import (
-    Apply,
     Call,
     Graph,
     Input,
-    Iteration,
     Loop,
     Member,
     Module,
@@ -34,14 +35,11 @@ from specc.ir.graph import (
 )
 from specc.ir.route import Route
 from specc.op import numel
-from specc.passes.plain import IDENTITIES, Sizes, call_sizes
+from specc.passes.plain import Sizes, call_sizes
 from specc.types import Operand, Scalar, TensorType
 
 Use = Literal["called", "again", "inside", "unused"]
 """`inside`: a call that reaches into a block which has a row of its own. Its parameters are counted there."""
-
-Flops = Dim | None
-"""A formula over the entry's dims; None if it would be too long to write down."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Block:
     """One row: a block, or `count` equal ones in a row.
 
     `path` is relative to the enclosing row, with the range of a repeated block as a segment: `h.{0..11}`. A loop whose
-    iterations hold several blocks is a row without a name. `results` and `flops` are of one of the `count`,
+    iterations hold several blocks is a row without a name. `results` and `spent` are of one of the `count`,
     `parameters` of one of the `parts`.
     """
 
@@ -61,17 +59,22 @@ class Block:
     results: tuple[tuple[str | None, TensorType], ...]
     parameters: int  # of the row's own subtree; 0 when they are counted in another row
     tied: tuple[str, ...]  # parameters that stand for those of other parts: not counted here
-    flops: Flops
+    spent: Spent | None  # None where nothing runs
     use: Use
     children: tuple[Block, ...]
+    uneven: bool = False  # the first of the `count` has fewer gradients: its input has none
+
+    @property
+    def flops(self) -> Formula:
+        """Of the forward pass."""
+        return self.spent.flops if self.spent is not None else None
 
 
 @dataclass(frozen=True)
 class Body:
-    """One graph with its sizes bound: everything of a row but where it stands."""
+    """One graph with its sizes bound: what of a row does not depend on where it stands."""
 
     results: tuple[tuple[str | None, TensorType], ...]
-    flops: Flops
     children: tuple[Block, ...]
 
 
@@ -94,6 +97,7 @@ class _Frame:
     called: frozenset[Path]  # every part that the module's method calls, now or later
     used: set[Path]
     tied: frozenset[Path]
+    spending: Spending
 
 
 class Trees:
@@ -101,16 +105,18 @@ class Trees:
 
     def __init__(self, counts: Counts) -> None:
         self.counts = counts
-        self._bodies: dict[tuple[Graph, frozenset[tuple[str, Dim]], frozenset[Path]], Body] = {}
+        self._bodies: dict[tuple[Graph, frozenset[tuple[str, Dim]], frozenset[Path], Spending], Body] = {}
 
-    def body(self, graph: Graph, sizes: Sizes, tied: frozenset[Path] = frozenset()) -> Body:
-        """`sizes`: what the graph's dims stand for; `tied`: parameters below here that an outer block made aliases."""
-        key = graph, frozenset(sizes.items()), tied
+    def body(self, graph: Graph, sizes: Sizes, spending: Spending, tied: frozenset[Path] = frozenset()) -> Body:
+        """`sizes`: what the graph's dims stand for; `spending`: what it takes at these sizes; `tied`: parameters below
+        here that an outer block made aliases.
+        """
+        key = graph, frozenset(sizes.items()), tied, spending
         if key not in self._bodies:
             ties = graph.module.ties if graph.module is not None else ()
-            frame = _Frame(sizes, frozenset(_called(graph.nodes)), set(), tied | {tie.left for tie in ties})
-            rows, flops = self._nodes(frame, graph.nodes)
-            self._bodies[key] = Body(_results(graph, sizes), flops, tuple(row.shown() for row in rows))
+            frame = _Frame(sizes, frozenset(_called(graph.nodes)), set(), tied | {tie.left for tie in ties}, spending)
+            rows = self._nodes(frame, graph.nodes)
+            self._bodies[key] = Body(_results(graph, sizes), tuple(row.shown() for row in rows))
         return self._bodies[key]
 
     def unused(self, graph: Graph) -> tuple[Block, ...]:
@@ -126,40 +132,30 @@ class Trees:
 
     # ---- nodes -------------------------------------------------------------------------------------------------------
 
-    def _nodes(self, frame: _Frame, nodes: Sequence[Node]) -> tuple[list[Row], Flops]:
+    def _nodes(self, frame: _Frame, nodes: Sequence[Node]) -> list[Row]:
         rows: list[Row] = []
-        flops: list[Flops] = []
         for node in nodes:
-            if isinstance(node, Apply):
-                flops.append(_cost(node, frame.sizes))
-            elif isinstance(node, Call):
-                more, cost = self._call(frame, node)
-                rows += more
-                flops.append(cost)
+            if isinstance(node, Call):
+                rows += self._call(frame, node)
             elif isinstance(node, Loop):
-                more, cost = self._loop(frame, node)
-                rows += more
-                flops.append(cost)
+                rows += self._loop(frame, node)
             elif isinstance(node, Scan):
-                more, cost = self._scan(frame, node)
-                rows += more
-                flops.append(cost)
+                steps = node.along.substitute(frame.sizes)
+                rows += [Row(row.path, _repeated(row.block, steps)) for row in self._nodes(frame, node.nodes)]
             elif isinstance(node, When) and node.mode == "infer":
-                more, cost = self._nodes(frame, node.nodes)
-                rows += more
-                flops.append(cost)
-        return rows, _total(flops)
+                rows += self._nodes(frame, node.nodes)
+        return rows
 
-    def _call(self, frame: _Frame, node: Call) -> tuple[list[Row], Flops]:
+    def _call(self, frame: _Frame, node: Call) -> list[Row]:
         operands = [_operand(i, frame.sizes) for i in node.inputs]
         sizes = call_sizes(node.graph.inputs, operands)
-        module = node.graph.module
+        module, spending = node.graph.module, frame.spending.calls[id(node)]
         if module is None:
-            return [], self.body(node.graph, sizes).flops
+            return []
         if not node.path:  # a method of the same block: its parts are this block's
-            return self._nodes(replace(frame, sizes=sizes), node.graph.nodes)
+            return self._nodes(replace(frame, sizes=sizes, spending=spending), node.graph.nodes)
         tied = _below(frame.tied, node.path)
-        body = self.body(node.graph, sizes, tied)
+        body = self.body(node.graph, sizes, spending, tied)
         use = _use(frame, node.path)
         frame.used.add(node.path)
         block = Block(
@@ -171,43 +167,21 @@ class Trees:
             results=body.results,
             parameters=self.counts.of(module, tied).parameters if use == "called" else 0,
             tied=tuple(sorted(dotted(path) for path in tied)) if use == "called" else (),
-            flops=body.flops,
+            spent=spending.spent,
             use=use,
             children=body.children,
         )
-        return [Row(node.path, block)], body.flops
+        return [Row(node.path, block)]
 
-    def _loop(self, frame: _Frame, loop: Loop) -> tuple[list[Row], Flops]:
+    def _loop(self, frame: _Frame, loop: Loop) -> list[Row]:
+        """Of a route a row is an expert that gets its share of the pairs; together they work on each pair once."""
+        iterations, turned = loop.iterations, frame
         if isinstance(loop, Route):
-            return self._route(frame, loop)
-        turns = [self._iteration(frame, iteration) for iteration in loop.iterations]
-        rows = [row for run in _runs(turns, _same_turn) for row in _fold(run)]
-        return rows, _total(turn.flops for turn in turns)
-
-    def _route(self, frame: _Frame, route: Route) -> tuple[list[Row], Flops]:
-        """A row is an expert that gets its share of the pairs; all together they work on each pair once."""
-        pairs = numel(frame.sizes.type(route.dispatch.outputs[0].type))
-        shares = {size.symbols[0]: pairs // len(route.experts) for size in route.dispatch.op.attributes["rows"]}
-        shared = replace(frame, sizes=Sizes({**frame.sizes, **shares}))
-        turns = [self._iteration(shared, iteration) for iteration in route.experts]
-        rows = [row for run in _runs(turns, _same_turn) for row in _fold(run)]
-        every = Sizes({**frame.sizes, **dict.fromkeys(shares, pairs)})
-        costs = [self._call_cost(call, every) for call in route.calls]
-        dearest = None if None in costs else max((c for c in costs if c is not None), key=_at_ones)
-        return rows, _total([dearest, _cost(route.combine, frame.sizes)])
-
-    def _call_cost(self, node: Call, sizes: Sizes) -> Flops:
-        return self.body(node.graph, call_sizes(node.graph.inputs, [_operand(i, sizes) for i in node.inputs])).flops
-
-    def _scan(self, frame: _Frame, scan: Scan) -> tuple[list[Row], Flops]:
-        """What a step calls, with the cost of all steps."""
-        rows, flops = self._nodes(frame, scan.nodes)
-        steps = scan.along.substitute(frame.sizes)
-        return [Row(row.path, _repeated(row.block, steps)) for row in rows], _times(flops, steps)
-
-    def _iteration(self, frame: _Frame, iteration: Iteration) -> _Turn:
-        rows, flops = self._nodes(frame, iteration.nodes)
-        return _Turn(rows, flops)
+            pairs = numel(frame.sizes.type(loop.dispatch.outputs[0].type))
+            shares = {size.symbols[0]: pairs // len(loop.experts) for size in loop.dispatch.op.attributes["rows"]}
+            iterations, turned = loop.experts, replace(frame, sizes=Sizes({**frame.sizes, **shares}))
+        turns = [_Turn(self._nodes(turned, i.nodes), frame.spending.turns.get(id(i))) for i in iterations]
+        return [row for run in _runs(turns, _same_turn) for row in _fold(run)]
 
     def _unused(self, member: Member, path: Path, touched: set[Path], tied: frozenset[Path]) -> list[Row]:
         if isinstance(member, Submodule):
@@ -240,7 +214,7 @@ class _Turn:
     """The rows of one iteration."""
 
     rows: list[Row] = field(default_factory=list)
-    flops: Flops = None
+    spent: Spent | None = None
 
 
 def _runs(turns: Sequence[_Turn], same: Callable[[_Turn, _Turn, int], bool]) -> list[list[_Turn]]:
@@ -256,12 +230,16 @@ def _runs(turns: Sequence[_Turn], same: Callable[[_Turn, _Turn, int], bool]) -> 
 
 def _same_turn(first: _Turn, turn: _Turn, steps: int) -> bool:
     """Whether `turn`, `steps` iterations after `first`, does the same with the parts that many places further on."""
-    if len(first.rows) != len(turn.rows) or first.flops != turn.flops:
+    if len(first.rows) != len(turn.rows) or _flops(first) != _flops(turn):
         return False
     return all(
         _follows(a.path, b.path, steps) and _alike(a.block, b.block, a.path == b.path)
         for a, b in zip(first.rows, turn.rows, strict=True)
     )
+
+
+def _flops(turn: _Turn) -> Formula:
+    return turn.spent.flops if turn.spent is not None else None
 
 
 def _follows(a: Path, b: Path, steps: int) -> bool:
@@ -272,10 +250,18 @@ def _follows(a: Path, b: Path, steps: int) -> bool:
 
 
 def _alike(a: Block, b: Block, one_part: bool) -> bool:
-    """Equal but for the path; the same part in every iteration has its parameters counted in the first one."""
+    """Equal but for the path, and for gradients, of which a first block that reads an input has fewer; the same part in
+    every iteration has its parameters counted in the first one.
+    """
     if one_part:
         a, b = (replace(block, parameters=0, tied=(), use="again") for block in (a, b))
-    return a == b
+    return a == b or _forward(a) == _forward(b)
+
+
+def _forward(block: Block) -> Block:
+    """Without what its gradients take."""
+    spent = block.spent and replace(block.spent, backward=None, backward_products=None, saved=None)
+    return replace(block, spent=spent, children=tuple(_forward(child) for child in block.children))
 
 
 def _fold(run: Sequence[_Turn]) -> list[Row]:
@@ -283,7 +269,7 @@ def _fold(run: Sequence[_Turn]) -> list[Row]:
     first, last, count = run[0], run[-1], len(run)
     if count == 1 or not first.rows:
         return first.rows
-    rows = [Row(_ranged(a.path, b.path), a.block) for a, b in zip(first.rows, last.rows, strict=True)]
+    rows = [Row(_ranged(a.path, b.path), _even(a.block, b.block)) for a, b in zip(first.rows, last.rows, strict=True)]
     if len(rows) == 1:
         (row,) = rows
         parts = row.block.parts * (1 if row.path == last.rows[0].path else count)
@@ -297,7 +283,15 @@ def _fold(run: Sequence[_Turn]) -> list[Row]:
         parts, parameters = count, sum(sums)
     else:  # parts that every iteration shares are counted once: only the sum over all iterations says it
         parts, parameters = 1, sum(n * count if moves else n for n, moves in zip(sums, moving, strict=True))
-    return [Row(shared, Block("", "", "", count, parts, (), parameters, (), first.flops, rows[0].block.use, children))]
+    return [Row(shared, Block("", "", "", count, parts, (), parameters, (), last.spent, rows[0].block.use, children))]
+
+
+def _even(first: Block, last: Block) -> Block:
+    """The first one, with the gradients of the last."""
+    if first.spent == last.spent:
+        return first
+    children = tuple(_even(a, b) for a, b in zip(first.children, last.children, strict=True))
+    return replace(first, spent=last.spent, children=children, uneven=True)
 
 
 def _ranged(first: Path, last: Path) -> Path:
@@ -322,45 +316,11 @@ def _operand(input_: Input, sizes: Sizes) -> Operand:
     return None
 
 
-def _cost(node: Apply, sizes: Sizes) -> Flops:
-    """Of one operator, outside training."""
-    if node.op.train_only or node.op.name in IDENTITIES:
-        return Dim.const(0)
-    operands = [_operand(i, sizes) for i in node.inputs]
-    results = [sizes.type(value.type) for value in node.outputs]
-    try:
-        return node.op.substitute(sizes).cost(results, *operands).flops
-    except DimError:
-        return None
-
-
-def _at_ones(flops: Dim) -> int:
-    return flops.evaluate(dict.fromkeys(flops.symbols, 1))
-
-
-def _total(flops: Iterable[Flops]) -> Flops:
-    total = Dim.const(0)
-    for cost in flops:
-        if cost is None:
-            return None
-        try:
-            total = total + cost
-        except DimError:
-            return None
-    return total
-
-
 def _repeated(block: Block, steps: Dim) -> Block:
     """The block with the cost of running that often."""
     children = tuple(_repeated(child, steps) for child in block.children)
-    return replace(block, flops=_times(block.flops, steps), children=children)
-
-
-def _times(flops: Flops, steps: Dim) -> Flops:
-    try:
-        return None if flops is None else flops * steps
-    except DimError:
-        return None
+    spent = block.spent.repeated(steps) if block.spent is not None else None
+    return replace(block, spent=spent, children=children)
 
 
 def _results(graph: Graph, sizes: Sizes) -> tuple[tuple[str | None, TensorType], ...]:

@@ -22,6 +22,7 @@ class Take(Op):
 
     keeps = Saved((1,))
     name = "take"
+    picks = 0
     x: ClassVar[Tensor]
     idx: ClassVar[Tensor]
     axis: Axis = 0
@@ -57,6 +58,7 @@ class Gather(Op):
     """
 
     name = "gather"
+    picks = 0
     x: ClassVar[Tensor]
     idx: ClassVar[Tensor]
     axis: Axis
@@ -113,6 +115,7 @@ class TakeAlong(Op):
     """
 
     name = "take_along"
+    picks = 0
     x: ClassVar[Tensor]
     idx: ClassVar[Tensor]
     axis: Axis

@@ -135,6 +135,7 @@ class Embedding(Op):
     """
 
     name = "embedding"
+    picks = 1
     packing = Packing(1, looked_up=True)
     ids: ClassVar[Tensor]
     w: ClassVar[Tensor]
