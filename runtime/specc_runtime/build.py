@@ -131,7 +131,7 @@ def _refuse_half(request: Request) -> None:
     """B650 for what has no form in f16 or bf16 yet."""
     if request.dtype is not DType.F32 and request.quant is not None:
         message = f"--quant of a build in {request.dtype.value} is not supported yet"
-        raise Rejected([Diagnostic("B650", message, help="--quant --dtype f32")])
+        raise Rejected([Diagnostic("B650", message, help=f"--quant {request.quant.text} --dtype f32")])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ _ENDINGS = {
     "eos": "the model ended the text",
     "stop": "a stop string",
     "length": "--max-tokens",
-    "context": "the end of the context, {room} positions",
+    "context": "the end of the {limit}, {room} positions",
     "": "interrupted",
 }
 
@@ -131,7 +131,9 @@ def _show(generator: Generator, run: Run) -> bool:
 def summary(run: Run, interrupted: bool, sampled: bool) -> str:
     """How fast it went, and why it ended."""
     found, [row] = run.statistics, run.generation.rows
-    ending = _ENDINGS["" if interrupted else row.reason].format(room=run.generator.cache.room)
+    cache = run.generator.cache
+    limit = "cache" if cache.length is not None and cache.length != cache.context else "context"
+    ending = _ENDINGS["" if interrupted else row.reason].format(limit=limit, room=cache.room)
     parts = [
         f"prompt {found.prompt} tokens, {found.prefill_rate:.1f} tokens/s",
         f"new {len(row.tokens)} tokens, {found.decode_rate:.1f} tokens/s",
