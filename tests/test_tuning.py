@@ -367,6 +367,15 @@ def test_mistakes(sets: dict[str, str], shown: str, folder: Path) -> None:
     assert shown in refused(folder / "bert.spec", sets=sets)
 
 
+def test_what_is_missing_is_named_with_its_command(
+    folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specc_runtime.folding.find_spec", lambda name: None)
+    assert "pip install 'specc-ml[train]'" in refused(folder / "bert.spec")
+    with pytest.raises(Rejected, match="adapters need peft"):
+        merge_run(run, tmp_path / "out")
+
+
 def test_weights_of_another_architecture(folder: Path, tmp_path: Path) -> None:
     transformers.LlamaForCausalLM(DECODERS["llama"][1]).save_pretrained(tmp_path / "llama")
     assert 'no weights section for "hf:llama"' in refused(folder / "bert.spec", weights=str(tmp_path / "llama"))

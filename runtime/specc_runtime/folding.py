@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
@@ -96,10 +97,10 @@ def folded(made: Build, base: Base, folder: Path) -> dict[str, torch.Tensor]:
     if base.sha256 and base.sha256 != sha256(made.weights):
         message = f"{base.weights} is not what the run began with: its weights were changed since"
         raise _unusable(message, "--weights DIR  names the folder they are in now")
-    with quiet():
-        import peft
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    peft = library()
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
         state = load_file(folder / TENSORS)
@@ -140,15 +141,18 @@ def read_base(run: Path, record: Mapping[str, Any]) -> Base:
         raise _unusable(f"{run}/run.json does not say what its adapters are for", "train it again") from None
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """While libraries are imported that warn of what they miss on this machine and nothing here uses."""
+def library() -> ModuleType:
+    """peft; raises `Rejected` (B650) where it is not installed."""
+    if find_spec("peft") is None:
+        message = "adapters need peft, which is not installed"
+        raise Rejected([Diagnostic("B650", message, help="pip install 'specc-ml[train]'")])
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.WARNING)  # what it imports warns of kernels that this machine lacks and nothing here uses
     try:
-        yield
+        import peft
     finally:
         logging.disable(before)
+    return peft
 
 
 def _unusable(message: str, help: str) -> Rejected:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from specc.elaborate.models import fold
 from specc.elaborate.names import available
 from specc.elaborate.partwise import LORA, Parts, matches, targeted
-from specc_runtime.folding import ADAPTER, quiet, write_adapter
+from specc_runtime.folding import ADAPTER, library, write_adapter
 from specc_runtime.module import WEIGHTS
 from specc_runtime.training.footprint import Footprint, footprint, saving
 from specc_runtime.training.optimisers import patterns_of
@@ -66,9 +66,7 @@ def adapt(section: Section, module: torch.nn.Module, fresh: Sequence[str], seed:
         raise failed("T505", message, call.expr.span, "targets among the parts that the checkpoint has")
     import torch
 
-    with quiet():
-        import peft
-
+    peft = library()
     config = peft.LoraConfig(
         r=given["rank"],
         lora_alpha=given["alpha"],
