@@ -46,8 +46,7 @@ class Store(CheckpointIO):
         with publishing(Path(path).absolute()) as work:
             write_weights(weights, work / WEIGHTS)
             if storage_options != "weights":
-                with (work / STATE).open("wb") as file:
-                    torch.save(state, file)
+                _write_state(state, work / STATE)
                 if (self.run / METRICS).exists():
                     shutil.copyfile(self.run / METRICS, work / METRICS)
             digests = {file.name: sha256(file) for file in sorted(work.iterdir())}
@@ -83,6 +82,20 @@ def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
+
+
+def _write_state(state: Mapping[str, Any], path: Path) -> None:
+    """torch's own format; raises `OSError`, which torch covers with an error about its position in the file."""
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        cause = error.__context__
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
 
 
 def verify(folder: Path) -> None:

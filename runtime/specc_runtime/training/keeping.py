@@ -55,6 +55,8 @@ class Keeper(Checkpoint):
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self.since = time.monotonic()
+        if self.resumed is not None:
+            self.sweep()  # the process may have been killed before it did
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, index: int) -> None:
         if self.resumed is not None:
