@@ -33,13 +33,22 @@ def rendered(*parts: RenderableType, width: int | None) -> str:
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n"))
 
 
-def grid(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[str] = ()) -> Table:
+def grid(
+    head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[str] = (), *, show_header: bool = True
+) -> Table:
     """Columns under their names; those of `numbers` to the right."""
     from rich.table import Table
     from rich.text import Text
 
     right = set(numbers)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, header_style="bold cyan")
+    table = Table(
+        box=None,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        header_style="bold cyan",
+        show_header=show_header,
+    )
     for name in head:
         table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
     for row in rows:

@@ -157,10 +157,17 @@ class TrainChecker:
                     self._whole(name, value)
                 elif name in known.NUMBERS:
                     self._number(name, value, number, "a number")
-                elif name in known.CHOICES and not (isinstance(value, ast.Str) and value.value in known.CHOICES[name]):
-                    expected = " | ".join(f'"{c}"' for c in known.CHOICES[name])
-                    message = f"`{name}` cannot be {unparse(value)}"
-                    raise self.place.fail("E125", message, value.span, expected=expected, found=unparse(value))
+                elif name in known.CHOICES:
+                    self._choice(name, value)
+
+    def _choice(self, setting: str, value: ast.Expr) -> None:
+        """One of a few words; `log` is a list of them, too."""
+        choices = known.CHOICES[setting]
+        words = value.elements if setting == "log" and isinstance(value, ast.ListExpr) else (value,)
+        if not all(isinstance(word, ast.Str) and word.value in choices for word in words):
+            expected = " | ".join(f'"{c}"' for c in choices)
+            message = f"`{setting}` cannot be {unparse(value)}"
+            raise self.place.fail("E125", message, value.span, expected=expected, found=unparse(value))
 
     def _called(self, setting: str, value: ast.Expr) -> None:
         functions = known.FUNCTIONS[setting]

@@ -35,6 +35,7 @@ COMMANDS = {
     "explain": "Explain a diagnostic code, or print a block of the standard library.",
     "new": "Start a spec from a template.",
     "train": "Train or fine-tune a model as its spec says.",
+    "eval": "Measure the weights of a run on its validation rows, or on other data.",
     "runs": "List runs of training, or set them side by side.",
     "merge": "Fold the adapters of a run into its weights.",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +94,9 @@ def smooth(values: tuple[float, ...]) -> list[float]:
 
 
 def draw(run: Path) -> bool:
-    """Write `curves.svg` into a run's folder, if it has measured something. Raises `OSError`."""
+    """Write `curves.svg` into a run's folder, if matplotlib is there and something was measured. Raises `OSError`."""
     found = history(run)
-    if not found:
+    if not found or find_spec("matplotlib") is None:
         return False
     part = run / f".{FILE}.part"
     part.write_bytes(svg(found))

@@ -20,11 +20,11 @@ from specc_runtime.folding import base_of
 from specc_runtime.manifest import versions
 from specc_runtime.module import WEIGHTS, Build
 from specc_runtime.trained import FORMAT
-from specc_runtime.training import checkpoints, loop, progress, resume
+from specc_runtime.training import checkpoints, curves, loop, progress, resume
 from specc_runtime.training.adapters import Adapters
 from specc_runtime.training.batches import loader
+from specc_runtime.training.events import going_on, loggers
 from specc_runtime.training.keeping import Keeper, Stopped, interruptible
-from specc_runtime.training.logs import Metrics
 from specc_runtime.training.plan import Plan
 from specc_runtime.training.request import Request
 from specc_runtime.training.section import Section, failed, unsupported
@@ -69,13 +69,13 @@ class Fitting:
         keeper, every = loop.keeping(section, counts, self.folder)
         best = [keeper.best] if keeper.best is not None else []
         callbacks = [*loop.averaging(section), *loop.stopping(section, counts), progress.bars(counts, self.say)]
-        how = {"precision": _precision(section), **_validating(section, counts, every)}
+        how = {"precision": precision_of(section), **_validating(section, counts, every)}
         loop.compiled(self.fit)
         with _quiet():
             trainer = lightning.Trainer(
                 accelerator="auto",
                 devices=1,
-                logger=Metrics(self.folder),
+                logger=loggers(section, self.folder),
                 plugins=[checkpoints.Store(self.folder, self.made.manifest["weights"]["ties"])],
                 callbacks=[*callbacks, *best, keeper],
                 max_epochs=counts.epochs if counts.epochs is not None else -1,
@@ -101,6 +101,7 @@ class Fitting:
         self.folder.mkdir(parents=True, exist_ok=True)
         with resume.holding(self.folder):
             state = self._state(record)
+            going_on(trainer, state)
             base = {"versions": versions(), "asked": resume.asked(self.request, self.section, self.folder), **facts}
             base |= self._base()
             self._copies()
@@ -108,9 +109,11 @@ class Fitting:
             try:
                 interrupted = self._trained(prepared, state)
             except Rejected:
+                curves.draw(self.folder)
                 self._record(base, "failed", trainer.global_step)
                 raise
             self._finish(prepared, interrupted)
+            curves.draw(self.folder)
             final = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self._record(base, "interrupted" if interrupted else "finished", trainer.global_step, metrics=final)
         return Done(trainer.global_step, interrupted)
@@ -234,7 +237,8 @@ def _validating(section: Section, counts: Plan, every: int | None) -> dict[str, 
     return {"val_check_interval": min(batches, counts.last * counts.accumulate), "check_val_every_n_epoch": None}
 
 
-def _precision(section: Section) -> Any:
+def precision_of(section: Section) -> Any:
+    """Lightning's name of `precision`; raises `Rejected` (B650)."""
     asked = str(section.value("precision", "32"))
     if asked == "16-mixed" and not torch.cuda.is_available():
         message = '`precision = "16-mixed"` without a GPU'

@@ -243,8 +243,6 @@ def _refuse(section: Section) -> None:
     for name, value in section.settings.items():
         if name not in RUN:
             raise unsupported(f"`{name}`", value.span)
-        if name == "log" and section.value("log", "csv") != "csv":
-            raise unsupported(f"`log = {unparse(value)}`", value.span, 'log = "csv"')
         if name == "strategy" and section.value("strategy", "auto") != "auto":
             raise unsupported(f"`strategy = {unparse(value)}`", value.span, 'strategy = "auto"')
         if name == "devices" and section.value("devices", "auto") not in ("auto", 1):

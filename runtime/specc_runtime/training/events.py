@@ -1,0 +1,49 @@
+"""`log`: metrics.csv always, and TensorBoard's events in `tensorboard/` of the run."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from specc.elaborate.settings import CHOICES
+from specc_runtime.training.logs import Metrics
+from specc_runtime.training.section import Section, failed
+
+FOLDER = "tensorboard"
+
+
+class Events(TensorBoardLogger):
+    """Lightning's logger; the section's settings are in run.json, so there is no file of hyper-parameters."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(run, name="", version=FOLDER, default_hp_metric=False)
+
+    def begin(self, step: int) -> None:
+        """Events of later steps, which a run that was killed has written, are not shown."""
+        self._kwargs["purge_step"] = step
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()
+
+
+def loggers(section: Section, run: Path) -> list[Logger]:
+    """What `log` asks for; without it both, as far as they are installed. Raises `Rejected` (B650)."""
+    asked = section.value("log", None)
+    names = asked if isinstance(asked, tuple) else (asked,) if asked is not None else CHOICES["log"]
+    there = any(map(find_spec, ("tensorboardX", "tensorboard")))
+    if asked is not None and "tensorboard" in names and not there:
+        message = '`log = "tensorboard"` needs tensorboardX, which is not installed'
+        raise failed("B650", message, section.span("log"), "pip install 'specc-ml[train]'")
+    return [Metrics(run), Events(run)] if "tensorboard" in names and there else [Metrics(run)]
+
+
+def going_on(trainer: Any, state: Path | None) -> None:
+    """Tell the events from which step on a run goes on, that of its checkpoint `step-120`."""
+    for logger in trainer.loggers:
+        if isinstance(logger, Events) and state is not None:
+            logger.begin(int(state.name.removeprefix("step-")))
