@@ -60,7 +60,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "net.spec").write_text(SPEC)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        train(Request("net.spec", sets={"hidden": "16", "lr": "0.1"}, out=Path("runs/a")))
+        said: list[str] = []
+        train(Request("net.spec", sets={"hidden": "16", "lr": "0.1"}, out=Path("runs/a")), said.append)
+    (folder / "said.txt").write_text(said[-1])
     return folder
 
 
@@ -110,6 +112,15 @@ def test_events_are_those_of_the_table(here: Path) -> None:
 def test_curves_are_drawn_at_the_end(here: Path) -> None:
     drawn = Path("runs/a/curves.svg").read_text()
     assert all(f">{name}</text>" in drawn for name in ("loss", "val_loss", "val_accuracy", "lr"))
+
+
+def test_the_end_tells_what_was_reached_and_what_to_run(here: Path) -> None:
+    first, *rest = Path("said.txt").read_text().splitlines()
+    rows = list(csv.DictReader(Path("runs/a/metrics.csv").read_text().splitlines()))
+    loss = min(float(row["val_loss"]) for row in rows if row["val_loss"])
+    assert first.startswith("trained 12 steps: best val_") and f"best val_loss {loss:.4g}" in first
+    assert first.endswith(" (runs/a/curves.svg)")
+    assert rest == ["next:", "  specc build net.spec --set hidden=16 --weights runs/a"]
 
 
 def test_a_table_alone(here: Path) -> None:

@@ -9,12 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specc_runtime.training.history import Series, history
+from specc_runtime.training.history import CURVES, Series, history
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FILE = "curves.svg"
 WIDTH, HEIGHT = 7.2, 1.9  # inches, of one panel
 INK = "#808080"  # reads on white and on black, as the lines do
 TRAIN, HELD, RATE = "#3b8fd6", "#e0812c", "#7aa33a"
@@ -98,7 +97,7 @@ def draw(run: Path) -> bool:
     found = history(run)
     if not found or find_spec("matplotlib") is None:
         return False
-    part = run / f".{FILE}.part"
+    part = run / f".{CURVES}.part"
     part.write_bytes(svg(found))
-    os.replace(part, run / FILE)
+    os.replace(part, run / CURVES)
     return True

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-METRICS = "metrics.csv"
+METRICS, CURVES = "metrics.csv", "curves.svg"
 NOT_MEASURED = ("epoch", "step", "lr")
 LESS_IS_BETTER = ("loss", "perplexity", "error")
 """Ends of names whose best value is the smallest."""
@@ -47,6 +47,15 @@ def history(run: Path) -> dict[str, Series]:
                 if math.isfinite(value):
                     found.setdefault(name, {})[step] = value
     return {name: Series(tuple(points), tuple(points.values())) for name, points in found.items()}
+
+
+def reached(run: Path) -> str:
+    """What a run came to, and where its course is drawn: `: best val_loss 0.31 (runs/a/curves.svg)`."""
+    found = best(history(run))
+    held = {name: value for name, value in found.items() if name.startswith("val_")}
+    told = ", ".join(f"best {name} {value:.4g}" for name, value in (held or found).items())
+    drawn = run / CURVES
+    return (f": {told}" if told else "") + (f" ({drawn})" if drawn.is_file() else "")
 
 
 def less_is_better(name: str) -> bool:

@@ -17,6 +17,7 @@ from specc_runtime.build import build
 from specc_runtime.module import Build, open_build
 from specc_runtime.training.adapters import adapted, reaching
 from specc_runtime.training.footprint import saving
+from specc_runtime.training.history import reached
 from specc_runtime.training.optimisers import patterns_of
 from specc_runtime.training.overview import described, fresh_tensors, overview
 from specc_runtime.training.plan import Plan, bound, check_data, folder, plan
@@ -149,7 +150,7 @@ def _closing(section: Section, request: Request, run: Path, counts: Plan, done: 
         chosen += ["--set", f"{name}={text}"]
     command = shlex.join(["specc", "build", request.target, *chosen, "--weights", str(run)])
     if not done.interrupted:
-        return f"trained {done.step:,} steps; next:\n  {command}"
+        return f"trained {done.step:,} steps{reached(run)}\nnext:\n  {command}"
     again = resuming(request, run)
     return (
         f"stopped after step {done.step:,} of {counts.last:,}; to go on:\n  {again}\nor, of what there is:\n  {command}"
