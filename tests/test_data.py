@@ -268,6 +268,17 @@ def test_folders_of_images(images: Path) -> None:
     assert record["classes"] == {"label": ["circle", "square", "star"]}
 
 
+def test_libraries_are_named_with_their_command(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specc_runtime.training.sources.find_spec", lambda name: None)
+    text = refused(images, IMAGES, FOLDER)
+    assert "image_folder needs PIL, which is not installed" in text and "specc-ml[train]" in text
+    code = (
+        "import sys, specc_runtime.training.run\nprint([m for m in ('PIL', 'pyarrow', 'datasets') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_what_a_folder_gives_without_being_asked(images: Path) -> None:
     data = data_of(images, IMAGES, 'image_folder("shapes/train")')
     assert values(data, "image").shape == (9, 3, 8, 8) and values(data, "image").max() <= 1.0

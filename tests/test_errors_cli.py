@@ -284,8 +284,8 @@ SESSIONS = {
         ["specc build llama --preset llama-2-7b --no-render --no-weights"],
     ),
     "B650": Session(
-        {"net.spec": TRAINED.replace("csv(", "parquet("), "points.csv": POINTS},
-        ["specc train net.spec", "specc train net.spec --set ema=0.999"],
+        {"net.spec": TRAINED.replace('"class")', 'abs(column("class")))'), "points.csv": POINTS},
+        ["specc train net.spec"],
         ["specc train net.spec"],
         mended={"net.spec": TRAINED},
     ),

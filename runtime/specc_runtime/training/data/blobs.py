@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Protocol
-
-import pyarrow as pa
+from typing import IO, TYPE_CHECKING, Protocol
 
 from specc_runtime.training.data.columns import bad
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Blobs(Protocol):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from specc.elaborate.values import number
 from specc.source import Span
@@ -15,12 +14,17 @@ from specc_runtime.training.data.blobs import Blobs
 from specc_runtime.training.data.columns import Array, Column, Decoded, bad
 from specc_runtime.training.section import failed
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def opened(blobs: Blobs, row: int, span: Span | None) -> Image.Image:
     """A decoded image, turned as its camera says; T531 if it is none."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
         with blobs.open(row) as file, Image.open(file) as image:
             image.load()
@@ -60,6 +64,8 @@ class Pixels:
     shape: tuple[int, ...] = ()
 
     def __call__(self, row: int) -> Array:
+        from PIL import Image, ImageOps
+
         image = opened(self.blobs, row, self.span).convert(self.mode)
         if self.size is not None:
             image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
