@@ -159,7 +159,7 @@ class Dim:
 
     def is_symbol(self) -> bool:
         """Whether this is one bare name."""
-        return self._bare() is not None and isinstance(self._bare(), str)
+        return isinstance(self._bare(), str)
 
     def evidently_nonnegative(self) -> bool:
         """Whether the form alone shows >= 0: no minus sign anywhere (symbols are never negative)."""

@@ -87,15 +87,16 @@ class Lookup(Applications):
         """`nn.relu(x)`, `F.gelu(x)`, as in Python; `x.view(..)` on a tensor."""
         base = func.base
         if isinstance(base, ast.Name) and (base.id in self.locals or self.member(base.id, base.span, called=True)):
-            value = self.locals.get(base.id)
             name = func.name.id
+            if not isinstance(self.locals.get(base.id), Value):
+                return None
             known = (
                 name if name in operators() else closest(name, [n for n, op in operators().items() if not op.syntax])
             )
-            if isinstance(value, Value) and known is not None:
-                help = f"{base.id} |> {known}(..)"
-                return self.fail("E107", f"tensors have no methods: `{unparse(func)}`", func.name.span, help=help)
-            return None
+            if known is None:
+                return None
+            help = f"{base.id} |> {known}(..)"
+            return self.fail("E107", f"tensors have no methods: `{unparse(func)}`", func.name.span, help=help)
         return self.qualified(func)
 
     def created(self, name: str, span: Span) -> Any:

@@ -30,14 +30,18 @@ def model_tensors(module: Module, compute: DType = DType.F32) -> dict[str, Tenso
     """Every name of the state_dict, ties included, in its order, with its static shape. `compute`: what `Tensor` is."""
     parts: dict[Path, Submodule] = {}
     found: dict[str, TensorInfo] = {}
+    known: dict[tuple[int, int], TensorInfo] = {}
     for path, member, _ in walk_members(module):
         if isinstance(member, Submodule):
             parts[path] = member
         elif isinstance(member, Parameter):
             enclosing = next((parts[path[:n]] for n in range(len(path) - 1, 0, -1) if path[:n] in parts), None)
-            shape = tuple(dim.value or 0 for dim in member.type.shape)
-            dtype = STORED[compute if member.type.dtype is DType.COMPUTE else member.type.dtype]
-            found[dotted(path)] = TensorInfo(shape, dtype, _formula(member.type, enclosing))
+            key = id(member), id(enclosing)  # equal parts, as layers are, are one
+            if key not in known:
+                shape = tuple(dim.value or 0 for dim in member.type.shape)
+                dtype = STORED[compute if member.type.dtype is DType.COMPUTE else member.type.dtype]
+                known[key] = TensorInfo(shape, dtype, _formula(member.type, enclosing))
+            found[dotted(path)] = known[key]
     return found
 
 
