@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -22,6 +23,8 @@ from specc_runtime.build import build
 from specc_runtime.export import export
 from specc_runtime.merging import merge_run
 from specc_runtime.module import Build, open_build
+from specc_runtime.training.evaluation import Request as EvalRequest
+from specc_runtime.training.evaluation import evaluate
 from specc_runtime.training.run import Request, train
 
 SPECS = Path(__file__).parent.parent / "specs"
@@ -334,6 +337,27 @@ def test_tables_and_convolutions(kinds: Path) -> None:
     after = load_file(made.weights)
     same = {name for name in before if np.array_equal(before[name], after[name])}
     assert same == {"conv.bias", "body.inner.bias"}
+
+
+def test_statistics_of_frozen_parts_stay(kinds: Path, tmp_path: Path) -> None:
+    """A batch norm that is not trained does not go on averaging what it sees, and computes as what is shipped does."""
+    shutil.copy(kinds / "kinds.npz", tmp_path)
+    spec = tmp_path / "norm.spec"
+    text = (kinds / "net.spec").read_text().replace("import Conv2d", "import BatchNorm2d, Conv2d")
+    text = text.replace("  body:", "  norm:  BatchNorm2d(dim)\n  body:").replace("conv(image)", "norm(conv(image))")
+    spec.write_text(text)
+    train(Request(str(spec), "first", out=tmp_path / "first"))
+    before = load_file(tmp_path / "first/model.safetensors")
+    assert before["norm.running_mean"].any()
+    given: dict[str, Any] = {"name": "second", "weights": str(tmp_path / "first")}
+    sets = {"lora": "none", "fresh": "[]", "freeze": '["conv", "norm"]'}
+    train(Request(str(spec), sets=sets, out=tmp_path / "second", **given))
+    after = load_file(tmp_path / "second/model.safetensors")
+    frozen = {name for name in before if name.startswith(("conv.", "norm."))}
+    assert {name for name in before if np.array_equal(before[name], after[name])} == frozen
+    train(Request(str(spec), sets={"fresh": "[]", "lr": "0.0"}, out=tmp_path / "third", **given))
+    first = float(next(csv.DictReader((tmp_path / "third/metrics.csv").open()))["loss"])
+    assert evaluate(EvalRequest(tmp_path / "third")).values["loss"] == pytest.approx(first, rel=1e-6)
 
 
 def test_names_that_peft_cannot_tell_apart(kinds: Path) -> None:

@@ -17,6 +17,7 @@ from specc_runtime.build import build
 from specc_runtime.module import Build, open_build
 from specc_runtime.training.adapters import adapted, reaching
 from specc_runtime.training.footprint import saving
+from specc_runtime.training.frozen import hold
 from specc_runtime.training.history import reached
 from specc_runtime.training.optimisers import patterns_of
 from specc_runtime.training.overview import described, fresh_tensors, overview
@@ -118,6 +119,7 @@ def _run(section: Section, counts: Plan, request: Request, made: Build, record: 
     freeze(section, module)
     batch = next(iter(loader(counts.train, counts.batch, None)))
     adapters, whole = adapted(section, counts, made, module, batch)
+    hold(module)
     fit = loop.Fit(section, module, made.interface(_entry(section)), counts)
     fit.configure_optimizers()
     with saving(module) as saved, reaching(section, adapters):
