@@ -48,6 +48,7 @@ class Access(OpArguments):
         self.nodes: list[Node] = []
         self.reads: dict[Path, Value] = {}
         self.mode = ""
+        self.trains = False  # whether the body is a function that draws or computes a loss
         self.aux: list[tuple[str, Value]] = []
         self.facts = Facts.EMPTY
         self.bound: frozenset[str] = frozenset()

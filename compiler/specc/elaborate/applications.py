@@ -51,9 +51,8 @@ class Applications(Mismatches):
     def apply(self, call: OpCall, span: Span) -> Any:
         """Append an operator; its shape rule decides the result types."""
         op = call.op
-        if op.for_training and self.mode != "train":
-            what = "random" if op.random else "of training"
-            raise self.fail("E100", f"`{op.name}` is {what}: only in `when train {{ }}`", span)
+        if op.for_training:
+            self.training_only(op.name, "random" if op.random else "of training", span)
         types = [v.type if isinstance(v, Value) else None if isinstance(v, Absent) else v for v in call.inputs]
         try:
             inferred = op.infer(self.facts, *types)
@@ -66,6 +65,13 @@ class Applications(Mismatches):
         outputs = tuple(Value(None, self.simplest(type_), span) for type_ in several)
         self.nodes.append(Apply(op, call.inputs, outputs, span, call.labels))
         return outputs[0] if not isinstance(inferred, tuple) else Results(outputs)
+
+    def training_only(self, name: str, what: str, span: Span) -> None:
+        """E100 outside `when train`; a `fn` that has no mode of its own is then of training itself."""
+        if self.mode == "" and self.instance is None:
+            self.trains = True
+        elif self.mode != "train":
+            raise self.fail("E100", f"`{name}` is {what}: only in `when train {{ }}`", span)
 
     def simplest(self, type_: TensorType) -> TensorType:
         """With sizes as the facts make them: `Y` for 4*((Y - 1)//4 + 1) where 4 divides Y."""

@@ -35,6 +35,7 @@ class Bodies:
         self.statements = 0
         self.result_types: dict[int, tuple[TensorType, ...]] = {}  # id of a graph -> what its signature declares
         self.result_lists: dict[int, tuple[int | None, ...]] = {}  # and of each result, its length if it is a list
+        self.trains: set[int] = set()  # ids of the graphs of functions that are of training
         self.functions: dict[int, FnValue] = {}  # id of a `Function` -> the user's fn that it stands for
         self.root: Instance | None = None  # the model: its facts are assumptions, not obligations
 

@@ -118,6 +118,8 @@ class BodyChecker(Scans):
         )
         self.elab.bodies.result_types[id(graph)] = tuple(type_ for _, type_, _ in declared)
         self.elab.bodies.result_lists[id(graph)] = self.returned_lists
+        if self.trains:
+            self.elab.bodies.trains.add(id(graph))
         return graph
 
     def _argument(self, param: ast.Param, absent: bool, axes: tuple[str, ...]) -> Argument:

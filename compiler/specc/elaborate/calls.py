@@ -164,6 +164,8 @@ class CallChecker(TensorLists):
                 assert decl is not None
                 scope = Scope(decl.file, dims=self.elab.file_dims(decl.file))
                 graph = self.elab.bodies.function(decl, present, axes, tuple(lengths), tuple(static), scope)
+        if id(graph) in self.elab.bodies.trains:
+            self.training_only(what, "of training", span)
         return self._unify(path, graph, tensors, absent, span, labels, member, what)
 
     def _ellipsis(

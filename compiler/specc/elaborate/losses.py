@@ -255,7 +255,12 @@ class LossChecker(BodyChecker):
         return self.read[name, dtype]
 
     def rank_of(self, expr: ast.Expr) -> int | None:
-        """How many axes a field has, if the expression is one and that is known."""
+        """How many axes a field has, or a part of one, if the expression is that and it is known."""
+        if isinstance(expr, ast.Index):
+            rank = self.rank_of(expr.base)
+            new = sum(isinstance(i, ast.NoneLit) for i in expr.items)
+            gone = sum(not isinstance(i, (ast.Slice, ast.EllipsisLit, ast.NoneLit)) for i in expr.items)
+            return rank + new - gone if rank is not None else None
         name = field_name(expr)
         if name is None:
             return None

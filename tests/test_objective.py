@@ -1,0 +1,380 @@
+"""What a train section computes of a batch: losses, lets, bound inputs and metrics against torch, and their checks."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lion_pytorch
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from torch import nn
+
+from specc import driver, report
+from specc.diagnostics import Rejected
+from specc.elaborate.settings import ARGUMENTS, CLASS_METRICS, FUNCTIONS, METRICS, PAIR_METRICS, TEXT_METRICS
+from specc_runtime.inputs import interface
+from specc_runtime.training import metrics
+from specc_runtime.training.muon import MuonAdamW
+from specc_runtime.training.objective import Objective
+from specc_runtime.training.optimisers import CLASSES, optimiser
+from specc_runtime.training.run import Request, train
+from specc_runtime.training.schedules import schedule
+from specc_runtime.training.section import Section, open_section
+from specc_runtime.training.sources import read
+
+ROOT = Path(__file__).parent.parent
+ROWS = 7
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+SPEC = """\
+dim B
+fn focal(logits: Tensor[N, 3], label: Int[N], power: float = 2.0) -> Tensor[] {
+  p = sum(softmax(logits, axis = -1) * cast_like(one_hot(label, 3), logits), axis = -1)
+  return -mean((1.0 - p)**power * log(p))
+}
+fn both(x: Tensor[N, C], y: Tensor[N, C]) -> Tensor[] = 0.5*mse(x, y) + l1(x, y)
+model Net {
+  param scale: Tensor[1] = ones()
+  forward(x: Tensor[B, 3], frames: Tensor[B, 5, 4], flat: Tensor[B, 1])
+      -> (a: Tensor[B, 3], f: Tensor[B, 5, 4], p: Tensor[B, 1]) {
+    return x * scale, frames * scale, sigmoid(flat) * scale
+  }
+}
+train Net {
+  data = npz("d.npz", x = "x", frames = "frames", flat = "flat", label = "label", y = "y", probable = "probable",
+             texts = "texts", places = "places", yes = "yes")
+  loss = LOSS
+  optim = sgd(lr = 0.1)
+  batch = 4; epochs = 1
+}
+""".replace("dim B\n", "dim B, N, C\n")
+
+
+def arrays() -> dict[str, np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(0)
+    return {
+        "x": rng.normal(size=(ROWS, 3)).astype(np.float32),
+        "frames": rng.normal(size=(ROWS, 5, 4)).astype(np.float32),
+        "flat": rng.normal(size=(ROWS, 1)).astype(np.float32),
+        "label": rng.integers(0, 3, ROWS),
+        "y": rng.normal(size=(ROWS, 3)).astype(np.float32),
+        "probable": rng.dirichlet((1.0, 1.0, 1.0), ROWS).astype(np.float32),
+        "texts": np.array([[1, 2], [3, -100], [2, 1], [1, 1], [3, 2], [2, -100], [1, 3]]),
+        "places": rng.integers(0, 4, (ROWS, 5)),
+        "yes": rng.integers(0, 2, (ROWS, 1)),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "d.npz", **arrays())
+    return tmp_path
+
+
+def opened(folder: Path, loss: str, *more: str) -> Section:
+    (folder / "net.spec").write_text(SPEC.replace("LOSS", "\n  ".join([loss, *more])))
+    return open_section(str(folder / "net.spec"), None, {})
+
+
+def computed(section: Section) -> tuple[Objective, torch.Tensor]:
+    """The objective after one batch of all rows, and the loss."""
+    objective = Objective(section, read(section, "data"), interface(section.checked.model))
+    batch = {name: torch.from_numpy(values) for name, values in arrays().items()}
+    feeds = objective.feeds(batch)
+    results = [feeds["x"], feeds["frames"], feeds["flat"].sigmoid()]
+    return objective, objective.loss(results, {})
+
+
+def tensors() -> tuple[Any, ...]:
+    found = {name: torch.from_numpy(values) for name, values in arrays().items()}
+    names = ("x", "frames", "label", "y", "probable", "texts", "places")
+    return *(found[n] for n in names), found["flat"].sigmoid(), found["yes"].float()
+
+
+def ctc(frames: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """Row by row, each divided by the length of its text."""
+    rows = []
+    for row, text in zip(frames.log_softmax(-1), texts, strict=True):
+        text = text[text >= 0]
+        rows.append(F.ctc_loss(row, text, torch.tensor(5), torch.tensor(len(text)), reduction="sum") / len(text))
+    return torch.stack(rows).mean()
+
+
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "cross_entropy(a, data.label)": lambda a, f, n, *_: F.cross_entropy(a, n),
+    "cross_entropy(a, data.label, label_smoothing = 0.1)": lambda a, f, n, *_: F.cross_entropy(
+        a, n, label_smoothing=0.1
+    ),
+    "cross_entropy(a, data.label, ignore_index = 2)": lambda a, f, n, *_: F.cross_entropy(a, n, ignore_index=2),
+    "cross_entropy(a, data.label, weight = [1.0, 2.0, 0.5])": lambda a, f, n, *_: F.cross_entropy(
+        a, n, torch.tensor([1.0, 2.0, 0.5])
+    ),
+    "cross_entropy(a, data.probable)": lambda a, f, n, y, q, *_: F.cross_entropy(a, q),
+    "cross_entropy(f, data.places)": lambda a, f, n, y, q, t, k, *_: F.cross_entropy(f.reshape(-1, 4), k.reshape(-1)),
+    "cross_entropy(f[:, :-1], data.places[:, 1:])": lambda a, f, n, y, q, t, k, *_: F.cross_entropy(
+        f[:, :-1].reshape(-1, 4), k[:, 1:].reshape(-1)
+    ),
+    "nll(log_softmax(a, axis = -1), data.label)": lambda a, f, n, *_: F.nll_loss(a.log_softmax(-1), n),
+    "binary_cross_entropy(p, data.yes)": lambda a, f, n, y, q, t, k, p, yes: F.binary_cross_entropy(p, yes),
+    "binary_cross_entropy_with_logits(a, data.probable)": lambda a, f, n, y, q, *_: F.binary_cross_entropy_with_logits(
+        a, q
+    ),
+    "mse(a, data.y)": lambda a, f, n, y, *_: F.mse_loss(a, y),
+    "l1(a, data.y)": lambda a, f, n, y, *_: F.l1_loss(a, y),
+    "huber(a, data.y, delta = 0.3)": lambda a, f, n, y, *_: F.huber_loss(a, y, delta=0.3),
+    "kl_div(softmax(a, axis = -1), data.probable)": lambda a, f, n, y, q, *_: (
+        (a.softmax(-1) * (a.softmax(-1) / q).log()).sum(-1).mean()
+    ),
+    "ctc(f, data.texts)": lambda a, f, n, y, q, t, *_: ctc(f, t),
+    "contrastive(a @ transpose(data.y, 0, 1))": lambda a, f, n, y, *_: (
+        (F.cross_entropy(a @ y.T, torch.arange(ROWS)) + F.cross_entropy(y @ a.T, torch.arange(ROWS))) / 2
+    ),
+    "focal(a, one_of)": lambda a, f, n, *_: (
+        -((1 - a.softmax(-1)[range(ROWS), n]) ** 2 * a.log_softmax(-1)[range(ROWS), n]).mean()
+    ),
+    "both(a, data.y)": lambda a, f, n, y, *_: F.mse_loss(a, y) / 2 + F.l1_loss(a, y),
+    "mean(square(a - take(data.y, data.label))) / 2 + sum(where(a[0] > 0.0, a[0], 0.0))": lambda a, f, n, y, *_: (
+        (a - y[n]).square().mean() / 2 + a[0].relu().sum()
+    ),
+}
+
+
+@pytest.mark.parametrize("text", LOSSES)
+def test_losses_are_those_of_torch(text: str, folder: Path) -> None:
+    objective, loss = computed(opened(folder, text, "let one_of = cast(data.label, i64)"))
+    assert loss.item() == pytest.approx(LOSSES[text](*tensors()).item(), rel=1e-5)
+    assert loss.shape == () and "def loss(" in objective.source
+
+
+def test_the_worked_example_of_cross_entropy(folder: Path) -> None:
+    """-log 0.8 = 0.223"""
+    _, loss = computed(opened(folder, "cross_entropy(log(tensor([0.8, 0.1, 0.1])[none]), arange(1))"))
+    assert loss.item() == pytest.approx(-math.log(0.8), abs=1e-6)
+    assert round(loss.item(), 3) == 0.223
+
+
+def test_what_a_section_computes_reads_as_if_written_by_hand(golden: Callable[[Path, str], None]) -> None:
+    """The UNet's section as it is shipped: steps and noise are drawn, the image is mixed with it."""
+    opened = open_section(str(ROOT / "specs/unet.spec"), None, {})
+    data = Fake({"image": (3, 32, 32)})
+    objective = Objective(opened, data, interface(opened.checked.model))  # type: ignore[arg-type]
+    golden(ROOT / "tests/golden/unet.objective.py", objective.source)
+    image = torch.rand(64, 3, 32, 32)
+    feeds = objective.feeds({"image": image})
+    t, eps = feeds["t"], objective.known["eps"]
+    u = (t + 1) / 1000
+    keep = (((u + 0.008) / 1.008 * math.pi / 2).cos() / math.cos(0.008 / 1.008 * math.pi / 2)) ** 2
+    keep = keep[:, None, None, None]
+    assert len(set(t.tolist())) > 32 and set(t.tolist()) <= set(range(1000))
+    assert torch.allclose(feeds["image"], keep.sqrt() * image + (1 - keep).sqrt() * eps, atol=1e-5)
+    loss = objective.loss([torch.zeros_like(image)], {})
+    assert loss.item() == pytest.approx(eps.square().mean().item(), rel=1e-5)
+
+
+class Fake:
+    """Data of which only the sizes are known."""
+
+    def __init__(self, rows: dict[str, tuple[int, ...]]) -> None:
+        self.fields = {name: type("Column", (), {"row": row}) for name, row in rows.items()}
+
+
+# ---- metrics ---------------------------------------------------------------------------------------------------------
+
+MEASURES: dict[str, Callable[..., torch.Tensor]] = {
+    "accuracy(a, data.label)": lambda a, f, n, *_: (a.argmax(-1) == n).float().mean(),
+    "accuracy(a, data.label, top_k = 2)": lambda a, f, n, *_: (a.topk(2).indices == n[:, None]).any(-1).float().mean(),
+    "accuracy(p > 0.5, data.yes)": lambda a, f, n, y, q, t, k, p, yes: ((p > 0.5).float() == yes).float().mean(),
+    'f1(a, data.label, average = "macro")': lambda a, f, n, *_: torchmetrics.functional.f1_score(
+        a, n, "multiclass", num_classes=3, average="macro"
+    ),
+    "auroc(p, data.yes)": lambda a, f, n, y, q, t, k, p, yes: torchmetrics.functional.auroc(p, yes.long(), "binary"),
+    "iou(a, data.label)": lambda a, f, n, *_: torchmetrics.functional.jaccard_index(a, n, "multiclass", num_classes=3),
+    "mean_squared_error(a, data.y)": lambda a, f, n, y, *_: F.mse_loss(a, y),
+    "mean_absolute_error(a, data.y)": lambda a, f, n, y, *_: F.l1_loss(a, y),
+    "r2(a, data.y)": lambda a, f, n, y, *_: 1 - (a - y).square().sum() / (y - y.mean()).square().sum(),
+    "cosine_similarity(a, data.y)": lambda a, f, n, y, *_: F.cosine_similarity(a, y).mean(),
+    "perplexity(loss)": lambda a, f, n, *_: F.cross_entropy(a, n).exp(),
+    "word_error_rate(argmax(f, axis = -1), data.places)": lambda a, f, n, y, q, t, k, *_: (
+        torchmetrics.functional.text.word_error_rate(
+            [" ".join(map(str, r)) for r in f.argmax(-1).tolist()], [" ".join(map(str, r)) for r in k.tolist()]
+        )
+    ),
+    "bleu(data.places, data.places)": lambda *_: torch.tensor(1.0),
+    "rouge(data.places, data.places)": lambda *_: torch.tensor(1.0),
+}
+
+
+@pytest.mark.parametrize("text", MEASURES)
+def test_metrics(text: str, folder: Path) -> None:
+    section = opened(folder, "cross_entropy(a, data.label)", f"metrics = [{text}]")
+    objective, loss = computed(section)
+    (meter,) = metrics.meters(section)
+    made = meter.create(objective)
+    meter.update(made, objective, loss)
+    assert meter.value(made) == pytest.approx(MEASURES[text](*tensors()).item(), rel=1e-5)
+
+
+def test_every_metric_is_one_of_torchmetrics() -> None:
+    assert metrics.CLASSES.keys() == set(CLASS_METRICS)
+    assert metrics.PAIRS.keys() == set(PAIR_METRICS)
+    assert metrics.TEXTS.keys() == set(TEXT_METRICS)
+    assert {*CLASS_METRICS, *PAIR_METRICS, *TEXT_METRICS, "perplexity"} == set(METRICS)
+
+
+def test_a_metric_twice(folder: Path) -> None:
+    section = opened(folder, "mean(a)", 'metrics = [f1(a, data.label), f1(a, data.label, average = "macro")]')
+    assert [m.name for m in metrics.meters(section)] == ["f1", "f1_2"]
+
+
+# ---- optimisers ------------------------------------------------------------------------------------------------------
+
+
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.ModuleDict({"table": nn.Embedding(5, 4), "first": nn.Linear(4, 6), "head": nn.Linear(6, 3)})
+
+
+def chosen(folder: Path, optim: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    section = opened(folder, "mean(a)")
+    section.settings["optim"] = driver.parse_sets({"optim": optim})["optim"].expr  # type: ignore[index]
+    made = module()
+    return made, optimiser(section, made)
+
+
+def stepped(made: nn.Module, chosen: torch.optim.Optimizer, steps: int = 3) -> list[torch.Tensor]:
+    """The parameters after steps along gradients that each differ."""
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(step)
+        for p in made.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+        chosen.step()
+    return [p.detach().clone() for p in made.parameters()]
+
+
+SAME: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "lion(lr = 1e-3, weight_decay = 0.1)": lambda p: lion_pytorch.Lion(p, lr=1e-3, weight_decay=0.1),
+    "adafactor(lr = 0.01)": lambda p: torch.optim.Adafactor(p, lr=0.01),
+    "adamw(lr = 0.01, betas = (0.8, 0.9))": lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.8, 0.9)),
+    "adamw(lr = 0.01, fused = true)": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
+}
+
+
+@pytest.mark.parametrize("optim", SAME)
+def test_optimisers_are_those_of_their_libraries(optim: str, folder: Path) -> None:
+    other = module()
+    found, wanted = stepped(*chosen(folder, optim)), stepped(other, SAME[optim](other.parameters()))
+    assert all(map(torch.equal, found, wanted))
+
+
+def test_muon_is_for_the_matrices_of_hidden_layers(folder: Path) -> None:
+    text = 'muon(lr = 0.02, weight_decay = 0.1, adamw = ["head"], adamw_lr = 1e-3, no_decay = ["*.bias"])'
+    made, both = chosen(folder, text)
+    other = module()
+    names = dict(other.named_parameters())
+    muon = torch.optim.Muon([names["first.weight"]], lr=0.02, weight_decay=0.1)
+    rest = torch.optim.AdamW(
+        [
+            {"params": [names["table.weight"], names["head.weight"]]},
+            {"params": [names["first.bias"], names["head.bias"]], "weight_decay": 0.0},
+        ],
+        lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1,
+    )  # fmt: skip
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for p in other.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+        muon.step()
+        rest.step()
+    wanted = [p.detach() for p in other.parameters()]
+    assert all(map(torch.equal, stepped(made, both), wanted))
+    assert isinstance(both, MuonAdamW)
+    again_module, again = chosen(folder, text)
+    stepped(again_module, again, steps=1)
+    for p, q in zip(again_module.parameters(), made.parameters(), strict=True):
+        p.data.copy_(q.data)
+    again.load_state_dict(copy.deepcopy(both.state_dict()))
+    assert all(map(torch.equal, stepped(again_module, again, 1), stepped(made, both, 1)))
+
+
+def test_groups_have_their_own_settings(folder: Path) -> None:
+    groups = '[group(["head"], lr = 1e-2), group("first", weight_decay = 0.5)]'
+    text = f'adamw(lr = 1e-3, no_decay = ["*.bias"], groups = {groups})'
+    made, found = chosen(folder, text)
+    names = {id(p): name for name, p in made.named_parameters()}
+    told = [([names[id(p)] for p in g["params"]], g["lr"], g["weight_decay"]) for g in found.param_groups]
+    assert told == [
+        (["table.weight"], 1e-3, 0.01),
+        (["head.weight"], 1e-2, 0.01),
+        (["head.bias"], 1e-2, 0.0),
+        (["first.weight"], 1e-3, 0.5),
+        (["first.bias"], 1e-3, 0.0),
+    ]
+
+
+def test_arguments_are_those_of_the_libraries() -> None:
+    for name, kind in CLASSES.items():
+        assert list(ARGUMENTS[name]) == [*inspect.signature(getattr(torch.optim, kind)).parameters][1:]
+    assert set(ARGUMENTS["lion"]) < inspect.signature(lion_pytorch.Lion).parameters.keys()
+    assert set(ARGUMENTS["muon"][:-3]) < inspect.signature(torch.optim.Muon).parameters.keys()
+    assert {*FUNCTIONS["optim"], *FUNCTIONS["sched"]} <= ARGUMENTS.keys()
+
+
+def test_plateau(tmp_path: Path) -> None:
+    """The rate falls after two validations that were no better."""
+    np.savez(tmp_path / "x.npz", x=np.ones((8, 1), np.float32))
+    (tmp_path / "one.spec").write_text(
+        "dim B\nmodel One { param w: Tensor[1] = ones(); forward(x: Tensor[B, 1]) -> y: Tensor[B, 1] = x * w }\n"
+        'train One {\n  data = npz("x.npz", x = "x"); val = npz("x.npz", x = "x")\n'
+        "  loss = mean(detach(y)) + 0.0*mean(y)\n  optim = sgd(lr = 1.0)\n"
+        '  sched = plateau("val_loss", factor = 0.5, patience = 1)\n  batch = 8; epochs = 6\n}\n'
+    )
+    train(Request(str(tmp_path / "one.spec"), out=tmp_path / "run"))
+    rows = csv.DictReader((tmp_path / "run/metrics.csv").open())
+    assert [float(row["lr"]) for row in rows if row["lr"]] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
+
+
+def test_one_cycle_without_momentum(folder: Path) -> None:
+    section = opened(folder, "mean(a)", "sched = one_cycle(max_lr = 0.1)")
+    _, made = chosen(folder, "adafactor(lr = 0.01)")
+    assert schedule(section, made, 10) is not None
+
+
+# ---- what does not fit -----------------------------------------------------------------------------------------------
+
+WRONG = {
+    "mse(a, data.label)": "the target is Tensor[B], expected Tensor[B, 3]",
+    "cross_entropy(a, data.yes)": "the target is Tensor[B, 1], expected Tensor[B, 3]",
+    "cross_entropy(a, data.y[:, 1:])": "the target is Tensor[B, 2], expected Tensor[B, 3]",
+    "contrastive(a)": "the number of columns must be B, found 3",
+    "mean(a) + sum(data.y, axis = 0)": "the loss is not a scalar: Tensor[3]",
+    "argmax(a[0], axis = 0)": "the loss is no number: Int[]",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_data_that_does_not_fit_is_refused(text: str, folder: Path) -> None:
+    with pytest.raises(Rejected) as caught:
+        computed(opened(folder, text))
+    assert WRONG[text] in report.full(caught.value.diagnostics)
+
+
+def test_fractions_are_no_indices(folder: Path) -> None:
+    with pytest.raises(Rejected, match="the field `y` has fractions, Int is needed"):
+        computed(opened(folder, "mean(take(a, data.y[:, 0]))"))
