@@ -115,6 +115,8 @@ class _Walk:
     def __init__(self, found: Demands) -> None:
         self.found = found
         self.formulas: dict[Dim, None] = {}
+        self.seen: set[object] = set()  # calls of a graph with operands of some types and sources
+        self.is_repeated = False  # within such a call, which asks for nothing new: only depths are of interest
 
     def graph(self, graph: Graph, sizes: Sizes, operands: Sequence[_Known | None]) -> list[_Known]:
         values: dict[Value, _Known] = {}
@@ -167,8 +169,15 @@ class _Walk:
 
     def _call(self, node: Call, sizes: Sizes, values: dict[Value, _Known], counted: set[Value] | None) -> None:
         known = [_known(i, values) for i in node.inputs]
-        types = [_type(i, sizes) for i in node.inputs]
-        results = self.graph(node.graph, call_sizes(node.graph.inputs, types), known)
+        before = self.is_repeated
+        if not self.is_repeated:
+            types = [_type(i, sizes) for i in node.inputs]
+            call = node.graph, tuple(types), tuple(k and k.sources for k in known)
+            self.is_repeated = call in self.seen
+            self.seen.add(call)
+            sizes = call_sizes(node.graph.inputs, types)
+        results = self.graph(node.graph, sizes, known)
+        self.is_repeated = before
         again = any(v in counted for v in node.inputs if isinstance(v, Value)) if counted is not None else False
         if counted is not None and not again and has_parts(node.graph):
             results = [_Known(r.sources, r.depth + 1) for r in results]
@@ -177,9 +186,15 @@ class _Walk:
 
     def _apply(self, node: Apply, sizes: Sizes, values: dict[Value, _Known]) -> None:
         operands = [_known(i, values) for i in node.inputs]
+        depth = max((o.depth for o in operands if o is not None), default=0)
+        if not self.is_repeated:
+            self._asked(node, sizes, operands)
+        for value in node.outputs:
+            values[value] = _Known(_copied(node.op, operands, node.inputs), depth)
+
+    def _asked(self, node: Apply, sizes: Sizes, operands: Sequence[_Known | None]) -> None:
         types = [_type(i, sizes) for i in node.inputs]
         op = node.op.substitute(sizes)
-        depth = max((o.depth for o in operands if o is not None), default=0)
         if op.name == "= dispatch":  # each expert may be sent every pair
             pairs = numel(sizes.type(node.outputs[0].type))
             sizes.update((rows.symbols[0], pairs) for rows in node.op.attributes["rows"])
@@ -189,8 +204,6 @@ class _Walk:
         if op.name == "sdpa" and len(node.inputs) > 3 and isinstance(node.inputs[3], Value):
             every = window or self.found.visible_every
             self.found.visible_every = min(filter(None, (every, self.found.visible_every)), default=None)
-        for value in node.outputs:
-            values[value] = _Known(_copied(op, operands, node.inputs), depth)
 
     def _index(self, op: Any, operands: Sequence[_Known | None], types: Sequence[Operand]) -> None:
         if op.name == "one_hot":
