@@ -151,6 +151,7 @@ def test_a_run_begins_where_another_ended(folder: Path, run: Path) -> None:
 
 
 def test_what_lora_trains_is_told(folder: Path) -> None:
+    assert "26 more tensors" in plan(folder / "bert.spec", sets={"lora": "none", "fresh": '["bert.encoder"]'})
     told = plan(folder / "bert.spec", sets={"labels": "4"})
     assert "324 trained, 5,840 frozen" in told  # 4 adapters of 2 * (16 + 16), a head of 68
     assert f"adapters     256 parameters in 4 parts: {LORA}" in told
@@ -212,6 +213,20 @@ def test_folded_in_place(folder: Path, run: Path) -> None:
     made = merge_run(own)
     assert made.file == own / "model.safetensors" and (own / "adapter").is_dir()
     built(folder / "bert.spec", own, folder / "of-own")
+
+
+def test_a_run_moves_with_what_it_began_with(folder: Path, run: Path, tmp_path: Path) -> None:
+    """And its merge, in a folder of its own, is a run like others."""
+    there = tmp_path / "there"
+    there.mkdir()
+    for name in ("bert", "run"):
+        shutil.copytree(folder / name, there / name)
+    assert merge_run(there / "run", there / "alone").next.startswith(f"specc build {folder / 'bert.spec'} ")
+    (there / "bert.spec").write_text((folder / "bert.spec").read_text())
+    assert merge_run(there / "run", there / "apart").next.startswith(f"specc build {there / 'bert.spec'} ")
+    shutil.copy(folder / "rows.npz", there)
+    found = [evaluate(EvalRequest(one)).values for one in (run, there / "run", there / "apart")]
+    assert found[0] == found[1] == found[2]
 
 
 def test_the_seed_decides_what_adapters_begin_with(folder: Path, run: Path) -> None:

@@ -48,14 +48,18 @@ class Base:
     fresh: tuple[str, ...]
     sha256: str
 
-    def to_json(self) -> dict[str, Any]:
-        """For run.json."""
-        return {**vars(self), "fresh": list(self.fresh)}
+    def to_json(self, run: Path) -> dict[str, Any]:
+        """For run.json; `beside` has the paths as they are from the run's folder: all of it can be moved together."""
+        beside = {key: os.path.relpath(getattr(self, key), run.resolve()) for key in ("target", "weights")}
+        return {**vars(self), "fresh": list(self.fresh), "beside": beside}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Base:
+    def from_json(cls, data: Mapping[str, Any], run: Path) -> Base:
         """Reads what `to_json` wrote; raises `KeyError` and `TypeError` for anything else."""
-        return cls(**{**data, "fresh": tuple(data["fresh"])})
+        own = {key: value for key, value in data.items() if key != "beside"}
+        places = {key: os.path.normpath(run.resolve() / path) for key, path in data["beside"].items()}
+        moved = {key: path for key, path in places.items() if Path(path).exists()}
+        return cls(**{**own, **moved, "fresh": tuple(data["fresh"])})
 
 
 def has_adapters(run: Path) -> bool:
@@ -63,13 +67,12 @@ def has_adapters(run: Path) -> bool:
     return (run / ADAPTER / CONFIG).is_file() and not (run / WEIGHTS).is_file()
 
 
-def base_of(made: Build, target: str, weights: str, entry: str, seed: int) -> Base:
+def base_of(made: Build, spec: Path, weights: str, entry: str, seed: int) -> Base:
     """What is recorded of the build whose module gets adapters."""
     assert made.weights is not None
     digest = "" if has_adapters(Path(weights)) else sha256(made.weights)
-    place = str(Path(target).resolve()) if Path(target).is_file() else target
     fresh = tuple(made.manifest["weights"]["fresh"])
-    return Base(place, os.path.realpath(weights.removeprefix("hf:")), entry, seed, fresh, digest)
+    return Base(str(spec.resolve()), os.path.realpath(weights.removeprefix("hf:")), entry, seed, fresh, digest)
 
 
 def write_adapter(model: peft.PeftModel, folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
@@ -131,14 +134,6 @@ def fold(run: Path, base: Base, to: Path, build: Callable[[Path], Path]) -> int:
         save_file(tensors, part, {"format": "pt"})
         os.replace(part, to)
     return len(tensors)
-
-
-def read_base(run: Path, record: Mapping[str, Any]) -> Base:
-    """What run.json says of the adapters; raises `Rejected` (B660) where it says nothing."""
-    try:
-        return Base.from_json(record["base"])
-    except (KeyError, TypeError, AttributeError):
-        raise _unusable(f"{run}/run.json does not say what its adapters are for", "train it again") from None
 
 
 def library() -> ModuleType:

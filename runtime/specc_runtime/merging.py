@@ -53,9 +53,9 @@ def _spec_of(run: Trained) -> str:
     """The run's spec, or the copy in its folder."""
     if run.base is None:
         return "FILE"
-    copy = run.folder / Path(run.base.target).name
-    gone = Path(run.base.target).is_absolute() and not Path(run.base.target).exists()
-    return str(copy) if gone and copy.exists() else run.base.target
+    spec = Path(run.base.target)
+    copy = run.folder / spec.name
+    return str(copy if not spec.exists() and copy.exists() else spec)
 
 
 def _published(run: Trained, out: Path, request: Request, weights: str | None) -> int:

@@ -44,7 +44,7 @@ def trained(weights: str | Path | None) -> Trained | None:
         return None
     try:
         run: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        base = Base.from_json(run["base"]) if run.get("base") is not None else None
+        base = Base.from_json(run["base"], file.parent) if run.get("base") is not None else None
         found = Trained(file.parent, run["model"], run["preset"], dict(run["sets"]), base)
         known = run["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -124,6 +124,10 @@ def own_copy(run: Trained, to: Path) -> None:
     """Beside weights in another folder: what a build of them has to know. Raises `OSError`."""
     record: dict[str, Any] = json.loads((run.folder / RUN).read_text("utf-8"))
     del record["base"]
+    asked = record.get("asked", {})
+    for key in ("spec", "weights"):  # as they are from the run's folder
+        if isinstance(asked.get(key), str) and (run.folder / asked[key]).exists():
+            asked[key] = os.path.relpath(run.folder.resolve() / asked[key], to.resolve())
     part = to / f"{RUN}.part"
     part.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     os.replace(part, to / RUN)

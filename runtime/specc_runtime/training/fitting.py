@@ -123,8 +123,8 @@ class Fitting:
         if self.adapters is None or self.section.weights is None:
             return {}
         entry = str(self.section.value("entry", "forward"))
-        target = str(self.section.project.path)
-        return {"base": base_of(self.made, target, self.section.weights, entry, self.counts.seed).to_json()}
+        base = base_of(self.made, self.section.project.path, self.section.weights, entry, self.counts.seed)
+        return {"base": base.to_json(self.folder)}
 
     # ---- before ----------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from specc_runtime.training.batches import Batch
     from specc_runtime.training.loop import Fit
 
+MOST_FRESH = 6
+"""Fresh tensors that the plan names; further ones are counted."""
+
 MOST_BLOCKS = 12
 """Blocks that the plan lists; further ones are summed up."""
 
@@ -258,7 +261,8 @@ def _kept(plan: Overview) -> Iterator[tuple[str, str]]:
     if plan.whole is not None:
         yield "full tuning", f"about {size(plan.whole.total)}: {_amounts(plan.whole)}"
     if plan.fresh:
-        yield "fresh", "; ".join(plan.fresh)
+        more = len(plan.fresh) - MOST_FRESH
+        yield "fresh", "; ".join([*plan.fresh[:MOST_FRESH], *([f"{more} more tensors"] if more > 0 else [])])
     yield "optimiser", unparse(section.settings["optim"])
     for setting, name in MORE.items():
         if setting in section.settings:
