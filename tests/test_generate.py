@@ -325,6 +325,14 @@ def test_the_command_gives_tokens_where_there_is_no_tokenizer(tmp_path: Path) ->
     assert done.returncode == 1 and "error[G702]" in done.stderr and "--ids" in done.stderr and done.stdout == ""
 
 
+def test_the_command_tells_of_tokens_without_text(built: Path, tmp_path: Path) -> None:
+    """As those of another model's smaller tokenizer: what is left out of the text is told."""
+    bpe(260).save(str(tmp_path / "tokenizer.json"))
+    words = ["--tokenizer", "tokenizer.json", "--ids", "1,2,3", "--no-stats", "--temperature", 9, "--seed", 0]
+    done = specc("generate", built, *words, cwd=tmp_path)
+    assert done.returncode == 0 and "the tokenizer knows 260 of the model's" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "shown"),
     [

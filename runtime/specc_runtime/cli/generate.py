@@ -81,6 +81,9 @@ def command(build: Path, stats: bool, **given: Any) -> None:
         generator = Generator(opened, given["backend"], given["device"], **more)
         run = generator.stream(_prompt(given), given["max_tokens"], sampling=sampling, stop=given["stops"])
         interrupted = _show(generator, run)
+    note = unknown_tokens(run)
+    if note:
+        click.echo(note, err=True)
     if stats:
         click.echo(summary(run, interrupted, sampled=not sampling.greedy), err=True)
     if interrupted:
@@ -126,6 +129,21 @@ def _show(generator: Generator, run: Run) -> bool:
     sys.stdout.write("\n")
     sys.stdout.flush()
     return interrupted
+
+
+def unknown_tokens(run: Run) -> str:
+    """A note of new tokens that the tokenizer has no text for. A few more rows than it has tokens are usual; a model
+    that was trained with it chooses none of them."""
+    tokenizer, [row] = run.generator.tokenizer, run.generation.rows
+    if tokenizer is None:
+        return ""
+    unknown = [token for token in row.tokens if tokenizer.id_to_token(token) is None]
+    if not unknown:
+        return ""
+    known, rows = tokenizer.get_vocab_size(), run.generator.decoder.rows
+    of = f"{known:,} of the model's {rows:,} tokens" if rows is not None else f"{known:,} tokens"
+    told = f"{len(unknown)} new tokens, as {unknown[0]}, have no text"
+    return f"note: {told}: the tokenizer knows {of}; is it another model's?"
 
 
 def summary(run: Run, interrupted: bool, sampled: bool) -> str:
