@@ -7,28 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from specc.elaborate.settings import CHOICES
 from specc_runtime.training.logs import Metrics
 from specc_runtime.training.section import Section, failed
 
 FOLDER = "tensorboard"
+FLUSHED = 10  # seconds
 
 
 class Events(TensorBoardLogger):
     """Lightning's logger; the section's settings are in run.json, so there is no file of hyper-parameters."""
 
     def __init__(self, run: Path) -> None:
-        super().__init__(run, name="", version=FOLDER, default_hp_metric=False)
+        super().__init__(run, name="", version=FOLDER, default_hp_metric=False, flush_secs=FLUSHED)
 
     def begin(self, step: int) -> None:
         """Events of later steps, which a run that was killed has written, are not shown."""
         self._kwargs["purge_step"] = step
 
-    @rank_zero_only
     def save(self) -> None:
-        self.experiment.flush()
+        """Lightning would sync the disk after every row; the writer does every few seconds, and at the end."""
 
 
 def loggers(section: Section, run: Path) -> list[Logger]:
