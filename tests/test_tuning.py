@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from specc import report
 from specc.diagnostics import Rejected
+from specc_runtime.against import compare
 from specc_runtime.build import Request as BuildRequest
 from specc_runtime.build import build
 from specc_runtime.export import export
@@ -174,6 +175,7 @@ def test_lora_changes_what_it_names_alone(folder: Path, run: Path) -> None:
     assert (config["r"], config["lora_alpha"], config["modules_to_save"]) == (2, 4, ["classifier"])
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # of peft's, in transformers 5
 def test_peft_loads_the_adapters(folder: Path, run: Path) -> None:
     """Into the module of a build of the checkpoint: the same logits as folded."""
     import peft
@@ -189,6 +191,10 @@ def test_peft_loads_the_adapters(folder: Path, run: Path) -> None:
     made = built(folder / "bert.spec", folder / "start", folder / "base", sets=sets)
     found = peft.PeftModel.from_pretrained(made.module(), str(run / "adapter"))
     assert torch.allclose(found.eval()(ids)[0], expected, atol=1e-5)
+    kind: Any = transformers.BertForSequenceClassification  # parts have the names that this spec gives them
+    theirs = kind.from_pretrained(folder / "bert", num_labels=4, ignore_mismatched_sizes=True)
+    tuned = peft.PeftModel.from_pretrained(theirs, str(run / "adapter")).eval()
+    assert torch.allclose(tuned(ids).logits, expected, atol=1e-5)
 
 
 def test_a_build_of_adapters_is_that_of_their_merge(folder: Path, run: Path) -> None:
@@ -451,6 +457,8 @@ def test_adapters_that_fit_no_more(folder: Path, run: Path, tmp_path: Path) -> N
     save_file(state, torn / "adapter/adapter_model.safetensors")
     assert "are not of this model" in refusal(torn)
     assert "is no run" in refusal(folder / "bert")
+    found = compare(str(folder / "bert.spec"), str(run), preset=None, model=None, sets={})
+    assert f"specc merge {run}" in report.full(found)
     (folder / "bert").rename(folder / "moved")
     assert "which is not there any more" in refusal(run)
     assert merge_run(run, tmp_path / "found", weights=str(folder / "moved")).tensors == 41

@@ -23,6 +23,7 @@ from specc.weights.moved import read_moves
 from specc.weights.renames import explain_renames
 from specc.weights.sections import choose, model_tensors, sections
 from specc_runtime.checkpoint import Checkpoint
+from specc_runtime.folding import has_adapters
 from specc_runtime.linking import Linked, link
 from specc_runtime.weights_writer import Place, Writing, check_duplicates, copy_range, new_tensors
 
@@ -62,6 +63,9 @@ def open_source(where: str | None, format: str | None, project: driver.Project, 
     """Open a checkpoint and read its config by the model's `weights` section; raises `Rejected`."""
     if where is None:
         return None
+    if has_adapters(Path(where)):
+        message = f"{where} has adapters alone, which are not folded into weights yet"
+        raise Rejected([Diagnostic("B660", message, help=f"specc merge {where}")])
     options = Options(request.model, request.preset)
     model = driver.model_of(project, options)
     decl = next(d for d in project.file.models() if d.name == model)
