@@ -17,8 +17,11 @@ from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
 from specc import report
 from specc.diagnostics import Rejected
+from specc.syntax.unparse import unparse
 from specc_runtime.cli import cli
+from specc_runtime.training.resolved import resolved
 from specc_runtime.training.run import Request, train
+from specc_runtime.training.section import Section, open_section
 
 SPEC = """\
 from std.nn import Linear
@@ -121,6 +124,38 @@ def test_the_end_tells_what_was_reached_and_what_to_run(here: Path) -> None:
     assert first.startswith("trained 12 steps: best val_") and f"best val_loss {loss:.4g}" in first
     assert first.endswith(" (runs/a/curves.svg)")
     assert rest == ["next:", "  specc build net.spec --set hidden=16 --weights runs/a"]
+
+
+def settings_of(section: Section) -> dict[str, str]:
+    return {name: unparse(value) for name, value in section.settings.items()}
+
+
+def test_the_spec_as_resolved_trains_to_the_same_bits(here: Path) -> None:
+    text = Path("runs/a/resolved.spec").read_text()
+    assert 'preset "resolved" = Net(hidden = 16)' in text and "optim = adam(lr = 0.1)" in text
+    Path("again.spec").write_text(text)
+    train(Request("again.spec", out=Path("runs/again")))
+    assert Path("runs/again/model.safetensors").read_bytes() == Path("runs/a/model.safetensors").read_bytes()
+    assert Path("runs/again/resolved.spec").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        {"steps": "7"},
+        {"clip": "1.0", "seed": "3", "hidden": "4"},
+        {"metrics": "[f1(logits, data.label)]", "log": '["csv"]'},
+        {},
+    ],
+)
+def test_what_is_resolved_reads_back(sets: dict[str, str], here: Path) -> None:
+    for name, text in (("open", SPEC), ("line", SPEC.replace("\n  batch", "; batch").replace("3\n}", "3 }"))):
+        Path(f"{name}.spec").write_text(f'{text}\npreset "resolved" = Net(hidden = 9)\n')
+        section = open_section(f"{name}.spec", None, sets)
+        Path("back.spec").write_text(resolved(section))
+        back = open_section("back.spec", None, {})
+        preset = {"preset": '"resolved-2"'} if "hidden" in sets else {}
+        assert settings_of(back) == {**settings_of(section), **preset}
 
 
 def test_a_table_alone(here: Path) -> None:

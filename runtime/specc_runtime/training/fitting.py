@@ -27,6 +27,8 @@ from specc_runtime.training.events import going_on, loggers
 from specc_runtime.training.keeping import Keeper, Stopped, interruptible
 from specc_runtime.training.plan import Plan
 from specc_runtime.training.request import Request
+from specc_runtime.training.resolved import FILE as RESOLVED
+from specc_runtime.training.resolved import resolved
 from specc_runtime.training.section import Section, failed, unsupported
 
 Say = Callable[[str], None]
@@ -153,8 +155,9 @@ class Fitting:
         return found
 
     def _copies(self) -> None:
-        """The spec and the tokenizer."""
+        """The spec, as it is and as it was resolved, and the tokenizer."""
         (self.folder / self.section.project.path.name).write_text(self.section.project.file.source.text, "utf-8")
+        (self.folder / RESOLVED).write_text(resolved(self.section), "utf-8")
         if self.counts.train.tokenizer is not None:
             (self.folder / "tokenizer.json").write_text(self.counts.train.tokenizer, "utf-8")
 
