@@ -23,6 +23,7 @@ from specc.backends.onnx.functions import view
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import Embedded, External, Slot, model_proto
 from specc.backends.onnx.rows import add_in_products
+from specc.backends.onnx.scaled import scale_queries
 from specc.backends.onnx.valid import read_valid
 from specc.diagnostics import Rejected
 from specc.dims import Dim, Facts
@@ -513,6 +514,29 @@ def test_what_others_read_keeps_its_axes() -> None:
     use_gemm(emit)
     shapes = {o.name: len(o.type.tensor_type.shape.dim) for o in model_proto(emit, "mlp").graph.output}
     assert shapes == {"y": 3, "hidden": 3}
+
+
+@pytest.mark.parametrize("rotated", [True, False])
+def test_queries_come_scaled(rotated: bool) -> None:
+    """Tables take a factor once for all layers that have it, elsewhere each query does; a factor of 1 is left alone."""
+    models = []
+    for rewrite in (False, True):
+        emit = GraphEmitter()
+        tables = [emit.input(name, si.tensor(B, T, 4)) for name in ("cos", "sin") if rotated]
+        query = emit.input("q", si.tensor(B, 2, T, 8))
+        x = query
+        for scale in (None, None, 0.3, 1.0):
+            turned = emit("RotaryEmbedding", x, *tables, type=x.type) if rotated else x
+            x = emit("Attention", turned, query, query, type=x.type, is_causal=1, scale=scale)
+        emit.output("y", x)
+        if rewrite:
+            scale_queries(emit)
+        models.append(model_proto(emit, "scores"))
+    assert ops(models[1])["Mul"] == (4 if rotated else 3)
+    rng = np.random.default_rng(7)
+    feeds = {name: rng.standard_normal((2, 5, 4)).astype(np.float32) for name in ("cos", "sin") if rotated}
+    feeds["q"] = rng.standard_normal((2, 2, 5, 8)).astype(np.float32)
+    np.testing.assert_allclose(run(models[1], **feeds)[0], run(models[0], **feeds)[0], atol=1e-6)
 
 
 # ---- taps and the debug graph ----------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from specc.backends.onnx.packed import pack
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import WeightsRef, model_proto
 from specc.backends.onnx.rows import add_in_products
+from specc.backends.onnx.scaled import scale_queries
 from specc.backends.onnx.valid import read_valid
 from specc.backends.onnx.values import Ref
 from specc.dims import Dim
@@ -64,6 +65,7 @@ def build_cached(
         read_valid(emit, flattener.start, incremental.step.size, Dim.symbol(TOTAL))
     take_past(emit)
     merge_heads(emit)
+    scale_queries(emit)
     use_gemm(emit)
     add_in_products(emit)
     doc = incremental.graph.doc or model.module.doc

@@ -3,12 +3,14 @@
 `products` joins [B, T] around every `Gemm`. Between two of them lie norms, activations, additions of the residual
 stream: none of them minds whether rows are counted along one axis or two. Such nodes that hang together are taken as a
 group, and the group as matrices if that leaves fewer `Reshape`s, or as many: attention and whatever else looks at
-positions gets its three axes back. Each costs about 5 microseconds a step, a kernel that does nothing: a third of all
-nodes of a decoder with 12 layers, 5% of its time.
+positions gets its three axes back.
 
-`add_in_products` goes on from there: `Gemm` adds, too, a bias or the residual stream. That is one node less for each
-addition, 5% of a step of decoding again; the sum is copied first, by one thread, which long prompts in a batch feel
-(8 x 128: 3-4%). So graphs for generation have it, and those of the whole entry do not.
+`add_in_products` goes on from there: `Gemm` adds a bias, too, or the residual stream. The sum is copied into the result
+first, by one thread, which eight prompts of 128 tokens at once feel (1-3%) and single ones do not. So graphs for
+generation have it, and those of the whole entry do not.
+
+Both make graphs smaller, by a third for decoders, and steps hardly faster: a node that does nothing takes 0.3
+microseconds of a step when nobody is profiling, all that is left out together 0.3% of it.
 """
 
 from __future__ import annotations
