@@ -284,7 +284,7 @@ def test_what_a_folder_gives_without_being_asked(images: Path) -> None:
     data = data_of(images, IMAGES, 'image_folder("shapes/train")')
     assert values(data, "image").shape == (9, 3, 8, 8) and values(data, "image").max() <= 1.0
     assert values(data, "label").tolist() == [0] * 3 + [1] * 3 + [2] * 3
-    grey = data_of(images, IMAGES, 'image_folder("shapes/train", image = pixels(size = 4, channels = 1))')
+    grey = data_of(images, IMAGES, 'image_folder("shapes/train", image = pixels(size = 4, channels = 1))', channels="1")
     assert values(grey, "image").shape == (9, 1, 4, 4)
 
 

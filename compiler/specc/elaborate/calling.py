@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specc.elaborate import settings as known
+from specc.elaborate.groups import Group
 from specc.elaborate.losses import LossChecker
 from specc.elaborate.names import available, closest, counted, replaced
 from specc.syntax import ast
@@ -38,6 +39,11 @@ def check_call(place: LossChecker, call: ast.Call, name: str) -> None:
         if arg.name.id in given:
             raise place.fail("E121", f"{name}: `{arg.name.id}` is given twice", arg.span)
         given.append(arg.name.id)
+        if arg.name.id == "groups" and optimiser:
+            groups = place.value(arg.value)
+            if not isinstance(groups, tuple) or not all(isinstance(g, Group) for g in groups):
+                help = 'groups = [group(["*.head.*"], lr = 1e-3)]'
+                raise place.fail("E125", f"{name}: `groups` is a list of groups", arg.value.span, help=help)
     missing = next((n for n in names[: known.REQUIRED.get(name, 0)] if n not in given), None)
     if missing is not None:
         raise place.fail("E124", f"{name} needs `{missing}`", call.span)

@@ -67,9 +67,10 @@ def _column(place: LossChecker, source: str, name: str, expr: ast.Expr) -> Field
         args = {a.name.id: a.value for a in expr.args if isinstance(a, ast.Arg) and a.name is not None}
         if expr.func.id == "classes":
             return Field((place.batch,), DType.I64)
-        if expr.func.id == "pixels" and "size" in args:
-            size = _size(place, args["size"], name, 2)
-            return Field((place.batch, place.fresh_size(name, 1), size, size), DType.COMPUTE)
+        if expr.func.id == "pixels":
+            channels = _size(place, args["channels"], name, 1) if "channels" in args else Dim.const(3)
+            sides = (_size(place, args.get("size"), name, 2), _size(place, args.get("size"), name, 3))
+            return Field((place.batch, channels, *sides), DType.COMPUTE)
         return Field()
     scalar = source == "csv" or (source == "audio_folder" and name == "label")
     return Field((place.batch,), DType.I64 if source == "audio_folder" else None) if scalar else Field()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from specc.dims import Dim, Fact
@@ -17,7 +18,7 @@ from specc.elaborate.signatures import Unifier, opaque_axes
 from specc.elaborate.values import POISON, Fail, Poisoned, describe
 from specc.ir.graph import Input, Model, Value
 from specc.op import Op, ParamSpec, operators
-from specc.ops.losses import ClassLoss, Ctc, Loss
+from specc.ops.losses import ClassLoss, Ctc, Loss, PairLoss
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -56,6 +57,7 @@ class LossChecker(BodyChecker):
         self.auxiliary: dict[str, Value] = {}
         self.outputs: list[Value] = []
         self.lets: set[str] = set()
+        self.rebound: set[str] = set()  # inputs that are fed by an expression
         self.wanted: DType | None = None  # what a field is used as
         self.first: TensorType | None = None  # the first operand of the loss at hand
         first = next((a.type for a in graph.inputs if a.type.rank), None)
@@ -222,6 +224,7 @@ class LossChecker(BodyChecker):
                 raise Poisoned  # generate(decode, ..)
             if expr.id in ("data", "aux"):
                 raise self.fail("E103", f"`{expr.id}` is read by its fields", expr.span, help=f"{expr.id}.name")
+            self._seen(expr)
         return super()._Name(expr)
 
     def _Attr(self, expr: ast.Attr) -> Any:
@@ -241,7 +244,7 @@ class LossChecker(BodyChecker):
         """A field of the data, in the dtype of its use. `expected`: what it is if nothing else is known."""
         known = (self.fields or {}).get(name, Field())
         argument = next((a for a in self.entry.full.inputs if a.name == name), None)
-        if known.shape is None and argument is not None and known.dtype is None:
+        if argument is not None and name not in self.rebound:  # the data is brought to the type of the input
             fed = self.fed(argument.type)
             known = Field(fed.shape, fed.dtype)
         dtype = known.dtype or (expected.dtype if expected is not None else self.wanted) or DType.COMPUTE
@@ -288,7 +291,17 @@ class LossChecker(BodyChecker):
                 with self.elab.collecting():
                     self.value(arg.value) if isinstance(arg, ast.Arg) else None
             raise Poisoned
+        if isinstance(expr.func, ast.Name) and self.file.find(name) is None and name not in operators():
+            self._seen(expr.func)
         return super()._Call(expr)
+
+    def _seen(self, name: ast.Name) -> None:
+        """E103 for a part of the model."""
+        assert self.instance is not None
+        members = (*self.instance.members, *self.instance.absent)
+        if name.id in members and self.scope.find(name.id) is None and name.id not in self.scope.dims:
+            what = f"a section does not see the parts of {self.model.module.name}: `{name.id}`"
+            raise self.fail("E103", what, name.span, help="let the entry return what the loss needs")
 
     def unknown_call(self, func: ast.Name) -> Any:
         own = [*LOSSES, *(d for d in self.file.visible())]
@@ -351,9 +364,12 @@ class LossChecker(BodyChecker):
             self.agree(types[1].shape[:count], types[0].shape[:count])
         try:
             return super().apply(call, span)
-        except Fail:
+        except Fail as fail:
             if any(self.opens(dim) for type_ in types for dim in type_.shape):
                 raise Poisoned from None  # the data may fit
+            if isinstance(call.op, PairLoss) and [t.rank for t in types] == [2, 1]:
+                help = 'a list of columns is a field with two axes:  y = ["column"]'
+                raise Fail(replace(fail.diagnostic, help=help)) from None
             raise
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from specc.diagnostics import Diagnostic, Edit
+from specc.diagnostics import Diagnostic, Edit, Label
 from specc.dims import Dim
 from specc.elaborate import settings as known
 from specc.elaborate.calling import check_call
@@ -17,9 +17,10 @@ from specc.elaborate.partwise import check_parts
 from specc.elaborate.partwise import keyword as keyword
 from specc.elaborate.scopes import names_in
 from specc.elaborate.values import POISON, describe, number, show
-from specc.ir.graph import Call, Graph, Loop, Model, Node, Scan, Value, When
+from specc.ir.graph import Argument, Call, Graph, Loop, Model, Node, Scan, Value, When
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
+from specc.types import show_axes
 
 if TYPE_CHECKING:
     from specc.elaborate.elaborator import Elaborator
@@ -62,6 +63,7 @@ class TrainChecker:
             self._entry()
         place = self.place
         place.fields = self._fields()
+        place.rebound = {name.id for name, _ in self._bound()}
         place.aux_names = sorted(set(aux_names(self.model)))
         early, late = self._lets()
         for item in early:
@@ -231,27 +233,57 @@ class TrainChecker:
 
     def _inputs(self) -> None:
         """Every required input has a field of its name, or is bound (T504)."""
-        inputs = self.settings.get("inputs")
-        if isinstance(inputs, ast.Call):
-            for arg in inputs.args:
-                if isinstance(arg, ast.Arg) and arg.name is not None:
-                    self.bound[arg.name.id] = (None, arg.value)
-                    with self.elab.collecting():
-                        self.bound[arg.name.id] = (self.place.check_input(arg.name, arg.value), arg.value)
+        for name, value in self._bound():
+            self.bound[name.id] = (None, value)
+            with self.elab.collecting():
+                self.bound[name.id] = (self.place.check_input(name, value), value)
         fields = self.place.fields
         if fields is None:
             return
         for argument in self.place.entry.full.inputs:
-            if not argument.optional and argument.name not in (*fields, *self.bound):
-                span = self.settings["data"].span.head()
-                with self.elab.collecting():
+            if argument.name in self.bound:
+                continue
+            with self.elab.collecting():
+                if argument.name in fields:
+                    self._fitting(argument, fields[argument.name])
+                elif not argument.optional:
                     raise self.place.fail(
                         "T504",
                         f"no data field feeds the input `{argument.name}`",
-                        span,
+                        self.settings["data"].span.head(),
                         help=f"inputs = bind({argument.name} = data.{next(iter(fields))})",
                         available=available(fields),
                     )
+
+    def _bound(self) -> Iterator[tuple[ast.Ident, ast.Expr]]:
+        """`inputs = bind(name = ..)`."""
+        inputs = self.settings.get("inputs")
+        for arg in inputs.args if isinstance(inputs, ast.Call) else ():
+            if isinstance(arg, ast.Arg) and arg.name is not None:
+                yield arg.name, arg.value
+
+    def _fitting(self, argument: Argument, field: Field) -> None:
+        """A field has the shape of the input that it feeds, as far as it is known (S201, S202)."""
+        if field.shape is None or self.data is not None:
+            return
+        have, want = field.shape[1:], argument.type.shape[1:]
+        if len(have) == len(want) and all(
+            h == w or None in (h.value, w.value) for h, w in zip(have, want, strict=True)
+        ):
+            return
+        data = self.settings["data"]
+        at = keyword(data, argument.name) or data
+        found, expected = (f"[{', '.join(show_axes(shape))}]" for shape in (field.shape, argument.type.shape))
+        fixed = f'{argument.name} = ["column"]  is a field with two axes' if len(have) < len(want) == 1 else ""
+        raise self.place.fail(
+            "S201" if len(have) == len(want) else "S202",
+            f"the field `{argument.name}` does not fit the input `{argument.name}`",
+            at.span,
+            others=(Label(argument.span, "declared here"),),
+            expected=expected,
+            found=found,
+            help=fixed,
+        )
 
     # ---- aux -----------------------------------------------------------------------------------------------------
 
