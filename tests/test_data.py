@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -28,6 +30,7 @@ from specc_runtime.training.batches import loader
 from specc_runtime.training.data import columns
 from specc_runtime.training.data import text as running
 from specc_runtime.training.data.columns import Column, Data, Mask, Ragged
+from specc_runtime.training.data.loading import Rows
 from specc_runtime.training.data.order import batches_by_tokens
 from specc_runtime.training.data.vocabulary import trained as trained_bpe
 from specc_runtime.training.plan import plan
@@ -270,9 +273,9 @@ def test_folders_of_images(images: Path) -> None:
 
 
 def test_libraries_are_named_with_their_command(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specc_runtime.training.sources.find_spec", lambda name: None)
+    monkeypatch.setattr("specc_runtime.training.data.asked.find_spec", lambda name: None)
     text = refused(images, IMAGES, FOLDER)
-    assert "image_folder needs PIL, which is not installed" in text and "specc-ml[train]" in text
+    assert "this data needs PIL, which is not installed" in text and "specc-ml[train]" in text
     code = (
         "import sys, specc_runtime.training.run\nprint([m for m in ('PIL', 'pyarrow', 'datasets') if m in sys.modules])"
     )
@@ -292,7 +295,7 @@ def test_images_that_do_not_fit_in_memory_are_decoded_by_workers(images: Path, m
     kept = values(data_of(images, IMAGES, FOLDER), "image")
     monkeypatch.setattr(columns, "IN_MEMORY", 0)
     data = data_of(images, IMAGES, FOLDER)
-    assert data.fields["image"].decoded
+    assert data.fields["image"].decoded and len(pickle.loads(pickle.dumps(Rows(data)))) == 9
     batches = list(loader(data, 4, None, workers=2))
     assert np.array_equal(torch.cat([b["image"] for b in batches]).numpy(), kept)
     (images / "shapes/train/square/1.png").write_bytes(b"no image")
@@ -463,6 +466,8 @@ def test_mistakes_in_rows_of_text(sentences: Path) -> None:
     assert "takes the name of a column" in refused(sentences, LM, 'csv("s.csv", input_ids = tokens(3))')
     assert "needs a `tokenizer`" in refused(sentences, LM, 'csv("s.csv", input_ids = tokens("sentence"))')
     assert "no field is text" in refused(sentences, LM, 'csv("s.csv", input_ids = ["label"], tokenizer = "bytes")')
+    (sentences / "odd.json").write_text("{}")
+    assert "odd.json is not a tokenizer" in refused(sentences, LM, of.replace("hf:bert", "odd.json"))
     assert "there is no tokenizer bart" in refused(sentences, LM, of.replace("hf:bert", "bart"))
     away = refused(sentences, LM, of.replace("hf:bert", "hf:someone/something"))
     assert "cannot reach the tokenizer of someone/something" in away and "save_pretrained" in away
@@ -550,7 +555,7 @@ def test_text_is_the_same_in_blocks_of_any_size(tmp_path: Path, monkeypatch: pyt
         ids = values(data, "input_ids").reshape(-1).tolist()
         assert f"{written}\nmore".startswith(made.decode(ids).rstrip("\N{REPLACEMENT CHARACTER}"))
         found.append(ids)
-    assert len(list((tmp_path / "7/specc/tokens").iterdir())) == 2  # the ids of both, nothing unfinished
+    assert len(list((tmp_path / "7/specc/tokens").iterdir())) == 3  # the ids of both, one tokenizer, nothing unfinished
 
 
 def test_ids_of_a_text_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -559,6 +564,7 @@ def test_ids_of_a_text_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first = values(data_of(tmp_path, LM, of), "input_ids")
     with monkeypatch.context() as patched:
         patched.setattr(running, "_encoded", lambda *_: pytest.fail("encoded again"))
+        patched.setattr("specc_runtime.training.data.vocabulary.trained", lambda *_: pytest.fail("trained again"))
         assert np.array_equal(values(data_of(tmp_path, LM, of), "input_ids"), first)
     (tmp_path / "a.txt").write_text("the dog sat on the mat\n" * 100)
     assert not np.array_equal(values(data_of(tmp_path, LM, of), "input_ids")[:9], first[:9])
@@ -566,9 +572,25 @@ def test_ids_of_a_text_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(data_of(tmp_path, LM, of)) > 0
 
 
+def test_a_disk_without_room_for_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("the cat sat on the mat\n")
+
+    def full(*_: object) -> Iterator[Any]:
+        yield np.zeros(3, np.uint8)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(running, "_encoded", full)
+    told = refused(tmp_path, LM, 'text("a.txt", tokenizer = "bytes", length = 8)')
+    assert "B640" in told and "cannot write the ids of a text: No space left on device" in told
+    assert not list((tmp_path / "cache/specc/tokens").iterdir())
+
+
 def test_mistakes_in_text(tmp_path: Path) -> None:
     of = 'text("*.txt", tokenizer = "bytes", length = 8)'
     assert "no file matches *.txt" in refused(tmp_path, LM, of)
+    (tmp_path / "deep/er").mkdir(parents=True)
+    (tmp_path / "deep/er/a.txt").write_text("as deep as it is")
+    assert len(data_of(tmp_path, LM, of.replace("*", "**/*"))) == 2
     (tmp_path / "a.txt").write_text("short")
     assert "has 5 ids, fewer than one row of 8" in refused(tmp_path, LM, of)
     (tmp_path / "b.txt").write_bytes(b"fine\n\xff\xfe")

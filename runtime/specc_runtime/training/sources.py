@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 
 from specc.syntax import ast
 from specc_runtime.training.data import folders, tables
-from specc_runtime.training.data.asked import Asked
+from specc_runtime.training.data.asked import Asked, needs
 from specc_runtime.training.data.columns import Data as Data
 from specc_runtime.training.data.columns import bad as bad
 from specc_runtime.training.data.fields import Table
@@ -20,36 +18,30 @@ from specc_runtime.training.section import Called, Section, failed
 
 
 def _parquet(asked: Asked) -> Table:
+    needs(asked.span, "pyarrow")
     from specc_runtime.training.data.arrow import read_parquet
 
     return read_parquet(asked)
 
 
 def _hf_dataset(asked: Asked) -> Table:
+    needs(asked.span, "datasets")
     from specc_runtime.training.data.arrow import read_hf_dataset
 
     return read_hf_dataset(asked)
 
 
-@dataclass(frozen=True)
-class Source:
-    """How a source is read, its own options, the libraries beside numpy that reading takes."""
-
-    read: Callable[[Asked], Table]
-    options: tuple[str, ...] = ()
-    libraries: tuple[str, ...] = ()
-
-
-TABLES: Mapping[str, Source] = {
-    "csv": Source(tables.read_csv),
-    "jsonl": Source(tables.read_jsonl),
-    "json": Source(tables.read_json),
-    "npz": Source(tables.read_npz),
-    "parquet": Source(_parquet, (), ("pyarrow",)),
-    "hf_dataset": Source(_hf_dataset, ("name", "split"), ("datasets",)),
-    "image_folder": Source(folders.read_folder, ("split",), ("PIL",)),
-    "audio_folder": Source(folders.read_folder, ("split",), ("soundfile", "transformers")),
+TABLES: Mapping[str, tuple[Callable[[Asked], Table], tuple[str, ...]]] = {
+    "csv": (tables.read_csv, ()),
+    "jsonl": (tables.read_jsonl, ()),
+    "json": (tables.read_json, ()),
+    "npz": (tables.read_npz, ()),
+    "parquet": (_parquet, ()),
+    "hf_dataset": (_hf_dataset, ("name", "split")),
+    "image_folder": (folders.read_folder, ("split",)),
+    "audio_folder": (folders.read_folder, ("split",)),
 }
+"""How a source is read, and its own options."""
 
 
 def read(section: Section, setting: str, like: Data | None = None) -> Data:
@@ -64,12 +56,8 @@ def _read(asked: Asked) -> Data:
         asked.positional(0)
     if asked.kind == "text":
         return read_text(asked)
-    source = TABLES[asked.kind]
-    missing = next((name for name in source.libraries if find_spec(name) is None), None)
-    if missing is not None:
-        message = f"{asked.kind} needs {missing}, which is not installed"
-        raise failed("B650", message, asked.span, "pip install 'specc-ml[train]'")
-    return table_data(asked, source.read(asked), source.options)
+    reader, options = TABLES[asked.kind]
+    return table_data(asked, reader(asked), options)
 
 
 def validation(section: Section, data: Data, seed: int) -> tuple[Data, Data | None]:

@@ -131,10 +131,8 @@ def _joined(column: pa.ChunkedArray) -> pa.Array:
 
 def read_parquet(asked: Asked) -> Table:
     """A parquet file, or those of a pattern, one after the other."""
-    name, path = asked.path
-    files = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
-    if not files:
-        raise bad(f"no file matches {name}", asked.span, f"paths are relative to the spec: {asked.section.folder}")
+    name = asked.path[0]
+    files = asked.files()
     parts = []
     for file in files:
         try:

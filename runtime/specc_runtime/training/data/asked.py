@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ class Asked:
             raise failed("E125", "the first argument of a data source is its path, a string", self.span)
         return first.value.value, self.section.folder / first.value.value
 
+    def files(self) -> list[Path]:
+        """The files that the first argument names, a file or a pattern, sorted; T531 if there are none."""
+        name, path = self.path
+        if path.is_file() or not any(sign in name for sign in "*?["):
+            return [path]
+        base = Path(path.anchor)
+        try:
+            found = sorted(file for file in base.glob(str(path.relative_to(base))) if file.is_file())
+        except ValueError as error:
+            raise bad(f"{name} is no pattern of files: {error}", self.span) from None
+        if not found:
+            raise bad(f"no file matches {name}", self.span, f"paths are relative to the spec: {self.section.folder}")
+        return found
+
     def positional(self, most: int) -> tuple[ast.Expr, ...]:
         """The arguments without names after the path; E120 for more of them than `most`."""
         found = [a for a in self.call.args[1:] if not isinstance(a, ast.Arg) or a.name is None]
@@ -89,6 +104,15 @@ class Asked:
         guess = closest(column, known)
         help = f"did you mean `{guess}`?" if guess else ""
         return bad(f"{name} has no column `{column}`", span, help, available=available(known) or "none")
+
+
+def needs(span: Span, *libraries: str) -> None:
+    """B650 with its command for a library that is not installed."""
+    missing = next((name for name in libraries if find_spec(name) is None), None)
+    if missing is not None:
+        raise failed(
+            "B650", f"this data needs {missing}, which is not installed", span, "pip install 'specc-ml[train]'"
+        )
 
 
 def arguments(section: Section, call: ast.Call, names: tuple[str, ...]) -> tuple[ast.Expr | None, Mapping[str, Any]]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -36,18 +36,14 @@ FORMAT = 1
 def read_text(asked: Asked) -> Data:
     """`text(pattern, tokenizer, length)`: files one after the other, cut into rows of `length` ids."""
     asked.fields(("tokenizer", "length"))
-    name, path = asked.path
+    name = asked.path[0]
     for key, expr in asked.named().items():
         if key not in ("tokenizer", "length"):
             raise failed("E120", "text takes a path, a `tokenizer` and a `length`", expr.span)
     if "length" not in asked.named():
         raise failed("E125", "`length` is the number of ids of a row, at least 1", asked.span)
     length = asked.option("length", None, int, "the number of ids of a row, at least 1")
-    files = sorted(f for f in path.parent.glob(path.name) if f.is_file()) if path.name else []
-    if not files:
-        help = f"paths are relative to the spec: {asked.section.folder}"
-        raise bad(f"no file matches {name}", asked.span, help)
-    text = Text(tuple(files), asked.span)
+    text = Text(tuple(asked.files()), asked.span)
     tokenizer, ids = _ids(asked, text)
     count = len(ids) // length
     if not count:
@@ -142,13 +138,23 @@ def _character_end(held: bytes) -> int:
 
 def _ids(asked: Asked, text: Text) -> tuple[Vocabulary, Array]:
     """The tokenizer, and the ids of the text, mapped from a file."""
-    made = vocabulary(asked, text.blocks(), rows=False)
+    folder, digest = cache_folder(), text.digest()
+
+    def kept(name: str, make: Callable[[], str]) -> str:
+        """A tokenizer that was trained on this text before."""
+        if folder is None:
+            return make()
+        place = folder / f"{_key(digest, name)}.json"
+        if not place.exists():
+            _placed(iter([make().encode()]), place)
+        return place.read_text("utf-8")
+
+    made = vocabulary(asked, text.blocks(), rows=False, kept=kept)
     kind = np.uint8 if made.bytes else np.uint16 if made.size <= 2**16 else np.uint32
-    key = _key(text.digest(), "bytes" if made.bytes else made.json)
-    folder = cache_folder()
+    key = _key(digest, "bytes" if made.bytes else made.json)
     path = folder / f"{key}.ids" if folder is not None else None
     if path is None or not path.exists():
-        path = _written(text, made, kind, path)
+        path = _placed((ids.tobytes() for ids in _encoded(text, made, kind)), path)
     ids = np.memmap(path, kind, "r") if path.stat().st_size else np.zeros(0, kind)
     if folder is None:
         with suppress(OSError):
@@ -160,21 +166,27 @@ def _key(*parts: str) -> str:
     return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()[:32]
 
 
-def _written(text: Text, made: Vocabulary, kind: type, path: Path | None) -> Path:
-    """The ids in a file: at its place once it is whole."""
+def _placed(content: Iterator[bytes], path: Path | None) -> Path:
+    """A file: at its place once it is whole; without a place one that is not kept. B640 if it cannot be written."""
     folder = path.parent if path is not None else None
-    with tempfile.NamedTemporaryFile("wb", dir=folder, suffix=".part", delete=False) as file:
-        part = Path(file.name)
-        try:
-            for ids in _encoded(text, made, kind):
-                file.write(ids.tobytes())
-        except BaseException:
-            part.unlink()
-            raise
-    if path is None:
-        return part
-    os.replace(part, path)
-    return path
+    try:
+        with tempfile.NamedTemporaryFile("wb", dir=folder, suffix=".part", delete=False) as file:
+            part = Path(file.name)
+            try:
+                for piece in content:
+                    file.write(piece)
+            except BaseException:
+                part.unlink()
+                raise
+        if path is not None:
+            os.replace(part, path)
+    except OSError as error:
+        where = folder if folder is not None else tempfile.gettempdir()
+        help = "XDG_CACHE_HOME says where else there is room"
+        raise failed(
+            "B640", f"cannot write the ids of a text: {error.strerror or error} ({where})", None, help
+        ) from None
+    return path if path is not None else part
 
 
 def _encoded(text: Text, made: Vocabulary, kind: type) -> Iterator[Array]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from specc.diagnostics import Rejected
 from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
@@ -24,6 +25,9 @@ BEGIN, END = 2, 3
 FILLING = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>", "<unk>")
 """What fills up rows, by the names that tokenizers give it, the best first."""
 HELP = 'tokenizer = "bytes", bpe(8000), "hf:NAME" or "path/to/tokenizer.json"'
+
+
+Kept = Callable[[str, Callable[[], str]], str]
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,11 @@ class Vocabulary:
         return found
 
 
-def vocabulary(asked: Asked, texts: Iterable[str], rows: bool) -> Vocabulary:
-    """The tokenizer that a source asks for. `texts` train a BPE; `rows`: each text is a row, with begin and end."""
+def vocabulary(asked: Asked, texts: Iterable[str], rows: bool, kept: Kept = lambda name, make: make()) -> Vocabulary:
+    """The tokenizer that a source asks for. `texts` train a BPE; `rows`: each text is a row, with begin and end.
+
+    `kept(name, make)` is what `make` gives, or gave before.
+    """
     expr = asked.named().get("tokenizer")
     if asked.like is not None and asked.like.tokenizer is not None:
         if expr is None or _same(asked, expr):
@@ -57,7 +64,8 @@ def vocabulary(asked: Asked, texts: Iterable[str], rows: bool) -> Vocabulary:
         made = in_bytes(rows)
         return Vocabulary(made, _filling(asked, made), bytes=True)
     if isinstance(expr, ast.Call) and isinstance(expr.func, ast.Name) and expr.func.id == "bpe":
-        made = trained(texts, _size(asked, expr), rows)
+        size = _size(asked, expr)
+        made = Tokenizer.from_str(kept(f"bpe {size}", lambda: trained(texts, size, rows).to_str()))
     elif isinstance(expr, ast.Str):
         made = loaded(asked, expr.value, expr.span)
     else:
@@ -154,16 +162,23 @@ def _between(begin: tuple[str, int], end: tuple[str, int]) -> processors.Templat
 
 
 def loaded(asked: Asked, name: str, span: Span) -> Tokenizer:
-    """`"hf:NAME"`, a folder with a tokenizer.json or such a file; T531 or G702 where there is none."""
+    """`"hf:NAME"`, a folder with a tokenizer.json or such a file; T531 where there is none."""
     plain = name.removeprefix("hf:")
     path: Path = asked.section.folder / plain
     if path.exists() or plain == name:
         if not path.exists():
             raise bad(f"there is no tokenizer {name}", span, HELP)
-        return load_tokenizer(path)
+        return _opened(path, span)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", plain):
         raise bad(f"there is no folder {plain}, and it is no name on the hub", span, HELP)
-    return load_tokenizer(_fetched(plain, span))
+    return _opened(_fetched(plain, span), span)
+
+
+def _opened(path: Path, span: Span) -> Tokenizer:
+    try:
+        return load_tokenizer(path)
+    except Rejected as error:  # G702 tells what to do where text is generated
+        raise bad(error.diagnostics[0].message, span, HELP) from None
 
 
 def _fetched(name: str, span: Span) -> Path:
