@@ -121,7 +121,7 @@ def test_the_end_tells_what_was_reached_and_what_to_run(here: Path) -> None:
     first, *rest = Path("said.txt").read_text().splitlines()
     rows = list(csv.DictReader(Path("runs/a/metrics.csv").read_text().splitlines()))
     loss = min(float(row["val_loss"]) for row in rows if row["val_loss"])
-    assert first.startswith("trained 12 steps: best val_") and f"best val_loss {loss:.4g}" in first
+    assert first.startswith(f"trained 12 steps: best val_loss {loss:.4g}, best val_accuracy ")
     assert first.endswith(" (runs/a/curves.svg)")
     assert rest == ["next:", "  specc build net.spec --set hidden=16 --weights runs/a"]
 

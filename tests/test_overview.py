@@ -86,6 +86,12 @@ def test_plan_of_sequences(folder: Path, golden: Callable[[Path, str], None]) ->
     golden(GOLDEN / "sequences.txt", told("sequences.spec", max_steps=20))
 
 
+def test_batches_by_tokens(folder: Path) -> None:
+    text = told("sequences.spec", sets={"batch": "tokens(90)", "accumulate": "1"})
+    assert "30: 1.5 epochs of 20 batches of at most 90 ids, about 4 rows" in text
+    assert "80 a step, about 2,400 in all" in text
+
+
 def test_more_than_there_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overview, "available", lambda: 10)
     assert "(estimate), more than the 10 B that are free:" in told("table.spec")

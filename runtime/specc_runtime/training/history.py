@@ -53,9 +53,13 @@ def reached(run: Path) -> str:
     """What a run came to, and where its course is drawn: `: best val_loss 0.31 (runs/a/curves.svg)`."""
     found = best(history(run))
     held = {name: value for name, value in found.items() if name.startswith("val_")}
-    told = ", ".join(f"best {name} {value:.4g}" for name, value in (held or found).items())
+    told = ", ".join(f"best {name} {value:.4g}" for name, value in sorted((held or found).items(), key=loss_first))
     drawn = run / CURVES
     return (f": {told}" if told else "") + (f" ({drawn})" if drawn.is_file() else "")
+
+
+def loss_first(item: tuple[str, float]) -> tuple[bool, str]:
+    return not item[0].endswith("loss"), item[0]
 
 
 def less_is_better(name: str) -> bool:

@@ -210,12 +210,14 @@ def _counted(plan: Overview) -> Iterator[tuple[str, str]]:
     epochs = f"{passes:.3g} epoch{'s' if passes != 1 else ''}"
     batches = f"{counts.batches:,} batches" if counts.batches != 1 else "1 batch"
     limited = f" of {counts.steps:,}" if counts.last < counts.steps else ""
-    length = f"{counts.last:,}{limited}: {epochs} of {batches} of {counts.batch} rows"
+    most = f"at most {counts.tokens:,} ids, about " if counts.tokens is not None else ""
+    length = f"{counts.last:,}{limited}: {epochs} of {batches} of {most}{counts.batch} rows"
     if counts.accumulate > 1:
         length += f", {counts.accumulate} batches to a step"
     yield "steps", length
     if plan.tokens is not None:
-        yield "tokens", f"{plan.tokens:,} a step, {plan.tokens * counts.last:,} in all"
+        even = counts.tokens is None and len(counts.train) % (counts.batch * counts.accumulate) == 0
+        yield "tokens", f"{plan.tokens:,} a step, {'' if even else 'about '}{plan.tokens * counts.last:,} in all"
     overridden = [f"{name} = {text}" for name, text in section.overrides.items()]
     if overridden:
         yield "overridden", ", ".join(overridden)
