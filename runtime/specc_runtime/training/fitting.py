@@ -117,8 +117,9 @@ class Fitting:
             self._finish(prepared, interrupted)
             curves.draw(self.folder)
             final = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            self._record(base, "interrupted" if interrupted else "finished", trainer.global_step, metrics=final)
-        return Done(trainer.global_step, interrupted)
+            step = keeper.last if interrupted else trainer.global_step
+            self._record(base, "interrupted" if interrupted else "finished", step, metrics=final)
+        return Done(step, interrupted)
 
     def _base(self) -> dict[str, Any]:
         """What the adapters are for, if there are any."""
@@ -180,6 +181,8 @@ class Fitting:
                 prepared.trainer.fit(self.fit, shuffled, held, ckpt_path=path, weights_only=True)
             except Stopped:
                 return True
+            except SystemExit:  # what Lightning makes of a second Ctrl-C
+                return True
         return False
 
     def _finish(self, prepared: Prepared, interrupted: bool) -> None:
@@ -187,7 +190,7 @@ class Fitting:
         best, folder = prepared.keeper.best, self.folder / "checkpoints"
         chosen = Path(best.best_model_path) if best is not None and best.best_model_path else None
         if chosen is None and interrupted:  # the average, if there is one, is in the state alone
-            chosen = folder / f"step-{prepared.trainer.global_step}"
+            chosen = folder / f"step-{prepared.keeper.last}"
             if not chosen.exists():
                 return  # before the first step
         ties: Mapping[str, str] = self.made.manifest["weights"]["ties"]
