@@ -21,6 +21,7 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import WhisperFeatureExtractor
 
@@ -533,6 +534,19 @@ def test_a_section_in_batches_of_tokens(sentences: Path) -> None:
     trained(sentences, LM, of, batch="tokens(30)", context="32")
     text = refused(sentences, LM, of, batch="tokens(20)", context="32")
     assert "s.csv, line 4 has 21 ids, more than the 20 of a batch" in text
+
+
+def test_a_run_in_batches_of_tokens_goes_on_where_it_stopped(sentences: Path) -> None:
+    """Stopped amid the second epoch, against one that was not."""
+    of = 'csv("s.csv", text = "sentence", label = "label", tokenizer = "bytes")'
+    (sentences / "net.spec").write_text(LM.replace("DATA", of))
+    sets = {"batch": "tokens(30)", "context": "32", "epochs": "3", "seed": "5"}
+    target = str(sentences / "net.spec")
+    train(Request(target, sets=sets, out=sentences / "whole"))
+    train(Request(target, sets=sets, out=sentences / "part", max_steps=4))
+    train(Request(resume=sentences / "part", max_steps=9))
+    whole, part = (load_file(sentences / run / "model.safetensors") for run in ("whole", "part"))
+    assert all(np.array_equal(whole[name], part[name]) for name in whole)
 
 
 # ---- running text ----------------------------------------------------------------------------------------------------
