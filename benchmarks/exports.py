@@ -33,7 +33,8 @@ sys.exit(code)
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is compared: its spec, a checkpoint of random weights, how many positions it can read."""
+    """A model that is compared: its spec, a checkpoint of random weights, how many positions it can read. `linkable`:
+    whether the checkpoint has torch's layout, so that a graph can refer to its file."""
 
     name: str
     spec: Path
@@ -41,6 +42,7 @@ class Model:
     context: int
     vocab: int
     width: int
+    linkable: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,12 @@ def _int8(source: str) -> Exporter:
 
 def _ours(name: str, *options: str, made: str = "model.forward_cached.onnx") -> Exporter:
     def line(model: Model, file: Path, before: dict[str, Graph]) -> Sequence[object]:
+        weights = model.checkpoint
+        if "--link" in options and not model.linkable:  # the file of a build has torch's layout
+            weights = _place(file.parent.parent, CONCAT) / "model.safetensors"
         filled = [option.format(context=model.context) for option in options]
         fixed = ["--without", "attention_mask", "--emit", "onnx", "--no-verify", "--no-render", "-o", file.parent]
-        return [sys.executable, "-c", _OURS, "build", model.spec, "--weights", model.checkpoint, *filled, *fixed]
+        return [sys.executable, "-c", _OURS, "build", model.spec, "--weights", weights, *filled, *fixed]
 
     return Exporter(name, line, made=made)
 
@@ -113,7 +118,7 @@ def _ours(name: str, *options: str, made: str = "model.forward_cached.onnx") -> 
 CONCAT, STATIC, FORWARD, LINK = "specc concat", "specc static", "specc forward", "specc concat --link"
 TORCH, TORCH_CACHE, GENAI = "torch.onnx", "torch.onnx + cache", "genai"
 OURS = (_ours(CONCAT, "--cache", "concat"), _ours(STATIC, "--cache", "static={context}", "--opset", "24"))
-# The checkpoint's own file is the weights of the build: where nothing has to change in it.
+# The checkpoint's own file is the weights of the build; where something has to change in it, that of an earlier build.
 LINKED = (_ours(LINK, "--cache", "concat", "--link"),)
 OTHERS = (
     _peer(TORCH, "", "torch_onnx.py"),
@@ -148,7 +153,7 @@ class Exports:
 
     def _make(self, exporter: Exporter) -> None:
         name = exporter.name
-        folder = self.folder / name.replace(" ", "_").replace(",", "")
+        folder = _place(self.folder, name)
         facts = folder / "facts.json"
         if facts.exists():
             kept = json.loads(facts.read_text())
@@ -170,6 +175,10 @@ class Exports:
         else:
             self.graphs[name] = graph = Graph(name, folder / exporter.made, **made)
             facts.write_text(json.dumps({k: v for k, v in asdict(graph).items() if k not in ("name", "file")}))
+
+
+def _place(folder: Path, exporter: str) -> Path:
+    return folder / exporter.replace(" ", "_").replace(",", "")
 
 
 def measured(line: Sequence[object]) -> dict[str, Any] | str:
