@@ -156,9 +156,10 @@ class Fitting:
         return found
 
     def _copies(self) -> None:
-        """The spec, as it is and as it was resolved, and the tokenizer."""
+        """The spec, as it is and as it was resolved, what is computed of a batch, and the tokenizer."""
         (self.folder / self.section.project.path.name).write_text(self.section.project.file.source.text, "utf-8")
         (self.folder / RESOLVED).write_text(resolved(self.section), "utf-8")
+        (self.folder / "objective.py").write_text(self.fit.objective.source, "utf-8")
         if self.counts.train.tokenizer is not None:
             (self.folder / "tokenizer.json").write_text(self.counts.train.tokenizer, "utf-8")
 
