@@ -3,8 +3,8 @@
 onnxruntime's product of one row has a kernel that reads keys as they lie; for a factor other than 1 it copies them into
 panels first (1.31: 129 against 92 microseconds for 12 heads at 1,000 positions, 18 against 13 at 128). Where queries
 are rotated, their tables of cosines and sines take the factor, once for all layers; elsewhere a `Mul` does. A step
-after 1,000 positions takes 3-7% less of Llama 110M and 1-2% less of GPT-2; one after 128 the same as before. A factor that is
-a power of two, as that of heads of 64 channels, changes no digit.
+after 1,000 positions takes 3-7% less of Llama 110M and 1-2% less of GPT-2; one after 128 the same as before. A factor
+that is a power of two, as that of heads of 64 channels, changes no digit.
 """
 
 from __future__ import annotations
