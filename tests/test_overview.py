@@ -66,7 +66,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "table.spec").write_text(TABLE)
     (tmp_path / "sequences.spec").write_text(SEQUENCES)
     monkeypatch.setattr(overview, "device", lambda: "cpu, 2 threads")
-    monkeypatch.setattr(overview, "available", lambda: 10**9)
+    monkeypatch.setattr(overview, "room", lambda: 10**9)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -93,8 +93,14 @@ def test_batches_by_tokens(folder: Path) -> None:
 
 
 def test_more_than_there_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overview, "available", lambda: 10)
+    monkeypatch.setattr(overview, "room", lambda: 10)
     assert "(estimate), more than the 10 B that are free:" in told("table.spec")
+
+
+def test_an_average_takes_memory_and_states_are_kept_as_asked(folder: Path) -> None:
+    text = told("table.spec", sets={"ema": "0.9", "save_every": "5"})
+    assert "average 492 B" in text and "states to resume from every 5 steps" in text
+    assert "states to resume from after every epoch" in told("table.spec", sets={"save_every": '"epoch"'})
 
 
 def test_a_terminal_has_colours_and_folds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,12 @@ class Footprint:
     gradients: int
     optimiser: int
     activations: int
+    average: int = 0
+    """Of the weights, with `ema`."""
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimiser + self.activations
+        return self.weights + self.gradients + self.optimiser + self.activations + self.average
 
 
 @dataclass

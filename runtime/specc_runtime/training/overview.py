@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,8 @@ def overview(section: Section, counts: Plan, fit: Fit, batch: Batch, saved: Save
 
     precision = str(section.value("precision", "32"))
     memory = footprint(fit.model, lambda module: optimiser(section, module), saved, precision)
+    if "ema" in section.settings:
+        memory = replace(memory, average=memory.weights)
     tokens = ids(fit.of, batch)
     if tokens is not None:
         tokens *= counts.accumulate
@@ -107,6 +109,13 @@ def device() -> str:
         return "mps"
     threads = torch.get_num_threads()
     return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def room() -> int | None:
+    """Bytes that are free where the run will be; None where nothing tells."""
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else available()
 
 
 def parts_of(module: torch.nn.Module) -> Iterator[Part]:
@@ -254,7 +263,7 @@ def _trained(part: Part) -> str:
 
 def _kept(plan: Overview) -> Iterator[tuple[str, str]]:
     section, memory = plan.section, plan.memory
-    free = available()
+    free = room()
     short = f", more than the {size(free)} that are free" if free is not None and memory.total > free else ""
     yield "memory", f"about {size(memory.total)} (estimate){short}: {_amounts(memory)}"
     if plan.adapters is not None:
@@ -270,9 +279,15 @@ def _kept(plan: Overview) -> Iterator[tuple[str, str]]:
         if setting in section.settings:
             yield name, unparse(section.settings[setting])
     yield "precision", f"{section.value('precision', '32')} on {plan.device}"
-    kept = section.settings.get("checkpoint")
-    yield "checkpoints", unparse(kept) if kept is not None else "the last state, after every epoch"
+    yield "checkpoints", _checkpoints(section)
     yield "run folder", str(plan.folder)
+
+
+def _checkpoints(section: Section) -> str:
+    kept = section.settings.get("checkpoint")
+    often = section.value("save_every", None)
+    when = "after epochs" if often is None else "after every epoch" if often == "epoch" else f"every {often} steps"
+    return f"{unparse(kept) if kept is not None else 'the last weights'}; states to resume from {when}"
 
 
 def _amounts(memory: Footprint) -> str:
@@ -281,6 +296,7 @@ def _amounts(memory: Footprint) -> str:
         ("gradients", memory.gradients),
         ("optimiser", memory.optimiser),
         ("activations", memory.activations),
+        ("average", memory.average),
     )
     return ", ".join(f"{name} {size(count)}" for name, count in parts if count)
 
