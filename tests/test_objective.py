@@ -206,6 +206,8 @@ MEASURES: dict[str, Callable[..., torch.Tensor]] = {
     ),
     "auroc(p, data.yes)": lambda a, f, n, y, q, t, k, p, yes: torchmetrics.functional.auroc(p, yes.long(), "binary"),
     "iou(a, data.label)": lambda a, f, n, *_: torchmetrics.functional.jaccard_index(a, n, "multiclass", num_classes=3),
+    "exact_match(frames, data.places)": lambda a, f, n, y, q, t, k, *_: (f.argmax(-1) == k).all(-1).float().mean(),
+    "exact_match(one_hot(data.places, 4), data.places)": lambda *_: torch.tensor(1.0),
     "mean_squared_error(a, data.y)": lambda a, f, n, y, *_: F.mse_loss(a, y),
     "mean_absolute_error(a, data.y)": lambda a, f, n, y, *_: F.l1_loss(a, y),
     "r2(a, data.y)": lambda a, f, n, y, *_: 1 - (a - y).square().sum() / (y - y.mean()).square().sum(),
@@ -378,3 +380,53 @@ def test_data_that_does_not_fit_is_refused(text: str, folder: Path) -> None:
 def test_fractions_are_no_indices(folder: Path) -> None:
     with pytest.raises(Rejected, match="the field `y` has fractions, Int is needed"):
         computed(opened(folder, "mean(take(a, data.y[:, 0]))"))
+
+
+# ---- whole sections --------------------------------------------------------------------------------------------------
+
+TOWERS = """\
+dim B, N
+model Towers {
+  param scale: Tensor[1] = ones()
+  forward(left: Tensor[B, 4], right: Tensor[N, 4]) -> logits: Tensor[B, N] = scale * left @ transpose(right, 0, 1)
+}
+train Towers {
+  data = npz("pairs.npz", left = "left", right = "right")
+  loss = contrastive(logits)
+  optim = lion(lr = 1e-2); batch = 5; epochs = 1
+}
+"""
+
+
+def test_two_inputs_have_one_batch(tmp_path: Path) -> None:
+    """The sizes N and B of a model are both that of the batch: the logits are square."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "pairs.npz", left=rng.normal(size=(5, 4)), right=rng.normal(size=(5, 4)))
+    (tmp_path / "towers.spec").write_text(TOWERS)
+    assert not driver.check(str(tmp_path / "towers.spec"))
+    train(Request(str(tmp_path / "towers.spec"), out=tmp_path / "run"))
+    (row,) = csv.DictReader((tmp_path / "run/metrics.csv").open())
+    data = np.load(tmp_path / "pairs.npz")
+    logits = torch.from_numpy((data["left"] @ data["right"].T).astype(np.float32))
+    own = torch.arange(5)
+    wanted = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    assert float(row["loss"]) == pytest.approx(wanted.item(), rel=1e-5)
+    assert "def contrastive(" in (tmp_path / "run/objective.py").read_text()
+
+
+def test_a_loss_is_of_fp32_in_mixed_precision(tmp_path: Path) -> None:
+    """torch refuses binary_cross_entropy under autocast."""
+    spec = str(ROOT / "specs/linear.spec")
+    found = []
+    for precision in ("32", "bf16-mixed"):
+        train(Request(spec, out=tmp_path / precision, sets={"precision": f'"{precision}"', "epochs": "3"}))
+        rows = csv.DictReader((tmp_path / precision / "metrics.csv").open())
+        found.append([float(row["loss"]) for row in rows if row["loss"]])
+    assert found[0] == pytest.approx(found[1], rel=0.02) and found[0] != found[1]
+
+
+def test_generate_is_refused_by_name(folder: Path) -> None:
+    with pytest.raises(Rejected, match=r"`generate\(..\)` is not supported yet"):
+        computed(opened(folder, "mean(a)", "metrics = [bleu(generate(forward, max_length = 9), data.places)]"))
+    with pytest.raises(Rejected, match="generate takes an entry of Net"):
+        opened(folder, "mean(a)", "metrics = [bleu(generate(decode), data.places)]")

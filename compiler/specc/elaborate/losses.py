@@ -287,6 +287,8 @@ class LossChecker(BodyChecker):
         if name == "group" and self.file.find(name) is None:
             return group_of(self, expr)
         if self.file.find(name) is None and (name in OPAQUE or (name in FIELD_FUNCTIONS and name not in operators())):
+            if name == "generate":
+                self._generated(expr)
             for arg in expr.args:
                 with self.elab.collecting():
                     self.value(arg.value) if isinstance(arg, ast.Arg) else None
@@ -294,6 +296,24 @@ class LossChecker(BodyChecker):
         if isinstance(expr.func, ast.Name) and self.file.find(name) is None and name not in operators():
             self._seen(expr.func)
         return super()._Call(expr)
+
+    def _generated(self, call: ast.Call) -> None:
+        """`generate(decode, max_length = 128)`: an entry by its name (E107), and how long a text may become (E120)."""
+        first = call.args[0] if call.args else None
+        entry = first.value if isinstance(first, ast.Arg) and first.name is None else None
+        if not isinstance(entry, ast.Name) or entry.id not in self.model.entries:
+            guess = closest(entry.id, self.model.entries) if isinstance(entry, ast.Name) else None
+            raise self.fail(
+                "E107",
+                f"generate takes an entry of {self.model.module.name}",
+                entry.span if entry is not None else call.span,
+                help=f"did you mean `{guess}`?" if guess else "",
+                edits=replaced(entry.span, guess) if entry is not None else (),
+                available=available(self.model.entries),
+            )
+        for arg in call.args[1:]:
+            if not isinstance(arg, ast.Arg) or arg.name is None or arg.name.id != "max_length":
+                raise self.fail("E120", "generate takes an entry and `max_length`", arg.span)
 
     def _seen(self, name: ast.Name) -> None:
         """E103 for a part of the model."""

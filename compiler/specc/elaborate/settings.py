@@ -32,7 +32,7 @@ SETTINGS = (*FUNCTIONS, *WHOLE, *NUMBERS, *CHOICES, *OTHERS)
 FIELD_FUNCTIONS = ("column", "tokens", "pixels", "log_mel", "bpe", "flatten", "classes")
 CLASS_METRICS = (
     "accuracy", "f1", "precision", "recall", "specificity", "auroc", "average_precision", "cohen_kappa", "matthews",
-    "iou",
+    "iou", "exact_match",
 )  # fmt: skip
 """Predictions [.., C] against classes [..], or both of one shape for two classes."""
 PAIR_METRICS = ("mean_squared_error", "mean_absolute_error", "r2", "cosine_similarity")
@@ -41,7 +41,7 @@ METRICS = (*CLASS_METRICS, *PAIR_METRICS, *TEXT_METRICS, "perplexity")
 METRIC_OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("accuracy", "f1", "precision", "recall", "specificity"), ("average", "top_k", "ignore_index")),
     **dict.fromkeys(("auroc", "average_precision", "iou"), ("average", "ignore_index")),
-    **dict.fromkeys(("cohen_kappa", "matthews"), ("ignore_index",)),
+    **dict.fromkeys(("cohen_kappa", "matthews", "exact_match"), ("ignore_index",)),
     "bleu": ("n",),
 }
 """What metrics take beside their tensors."""

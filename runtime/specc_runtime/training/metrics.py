@@ -18,7 +18,7 @@ CLASSES = dict(
     zip(
         CLASS_METRICS,
         ("Accuracy", "F1Score", "Precision", "Recall", "Specificity", "AUROC", "AveragePrecision", "CohenKappa",
-         "MatthewsCorrCoef", "JaccardIndex"),
+         "MatthewsCorrCoef", "JaccardIndex", "ExactMatch"),
         strict=True,
     )
 )  # fmt: skip
@@ -68,6 +68,8 @@ class Meter:
             options: dict[str, Any] = {"n_gram": self.options["n"]} if "n" in self.options else {}
             options |= {"rouge_keys": "rougeL"} if self.kind == "rouge" else {}
             made = getattr(text, TEXTS[self.kind])(**options)
+        elif self.kind == "exact_match" and tensors[0].dim() != 3:
+            raise ValueError("the predictions are [B, T, C], of whole rows")
         elif tensors[0].dim() == tensors[1].dim():
             for key in ("average", "top_k"):
                 if key in self.options:
@@ -91,6 +93,8 @@ class Meter:
             metric.update(found.float().reshape(-1, found.shape[-1]), target.float().reshape(-1, target.shape[-1]))
         elif self.kind in PAIRS:
             metric.update(found.float().reshape(-1), target.float().reshape(-1))
+        elif self.kind == "exact_match":
+            metric.update(found.float().movedim(-1, 1), target.long())
         elif found.shape == target.shape:
             metric.update(found.float().reshape(-1), target.long().reshape(-1))
         else:

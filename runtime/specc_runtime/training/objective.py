@@ -127,7 +127,8 @@ def typed(section: Section, data: Data) -> Stages:
         raise unsupported("the loss, of fields whose sizes differ from row to row,", section.span("loss"))
     for measure in checker.measures:
         if None in measure.values:
-            raise unsupported(f"what `{measure.name}` compares", measure.span)
+            generated = "generate(" in measure.span.text
+            raise unsupported("`generate(..)`" if generated else f"what `{measure.name}` compares", measure.span)
     return stages(checker)
 
 
