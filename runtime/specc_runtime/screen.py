@@ -21,13 +21,18 @@ def columns() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def rendered(*parts: RenderableType, width: int | None) -> str:
-    """Text of tables and lines: plain and unfolded, or coloured for a terminal that is `width` columns wide."""
+def rendered(*parts: RenderableType, width: int | None, fold: bool = True) -> str:
+    """Text of tables and lines: plain and unfolded, or coloured for a terminal that is `width` columns wide.
+
+    `fold`: cells are folded to fit it; else that is left to the terminal.
+    """
     from rich.console import Console
 
     stream = StringIO()
     terminal = width is not None
-    console = Console(file=stream, force_terminal=terminal, width=width or UNFOLDED, highlight=False)
+    console = Console(
+        file=stream, force_terminal=terminal, width=(width if fold else None) or UNFOLDED, highlight=False
+    )
     for part in parts:
         console.print(part)
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n"))

@@ -74,7 +74,10 @@ def listed(found: Sequence[Known]) -> str:
         ]
         for run in found
     ]
-    return rendered(grid(head, rows, ["steps", *names, "size"]), width=columns())
+    if not any(run.preset for run in found):
+        at = head.index("preset")
+        head, rows = head[:at] + head[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
+    return rendered(grid(head, rows, ["steps", *names, "size"]), width=columns(), fold=False)
 
 
 def beside(found: Sequence[Known]) -> str:
