@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from math import prod
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 aten = torch.ops.aten
@@ -72,3 +75,40 @@ def saved(run: Callable[[], Any], given: list[Any]) -> tuple[int, frozenset[int]
     found = sum(storage.nbytes() for storage in kept.values())
     del result
     return found, frozenset(read)
+
+
+class Live(TorchDispatchMode):
+    """Bytes of all storages that operators make while it is on, and of the `given` ones; `peak` is the most at once.
+
+    A storage counts from the operator that makes it until Python and autograd let go of it: the resident size of the
+    process would also have libraries, code and what the allocator keeps. What a kernel takes while it runs, and gives
+    back, is not seen.
+    """
+
+    def __init__(self, given: list[Any]) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._known: set[int] = set()
+        for tensor in given:
+            self._note(tensor)
+
+    def _note(self, tensor: Any) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._known:
+            self._known.add(key)
+            size = storage.nbytes()
+            self.bytes += size
+            self.peak = max(self.peak, self.bytes)
+            weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.bytes -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor)
+        return result

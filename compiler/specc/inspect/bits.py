@@ -105,6 +105,18 @@ def packed_bytes(type_: TensorType, scheme: Scheme) -> int:
     return rows * blocks * scheme.block // 2 + rows * blocks * SCALE_BYTES + zeros
 
 
+def lora_parameters(model: Model, rank: int) -> int:
+    """Elements of adapters of that rank on every linear layer: [rank, in] and [out, rank] for each [out, in]."""
+    tied, types = aliases(model.module), parameters(model.module)
+    names = {
+        tied.get(dotted(s.path), dotted(s.path))
+        for e in model.entries.values()
+        for s in sites(e.full)
+        if not s.looked_up
+    }
+    return sum(rank * (size.value or 0) for name in names for size in types[name].type.shape)
+
+
 # ---- where weights are used ------------------------------------------------------------------------------------------
 
 
@@ -125,7 +137,7 @@ def _read_otherwise(model: Model, tied: Mapping[str, str]) -> set[str]:
 
 def _others(graph: Graph, prefix: Path) -> Iterator[Path]:
     reads: dict[Value, Path] = {}
-    for node in _flat(graph.nodes):
+    for node in flat(graph.nodes):
         if isinstance(node, Read):
             reads[node.output] = (*prefix, *node.path)
         elif isinstance(node, Call) and node.graph.module is not None:
@@ -161,7 +173,7 @@ class _Walk:
 
     def _scope(self, graph: Graph, sizes: Sizes, leads: tuple[bool, ...]) -> _Scope:
         scope = _Scope(sizes)
-        for node in _flat(graph.nodes):
+        for node in flat(graph.nodes):
             for value in node.inputs:
                 if isinstance(value, Value):
                     scope.users.setdefault(value, []).append(node)
@@ -172,7 +184,7 @@ class _Walk:
     def _sites(self, graph: Graph, sizes: Sizes, leads: tuple[bool, ...]) -> Iterator[Site]:
         scope = self._scope(graph, sizes, leads)
         reads: dict[Value, Path] = {}
-        for node in _flat(graph.nodes):
+        for node in flat(graph.nodes):
             if isinstance(node, Read):
                 reads[node.output] = node.path
             elif isinstance(node, Apply) and node.op.packing is not None:
@@ -227,17 +239,17 @@ def _only(op: Op, types: Sequence[object]) -> bool:
     return all(name in TO_A_RESULT for name in draft.nodes)
 
 
-def _flat(nodes: Sequence[Node]) -> Iterator[Node]:
+def flat(nodes: Sequence[Node]) -> Iterator[Node]:
     """Nodes as inference runs them, those of loops and scans in line."""
     for node in nodes:
         if isinstance(node, Loop):
             for iteration in node.iterations:
-                yield from _flat(iteration.nodes)
+                yield from flat(iteration.nodes)
         elif isinstance(node, Scan):
             yield node
-            yield from _flat(node.nodes)
+            yield from flat(node.nodes)
         elif isinstance(node, When):
             if node.mode == "infer":
-                yield from _flat(node.nodes)
+                yield from flat(node.nodes)
         else:
             yield node

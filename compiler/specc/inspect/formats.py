@@ -26,7 +26,7 @@ def as_csv(report: Report) -> str:
     head: list[str | int] = ["path", "block", "method", "count", "parts", "use", "results", "parameters"]
     formulas = ("flops", "products", "training_flops", "moved_bytes", "saved_bytes")
     head += [*formulas, *(f"{name}_at" for name in formulas), "peak_bytes_at"]
-    rows: list[Sequence[str | int]] = [head]
+    rows: list[Sequence[object]] = [head]
     for block, used in ((report.root, ""), *((b, "unused") for b in report.unused)):
         for path, _, row in walk(block):
             results = "; ".join(str(type_) for _, type_ in row.results)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from specc.dims import Dim, DimError
 from specc.inspect.counts import BYTES
-from specc.inspect.formulas import ZERO, Formula, at_ones, total
+from specc.inspect.formulas import ZERO, Formula, Largest, at_ones, largest, total
 from specc.inspect.storages import Event, Spent, Storage, both, peak_of, save, use
 from specc.ir.graph import (
     Apply,
@@ -61,6 +61,7 @@ class Spending:
     saves: frozenset[int]
     calls: Mapping[int, Spending]
     turns: Mapping[int, Spent]
+    again: Largest = ()  # of blocks that are computed again for their gradients, what one of them keeps
 
 
 @dataclass
@@ -73,15 +74,17 @@ class _Frame:
     events: list[Event] = field(default_factory=list)
     calls: dict[int, Spending] = field(default_factory=dict)
     ranges: dict[int, tuple[int, int]] = field(default_factory=dict)
+    repeated: bool = False  # within a loop
+    again: list[Dim] = field(default_factory=list)
 
 
 class Spendings:
     """Computes and remembers. `width`: bytes of an element of the compute dtype; `dropout`: whether it is on when
-    gradients are computed.
+    gradients are computed; `checkpoint`: whether repeated blocks keep their inputs alone and are computed again.
     """
 
-    def __init__(self, width: int = 4, dropout: bool = True) -> None:
-        self.dropout = dropout
+    def __init__(self, width: int = 4, dropout: bool = True, checkpoint: bool = False) -> None:
+        self.dropout, self.checkpoint = dropout, checkpoint
         self.bytes_of = {**BYTES, DType.COMPUTE: width}
         self._known: dict[tuple[Graph, frozenset[tuple[str, Dim]], tuple[bool, ...]], Spending] = {}
 
@@ -117,7 +120,7 @@ class Spendings:
         turns = {key: self._spent(frame.events[a:b]) for key, (a, b) in frame.ranges.items()}
         saves = frozenset(s.input for s in storages if s.input is not None and s.saved)
         spent = replace(self._spent(frame.events), peak=peak)
-        return Spending(spent, results, saves, frame.calls, turns)
+        return Spending(spent, results, saves, frame.calls, turns, largest(frame.again))
 
     def _spent(self, events: Sequence[Event]) -> Spent:
         found = both(event.spent for event in events)
@@ -138,10 +141,12 @@ class Spendings:
             elif isinstance(node, Route):
                 self._route(frame, node)
             elif isinstance(node, Loop):
+                outside, frame.repeated = frame.repeated, True
                 for iteration in node.iterations:
                     start = len(frame.events)
                     self._nodes(frame, iteration.nodes)
                     frame.ranges[id(iteration)] = start, len(frame.events)
+                frame.repeated = outside
             elif isinstance(node, Scan):
                 self._scan(frame, node)
             elif isinstance(node, When):
@@ -230,19 +235,22 @@ class Spendings:
         for storage in given:
             if storage is not None:
                 use(storage, len(frame.events))
-        for i in found.saves:
-            if (storage := given[i]) is not None:
+        again = self.checkpoint and frame.repeated and bool(node.path)
+        for i, storage in enumerate(given):
+            if storage is not None and (i in found.saves or again):
                 save(storage)
+        frame.again += found.again if not again or found.spent.saved is None else (found.spent.saved,)
         made: list[Storage] = []
         for value, result in zip(node.outputs, found.results, strict=True):
             own = given[result.input] if result.input is not None else None
             if own is None:
-                own = Storage(result.bytes, result.bytes, counted=result.saved)
+                own = Storage(result.bytes, result.bytes, counted=result.saved and not again)
                 made.append(own)
             frame.storage[value], frame.needs[value] = own, result.needs
             if result.order is not None:
                 frame.order[value] = result.order
-        frame.events.append(Event(made, found.spent, found.spent.peak, whole=True))
+        spent = replace(found.spent, saved=ZERO) if again else found.spent
+        frame.events.append(Event(made, spent, found.spent.peak, whole=True))
 
     def _route(self, frame: _Frame, route: Route) -> None:
         """All pairs through the dearest expert, as they are shared among equal ones; `calls` has each one's share."""

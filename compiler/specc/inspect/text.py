@@ -20,15 +20,35 @@ def table(report: Report, width: int | None = None, columns: Sequence[str] = ())
 
     `columns`: names of `COLUMNS`, by default as many as tell the most in 100 columns.
     """
-    chosen = columns or default_columns(report)
+    chosen = tuple(columns) or default_columns(report)
+    rows, left = _grid(report, chosen)
+    while not columns and width is not None and report.at is not None and len(chosen) > LEAST:
+        if _wide(rows) <= width:
+            break
+        chosen = chosen[:-1] if _wide(rows, 1) > width or "result" not in chosen else chosen[1:]
+        rows, left = _grid(report, chosen)
+    lines = [_title(report), "", *aligned(rows, left, width), "", *_totals(report, width)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+LEAST = 2
+"""Columns that a narrow screen has, too."""
+
+
+def _grid(report: Report, chosen: Sequence[str]) -> tuple[list[tuple[str, ...]], tuple[bool, ...]]:
+    """The cells, and which columns are to the left."""
     rows = [("block", *(COLUMNS[name].heading for name in chosen))]
     rows += _rows(report, report.root, 0, chosen)
     if report.unused:
         rows.append(("not in this entry:", *("" for _ in chosen)))
         rows += [row for b in report.unused for row in _rows(report, b, 1, chosen)]
-    left = (True, *(COLUMNS[name].left or (report.at is None and COLUMNS[name].formula) for name in chosen))
-    lines = [_title(report), "", *aligned(rows, left, width), "", *_totals(report, width)]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return rows, (True, *(COLUMNS[name].left or (report.at is None and COLUMNS[name].formula) for name in chosen))
+
+
+def _wide(rows: Sequence[Sequence[str]], without: int | None = None) -> int:
+    """Columns of the screen that the cells take, those of one column left out."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0])) if i != without]
+    return sum(widths) + 2 * (len(widths) - 1)
 
 
 def _rows(report: Report, block: Block, depth: int, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from specc.diagnostics import Diagnostic, Rejected
 from specc_runtime.cli.common import configuration, print_diagnostics, reporting
 
 if TYPE_CHECKING:
     from specc.inspect import Report
+    from specc.inspect.fit import Fit, Setup
+    from specc.inspect.roofline import Estimate
+    from specc.ir.graph import Graph, Model
+    from specc.quantisation import Scheme
 
 FORMATS = ("tree", "json", "csv", "markdown", "mermaid")
 SORTS = ("params", "flops", "activation", "name")
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "lion", "rmsprop", "adagrad")
 COLUMNS = "result params weights flops products training activation live moved intensity formula".split()
 
 
@@ -59,6 +66,14 @@ def parse_columns(ctx: click.Context, param: click.Parameter, value: str | None)
 @click.option("--columns", callback=parse_columns, metavar="NAME,NAME", help="Columns of the table.  [see below]")
 @click.option("--dtype", type=click.Choice(["f32", "f16", "bf16"]), default="f32", show_default=True)
 @click.option("--quant", multiple=True, metavar="SCHEME", help="Weights in few bits, as of build --quant (repeatable).")
+@click.option("--explain", metavar="PATH", help="Where the shape of a value comes from, as of h.0.attn.k.")
+@click.option("--fit", metavar="MEMORY", help="The largest size that fits, as into 24GiB; --at gives all others.")
+@click.option("--train", is_flag=True, help="--fit: of training.")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="adamw", show_default=True, help="--fit --train")
+@click.option("--checkpointing", is_flag=True, help="--fit --train: repeated blocks are computed again.")
+@click.option("--lora", type=click.IntRange(1), metavar="RANK", help="--fit --train: adapters alone are trained.")
+@click.option("--fsdp", type=click.IntRange(1), default=1, metavar="N", help="--fit --train: shared by N devices.")
+@click.option("--device", metavar="NAME", help="How fast at most: h100, rtx4090, measured, or 900GB/s,125TFLOP/s.")
 @click.option("--format", type=click.Choice(FORMATS), default="tree", show_default=True)
 def command(
     file: str,
@@ -73,7 +88,11 @@ def command(
     columns: tuple[str, ...],
     dtype: str,
     quant: tuple[str, ...],
+    explain: str | None,
+    fit: str | None,
+    device: str | None,
     format: str,
+    **training: Any,
 ) -> None:
     """Show the tree of blocks of a spec or a build: shapes, parameters and FLOPs as formulas over the entry's dims.
 
@@ -82,10 +101,14 @@ def command(
     Columns: result params weights flops products training activation live moved intensity formula.
     """
     from specc import driver
-    from specc.inspect import report
+    from specc.inspect import chosen_graph, report
+    from specc_runtime import foreign
     from specc_runtime.quantised import parse
 
     with reporting():
+        if foreign.is_foreign(Path(file)):
+            click.echo(foreign.shown(Path(file), at=at, depth=depth, sort=sort, format=format), nl=False)
+            return
         omitted = frozenset(without)
         if (Path(file) / "manifest.json").is_file():
             from specc_runtime.origin import origin_of
@@ -95,10 +118,74 @@ def command(
             sets = origin.sets | sets
             omitted = omitted or origin.without.get(entry, omitted)
         checked = driver.load(file, preset=preset, model=model, sets=sets)
-        more: dict[str, Any] = {"schemes": [parse(text) for text in quant]} if quant else {}
-        found = report(checked.model, entry, without=omitted, at=at, depth=depth, dtype=dtype, sort=sort, **more)
+        schemes = [parse(text) for text in quant]
+        graph = chosen_graph(checked.model, entry, omitted)
+        answer: Answer
+        if explain is not None:
+            from specc.inspect.provenance import explain as traced
+
+            answer = traced(graph, explain)
+        elif fit is not None:
+            setup = _setup(dtype, schemes, training)
+            answer = _fitted(checked.model, entry, graph, fit, at or {}, setup, omitted)
+        else:
+            more: dict[str, Any] = {"schemes": schemes} if schemes else {}
+            found = report(checked.model, entry, without=omitted, at=at, depth=depth, dtype=dtype, sort=sort, **more)
+            if device is None:
+                print_diagnostics(checked.warnings)
+                click.echo(shown(found, format, columns), nl=False)
+                return
+            answer = _estimated(checked.model, found, device, schemes)
     print_diagnostics(checked.warnings)
-    click.echo(shown(found, format, columns), nl=False)
+    click.echo(json.dumps(answer.to_json(), indent=1) if format == "json" else str(answer))
+
+
+class Answer(Protocol):
+    """What answers a question of its own: text, or plain data."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def _setup(dtype: str, schemes: Sequence[Scheme], training: Mapping[str, Any]) -> Setup:
+    from specc.inspect.fit import Setup
+
+    if not training["train"]:
+        return Setup(dtype, next(iter(schemes), None))
+    return Setup(
+        dtype,
+        optimizer=training["optimizer"],
+        checkpointing=training["checkpointing"],
+        lora=training["lora"],
+        devices=training["fsdp"],
+    )
+
+
+def _fitted(
+    model: Model, entry: str, graph: Graph, text: str, at: Mapping[str, int], setup: Setup, without: frozenset[str]
+) -> Fit:
+    from specc.inspect.fit import fit, parse_bytes
+
+    return fit(model, entry, graph, parse_bytes(text), at, setup, without)
+
+
+def _estimated(model: Model, found: Report, name: str, schemes: Sequence[Scheme]) -> Estimate:
+    from specc.inspect.devices import device
+    from specc.inspect.roofline import estimate
+
+    if name == "measured":
+        from specc_runtime.measured_device import measured
+
+        chosen = measured()
+    else:
+        chosen = device(name)
+    if found.at is None:
+        message, help = (
+            f"--device {name}: an estimate is for given sizes",
+            "--at " + ",".join(f"{dim}=1" for dim in found.dims),
+        )
+        raise Rejected([Diagnostic("E009", message, help=help)])
+    scheme = schemes[0].text if schemes else None
+    return estimate(model, chosen, found.spent, found.weights, found.cache, found.at, found.dtype, found.width, scheme)
 
 
 def shown(found: Report, format: str, columns: tuple[str, ...]) -> str:

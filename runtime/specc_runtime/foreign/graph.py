@@ -1,0 +1,184 @@
+"""ONNX graphs: weights by name, operators, shapes by ONNX's own inference, FLOPs of products by formula."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specc.diagnostics import Diagnostic, Rejected
+from specc.dims import Dim
+from specc.inspect.formulas import Formula
+from specc.inspect.numbers import byte_text, formula, rounded
+from specc_runtime.foreign.products import Shape, dim_of, flops_of
+from specc_runtime.foreign.table import Summary, Tensor, tree
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def graph_summary(path: Path, at: Mapping[str, int] | None, sort: str | None) -> Summary:
+    """Weights are not loaded. Raises `Rejected`: E006 for a file that is damaged, or of an operator set or version that
+    the installed onnx does not know; E009 for sizes that its inputs do not have.
+    """
+    model = load(path)
+    shapes = _shapes(model)
+    tensors = [_tensor(t) for t in model.graph.initializer]
+    known = {t.name for t in tensors}
+    costs: dict[str, list[Formula]] = {}
+    unknown = 0
+    for node in model.graph.node:
+        found = flops_of(node, shapes)
+        if found is not None:
+            costs.setdefault(_part_of(node.name), []).append(found)
+        elif found is None and _is_product(node):
+            unknown += 1
+    inputs = [v for v in model.graph.input if v.name not in known]
+    symbols = sorted({s for v in inputs for d in shapes.get(v.name, ()) if d is not None for s in d.symbols})
+    _check(path, symbols, at)
+    root = tree(tensors, costs, sort)
+    operators = Counter(_name(node) for node in _every(model.graph))
+    facts = [
+        ("inputs", ", ".join(_typed(v) for v in inputs) or "none"),
+        ("outputs", ", ".join(_typed(v) for v in model.graph.output)),
+        ("operators", f"{sum(operators.values()):,}: " + ", ".join(f"{n} x{c}" for n, c in operators.most_common())),
+        ("opset", ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)),
+        ("producer", " ".join(p for p in (model.producer_name, model.producer_version) if p) or "not said"),
+        ("parameters", f"{root.parameters:,} in {len(tensors):,} initializers, {byte_text(root.bytes)}"),
+        ("FLOPs", f"{formula(root.flops)}  of matrix products, convolutions and attention"),
+    ]
+    if at is not None and root.flops is not None:
+        facts.append(("", f"{rounded(root.flops.evaluate(at))} at {', '.join(f'{n} = {v}' for n, v in at.items())}"))
+    if unknown:
+        facts.append(("not counted", f"{unknown} products whose shapes ONNX's inference does not tell"))
+    data = {
+        "format": "onnx",
+        "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
+        "inputs": [_typed(v) for v in inputs],
+        "outputs": [_typed(v) for v in model.graph.output],
+        "operators": dict(operators),
+        "dims": symbols,
+        "not_counted": unknown,
+    }
+    return Summary(path.name, root, tuple(facts), data, at, counts_flops=True)
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The graph without its weights' bytes, local functions put in line."""
+    from importlib import import_module
+
+    import onnx
+
+    damaged: type[Exception] = import_module("google.protobuf.message").DecodeError  # it has no stubs
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Rejected([Diagnostic("E006", f"cannot read {path}: {error.strerror}")]) from None
+    try:
+        model = onnx.load_model_from_string(data)
+    except damaged:
+        message = f"{path} is no ONNX graph, or only a part of one ({len(data):,} bytes)"
+        raise Rejected([Diagnostic("E006", message, help="copy or export it again")]) from None
+    if not model.opset_import or not (model.graph.node or model.graph.output):
+        message = f"{path} is no ONNX graph: it has no operators and says no operator set"
+        raise Rejected([Diagnostic("E006", message, help="copy or export it again")])
+    newest = onnx.defs.onnx_opset_version()
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
+    if model.ir_version > onnx.IR_VERSION or (version is not None and not 1 <= version <= newest):
+        said = f"opset {version}, format {model.ir_version}"
+        message = (
+            f"{path} is of {said}; the installed onnx {onnx.__version__} knows opset {newest}, format {onnx.IR_VERSION}"
+        )
+        help = "pip install --upgrade onnx, or convert the graph with onnx.version_converter"
+        raise Rejected([Diagnostic("E006", message, help=help)])
+    if model.functions:
+        from onnx.inliner import inline_local_functions
+
+        model = inline_local_functions(model)
+    return model
+
+
+def _shapes(model: onnx.ModelProto) -> Mapping[str, Shape]:
+    """Every value's shape as far as it is known."""
+    import onnx
+    from onnx.shape_inference import InferenceError, infer_shapes
+
+    try:
+        inferred = infer_shapes(model, data_prop=True)
+    except (InferenceError, ValueError):  # a shape that contradicts another: what is written down counts
+        inferred = model
+    found: dict[str, Shape] = {}
+    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+            found[value.name] = tuple(dim_of(d) for d in value.type.tensor_type.shape.dim)
+    for tensor in model.graph.initializer:
+        found[tensor.name] = tuple(Dim.const(d) for d in tensor.dims)
+    for node in model.graph.node:  # constants are nodes, too
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.TENSOR:
+                    found[node.output[0]] = tuple(Dim.const(d) for d in attribute.t.dims)
+    return found
+
+
+def _tensor(tensor: onnx.TensorProto) -> Tensor:
+    from onnx import TensorProto, helper
+
+    name = TensorProto.DataType.Name(tensor.data_type)
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    bits = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}.get(name)
+    width = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize if bits is None and name != "STRING" else 0
+    return Tensor(tensor.name, name.lower(), tuple(tensor.dims), -(-count * bits // 8) if bits else count * width)
+
+
+def _every(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Nodes, those of branches and loops included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _every(attribute.g)
+            for inner in attribute.graphs:
+                yield from _every(inner)
+
+
+PRODUCTS = frozenset("MatMul Gemm Conv ConvTranspose Attention MatMulInteger QLinearMatMul LSTM GRU RNN Einsum".split())
+
+
+def _is_product(node: onnx.NodeProto) -> bool:
+    return node.op_type in PRODUCTS or node.op_type in ("MatMulNBits", "GroupQueryAttention", "MultiHeadAttention")
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+
+
+def _part_of(name: str) -> str:
+    """The part that a node's name says it belongs to: `/model/layers.0/attn/MatMul`, `model.layers.0.attn/MatMul`."""
+    *path, _ = name.strip("/").split("/") if "/" in name else ("",)
+    return ".".join(part for part in path if part)
+
+
+def _typed(value: onnx.ValueInfoProto) -> str:
+    from onnx import TensorProto
+
+    type_ = value.type.tensor_type
+    sizes = ", ".join(d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in type_.shape.dim)
+    return f"{value.name}: {TensorProto.DataType.Name(type_.elem_type).lower()}[{sizes}]"
+
+
+def _check(path: Path, symbols: list[str], at: Mapping[str, int] | None) -> None:
+    if at is None:
+        return
+    notes = (("available", ", ".join(symbols) or "none: every size is fixed"),)
+    for name in at:
+        if name not in symbols:
+            raise Rejected([Diagnostic("E009", f"{path} has no dim `{name}`", notes=notes)])
+    missing = [name for name in symbols if name not in at]
+    if missing:
+        example = "--at " + ",".join(f"{name}=1" for name in symbols)
+        message = f"no size is given for {', '.join(f'`{name}`' for name in missing)}"
+        raise Rejected([Diagnostic("E009", message, notes=notes, help=example)])
