@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from specc import report
 from specc.diagnostics import Rejected
 from specc.syntax.unparse import unparse
 from specc_runtime.cli import cli
+from specc_runtime.training import progress
 from specc_runtime.training.resolved import resolved
 from specc_runtime.training.run import Request, train
 from specc_runtime.training.section import Section, open_section
@@ -112,6 +116,17 @@ def test_events_are_those_of_the_table(here: Path) -> None:
     assert [p.name for p in Path("runs/a").iterdir() if p.suffix == ".yaml"] == []
 
 
+def test_events_go_on_where_a_run_does(here: Path) -> None:
+    train(Request("net.spec", sets={"save_every": "2"}, out=Path("runs/longer"), max_steps=5))
+    (first,) = Path("runs/longer/tensorboard").iterdir()
+    first.rename(first.with_name("events.out.tfevents.0"))  # both may begin within one second
+    train(Request(resume=Path("runs/longer"), max_steps=9))
+    rows = list(csv.DictReader(Path("runs/longer/metrics.csv").read_text().splitlines()))
+    found = dict(scalars(Path("runs/longer/tensorboard"))["loss"])
+    assert found == pytest.approx({int(row["step"]): float(row["loss"]) for row in rows if row["loss"]})
+    assert len(found) == 9
+
+
 def test_curves_are_drawn_at_the_end(here: Path) -> None:
     drawn = Path("runs/a/curves.svg").read_text()
     assert all(f">{name}</text>" in drawn for name in ("loss", "val_loss", "val_accuracy", "lr"))
@@ -124,6 +139,20 @@ def test_the_end_tells_what_was_reached_and_what_to_run(here: Path) -> None:
     assert first.startswith(f"trained 12 steps: best val_loss {loss:.4g}, best val_accuracy ")
     assert first.endswith(" (runs/a/curves.svg)")
     assert rest == ["next:", "  specc build net.spec --set hidden=16 --weights runs/a"]
+
+
+def test_curves_are_drawn_of_a_run_that_is_interrupted(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tell = progress.Lines.on_train_batch_end
+
+    def press(self: progress.Lines, trainer: Any, *arguments: Any) -> None:
+        tell(self, trainer, *arguments)
+        if trainer.global_step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(progress.Lines, "on_train_batch_end", press)
+    done = train(Request("net.spec", out=Path("runs/pressed")))
+    assert done is not None and done.interrupted
+    assert Path("runs/pressed/curves.svg").exists()
 
 
 def settings_of(section: Section) -> dict[str, str]:
