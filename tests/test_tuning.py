@@ -438,6 +438,37 @@ def test_an_adapter_that_nothing_would_reach(kinds: Path) -> None:
     )
 
 
+def test_fresh_parts_that_peft_cannot_keep(folder: Path, tmp_path: Path) -> None:
+    """A tied table, of which it would train a copy; a parameter that lies in no part of its own."""
+    spec = tmp_path / "lm.spec"
+    spec.write_text(
+        f"""\
+from std.nn import Embedding, Linear
+dim B, T
+model LM {{
+  param scale: Tensor[8] = ones()
+  table: Embedding(50, 8)
+  fc:    Linear(8, 8)
+  head:  Linear(8, 50, bias = false)
+  tie head.weight = table.weight
+  forward(input_ids: Int[B, T]) -> logits: Tensor[B, T, 50] = head(fc(table(input_ids)) * scale)
+}}
+train LM {{
+  data  = npz("{folder}/rows.npz", input_ids = "ids")
+  loss  = cross_entropy(logits[:, :-1], input_ids[:, 1:])
+  optim = adamw(lr = 1e-2)
+  batch = 8
+  steps = 1
+}}
+"""
+    )
+    train(Request(str(spec), out=tmp_path / "first"))
+    lora = 'lora(rank = 2, alpha = 4, targets = ["fc"])'
+    for fresh, shown in (("table", "table.weight, which is tied"), ("scale", "scale, which has no part of its own")):
+        sets = {"lora": lora, "fresh": f'["{fresh}"]'}
+        assert shown in refused(spec, weights=str(tmp_path / "first"), sets=sets)
+
+
 def test_adapters_that_fit_no_more(folder: Path, run: Path, tmp_path: Path) -> None:
     def refusal(changed: Path, **given: Any) -> str:
         with pytest.raises(Rejected) as caught:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from specc.elaborate.models import fold
 from specc.elaborate.names import available
 from specc.elaborate.partwise import LORA, Parts, matches, targeted
+from specc.ir.graph import aliases
 from specc_runtime.folding import ADAPTER, library, write_adapter
 from specc_runtime.module import WEIGHTS
 from specc_runtime.training.footprint import Footprint, footprint, saving
@@ -91,7 +92,12 @@ def adapt(section: Section, module: torch.nn.Module, fresh: Sequence[str], seed:
 def _whole(section: Section, module: torch.nn.Module, fresh: Sequence[str]) -> list[str]:
     """The parts whose tensors are fresh."""
     found = list(dict.fromkeys(name.rpartition(".")[0] for name in fresh))
+    ties = aliases(section.checked.model.module)
     for path in found:
+        tied = next((name for name in (*ties, *ties.values()) if name.rpartition(".")[0] == path), None)
+        if tied is not None:  # peft would train a copy of it
+            what = f"`lora` beside the fresh tensor {tied}, which is tied to another,"
+            raise unsupported(what, section.span("lora"), "train without lora, or freeze it")
         if not path or any(True for _ in module.get_submodule(path).children()):
             name = next(name for name in fresh if name.rpartition(".")[0] == path)
             what = f"`lora` beside the fresh tensor {name}, which has no part of its own"
