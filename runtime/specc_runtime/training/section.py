@@ -12,8 +12,8 @@ from specc.diagnostics import Collector, Diagnostic, Rejected
 from specc.elaborate import settings as known
 from specc.elaborate.models import Given, Options
 from specc.elaborate.names import available, closest
-from specc.elaborate.sections import chosen_preset, model_of_section, runnable
 from specc.elaborate.partwise import keyword
+from specc.elaborate.sections import chosen_preset, model_of_section, runnable
 from specc.elaborate.training import TrainChecker
 from specc.elaborate.values import POISON, Fail, Poisoned
 from specc.ir.graph import Value
@@ -244,9 +244,10 @@ def _refuse(section: Section) -> None:
     for name, value in section.settings.items():
         if name not in RUN:
             raise unsupported(f"`{name}`", value.span)
-        if name == "devices" and (count := section.value("devices", "auto")) != "auto":
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise failed("E125", '`devices` is "auto" or a number of at least 1', value.span)
+        if name == "strategy" and section.value("strategy", "auto") != "auto":
+            raise unsupported(f"`strategy = {unparse(value)}`", value.span, 'strategy = "auto"')
+        if name == "devices" and section.value("devices", "auto") not in ("auto", 1):
+            raise unsupported(f"`devices = {unparse(value)}`", value.span, "devices = 1")
         if name in ("accumulate", "epochs", "steps") and section.value(name, 1) < 1:
             raise failed("E125", f"`{name}` is at least 1", value.span)
         if name == "batch" and max(section.batch) < 1:
