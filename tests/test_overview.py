@@ -65,7 +65,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "a.txt").write_text("ab" * 800)
     (tmp_path / "table.spec").write_text(TABLE)
     (tmp_path / "sequences.spec").write_text(SEQUENCES)
-    monkeypatch.setattr(overview, "device", lambda: "cpu, 2 threads")
+    monkeypatch.setattr(overview, "device", lambda: "cpu")
     monkeypatch.setattr(overview, "room", lambda: 10**9)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -24,8 +25,9 @@ def run(command: str, *more: str) -> str:
         *command.split()[1:],
         *more,
     ]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # a plan names the device
     done = subprocess.run(
-        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
+        argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
     )
     return done.stdout
 

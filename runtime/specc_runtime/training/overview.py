@@ -105,10 +105,7 @@ def device() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    if torch.backends.mps.is_available():
-        return "mps"
-    threads = torch.get_num_threads()
-    return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def room() -> int | None:
