@@ -430,3 +430,22 @@ def test_generate_is_refused_by_name(folder: Path) -> None:
         computed(opened(folder, "mean(a)", "metrics = [bleu(generate(forward, max_length = 9), data.places)]"))
     with pytest.raises(Rejected, match="generate takes an entry of Net"):
         opened(folder, "mean(a)", "metrics = [bleu(generate(decode), data.places)]")
+
+
+def test_labels_of_every_position_are_classes(folder: Path) -> None:
+    """Probabilities are none: their type is known once the data is read."""
+    spec = str(folder / "net.spec")
+    for loss in ("cross_entropy(f, data.places)", "cross_entropy(a, target = data.probable)"):
+        opened(folder, loss)
+        train(Request(spec, dry_run=True))
+    values = arrays()
+    values["places"][1, 2] = 4
+    np.savez(folder / "d.npz", **values)
+    opened(folder, "cross_entropy(f, target = data.places)")
+    with pytest.raises(Rejected, match="the label is 4, the classes are 0 to 3"):
+        train(Request(spec, dry_run=True))
+    opened(folder, "cross_entropy(f, data.places, ignore_index = 4)")
+    train(Request(spec, dry_run=True))
+    opened(folder, "cross_entropy(f[:, 1:], data.places[:, 1:])")
+    with pytest.raises(Rejected, match="a label is none of the classes: Target 4 is out of bounds"):
+        train(Request(spec, dry_run=True))

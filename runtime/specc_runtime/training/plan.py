@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
-from specc.elaborate.sections import names_of
+from specc.ir.graph import Apply, Value
+from specc.ops.losses import CrossEntropy, Nll
 from specc.syntax import ast
 from specc_runtime.inputs import Interface
-from specc_runtime.training.data.checks import calls, check_lengths, check_padding, fed
+from specc_runtime.training.data.checks import check_lengths, check_padding, fed
 from specc_runtime.training.data.order import batches_by_tokens
-from specc_runtime.training.section import Section, evaluated, failed
+from specc_runtime.training.section import Section, failed
 from specc_runtime.training.sources import Data, bad, read, validation
 
 
@@ -35,6 +35,8 @@ class Plan:
     workers: int | None
     batches: int
     """Of an epoch."""
+    processes: int = 1
+    """Each has batches of its own: a step is of all of them."""
 
     @property
     def last(self) -> int:
@@ -49,16 +51,20 @@ def plan(section: Section, limit: int | None) -> Plan:
     train, val = validation(section, data, seed)
     batch, most = section.batch
     accumulate, epochs = section.value("accumulate", 1), section.value("epochs", None)
+    processes = section.value("devices", 1)
+    processes = 1 if processes == "auto" else processes
     if most:
+        if processes > 1:
+            raise unsupported("`batch = tokens(..)` on several devices", section.span("batch"), "batch = 32")
         for part in (train, val) if val is not None else (train,):
             check_lengths(part, most, section.span("batch"))
         batches = len(batches_by_tokens(train, most))
         batch = ceil(len(train) / batches)
     else:
-        batches = ceil(len(train) / batch)
+        batches = ceil(len(train) / (batch * processes))
     steps = section.value("steps", None) if epochs is None else epochs * ceil(batches / accumulate)
     workers = section.value("workers", None)
-    return Plan(train, val, batch, accumulate, steps, epochs, limit, seed, most or None, workers, batches)
+    return Plan(train, val, batch, accumulate, steps, epochs, limit, seed, most or None, workers, batches, processes)
 
 
 # ---- data against the model ------------------------------------------------------------------------------------------
@@ -77,54 +83,37 @@ def check_data(section: Section, data: Data, of: Interface) -> Data:
     for item in of.inputs:
         if item.name in fields and item.name not in bound(section):
             fields[item.name] = fed(section, data, item, of)
-    _check_labels(section, data, of)
+    _check_labels(section, data)
     check_padding(section, data)
     return replace(data, fields=fields)
 
 
-def _check_labels(section: Section, data: Data, of: Interface) -> None:
-    """Labels of `cross_entropy(output, data.field)` are classes of the output."""
+def _check_labels(section: Section, data: Data) -> None:
+    """Fields that a loss takes for classes hold such (T531)."""
     import numpy as np
 
-    sizes = {o.name: o.shape[-1].value for o in of.outputs if o.shape}
-    for call in calls(section.settings["loss"]):
-        name = call.func.id if isinstance(call.func, ast.Name) else ""
-        args = [a.value for a in call.args if isinstance(a, ast.Arg) and a.name is None]
-        if name not in ("cross_entropy", "nll") or len(args) != 2:
+    place = section.checker.place
+    fields = {value: name for (name, _), value in place.read.items()}
+    for node in place.nodes:
+        if not isinstance(node, Apply) or not isinstance(node.op, CrossEntropy | Nll):
             continue
-        output, target = args
-        field = target.name.id if isinstance(target, ast.Attr) else ""
-        classes = sizes.get(output.id) if isinstance(output, ast.Name) else None
-        found = data.fields.get(field)
-        if classes is None or found is None or found.ndim != 1:
+        scores, target = node.inputs[:2]
+        assert isinstance(scores, Value) and isinstance(target, Value)
+        field, classes = fields.get(target, ""), scores.type.shape[-1].value
+        if field not in data.fields or classes is None or target.type.dtype.is_float:
             continue
-        values = found.array()
-        if values.dtype.kind == "f":
-            raise bad(f"`{field}` of {data.name} has fractions, {name} takes classes 0 to {classes - 1}", target.span)
-        ignored = next(
-            (evaluated(section, a.value) for a in call.args
-             if isinstance(a, ast.Arg) and a.name is not None and a.name.id == "ignore_index"), -100,
-        )  # fmt: skip
-        wrong = np.argwhere(((values < 0) | (values >= classes)) & (values != ignored))
-        if len(wrong):
-            row = int(wrong[0][0])
-            column = f", column `{data.columns[field]}`" if data.columns.get(field) else ""
-            message = f"{data.place(row)}{column}: the label is {values[row]}, the classes are 0 to {classes - 1}"
-            raise bad(message, target.span)
-
-
-def lets_of(section: Section, outputs: Mapping[str, object]) -> tuple[list[ast.Let], list[ast.Let]]:
-    """The section's lets: those that need no output of the model, and those that do."""
-    late: set[str] = set(outputs)
-    before: list[ast.Let] = []
-    after: list[ast.Let] = []
-    for let in section.lets:
-        if any(name.id in late for name, _ in names_of(let.value)):
-            late.add(let.name.id)
-            after.append(let)
-        else:
-            before.append(let)
-    return before, after
+        if data.fields[field].ndim != target.type.rank:  # what it was taken for before it was read
+            continue
+        column = f", column `{data.columns[field]}`" if data.columns.get(field) else ""
+        for start, values in data.fields[field].parts():
+            if values.dtype.kind == "f" and np.any(values != np.round(values)):
+                message = f"`{field}` of {data.name} has fractions, {node.op.name} takes classes 0 to {classes - 1}"
+                raise bad(message, target.span)
+            wrong = np.argwhere(((values < 0) | (values >= classes)) & (values != node.op.ignore_index))
+            if len(wrong):
+                label, place_ = values[tuple(wrong[0])], data.place(start + int(wrong[0][0]))
+                message = f"{place_}{column}: the label is {label}, the classes are 0 to {classes - 1}"
+                raise bad(message, target.span)
 
 
 def folder(out: Path | None, section: Section) -> Path:
