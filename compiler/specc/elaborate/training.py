@@ -13,7 +13,8 @@ from specc.elaborate.fields import Field, fields_of
 from specc.elaborate.losses import LossChecker
 from specc.elaborate.metrics import Measure, check_metric
 from specc.elaborate.names import available, closest, replaced
-from specc.elaborate.partwise import check_parts, keyword
+from specc.elaborate.partwise import check_parts
+from specc.elaborate.partwise import keyword as keyword
 from specc.elaborate.scopes import names_in
 from specc.elaborate.values import POISON, describe, number, show
 from specc.ir.graph import Argument, Call, Graph, Loop, Model, Node, Scan, Value, When

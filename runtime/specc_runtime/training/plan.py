@@ -12,7 +12,7 @@ from specc.syntax import ast
 from specc_runtime.inputs import Interface
 from specc_runtime.training.data.checks import check_lengths, check_padding, fed
 from specc_runtime.training.data.order import batches_by_tokens
-from specc_runtime.training.section import Section, failed
+from specc_runtime.training.section import Section, failed, unsupported
 from specc_runtime.training.sources import Data, bad, read, validation
 
 
