@@ -127,8 +127,9 @@ def _values(section: Section, made: Build, counts: Plan) -> dict[str, float]:
     import warnings
 
     import lightning
+    from lightning.pytorch.callbacks import RichProgressBar
 
-    from specc_runtime.training import loop
+    from specc_runtime.training import loop, progress
     from specc_runtime.training.batches import loader
     from specc_runtime.training.fitting import precision_of
 
@@ -139,6 +140,7 @@ def _values(section: Section, made: Build, counts: Plan) -> dict[str, float]:
     how = (counts.batch, None, counts.tokens)
     fit = loop.Fit(section, made.module(), made.interface(_entry(section)), counts)
     fit.rehearse(next(iter(loader(counts.val, *how))))
+    shown = progress.on_terminal()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         trainer = lightning.Trainer(
@@ -146,7 +148,8 @@ def _values(section: Section, made: Build, counts: Plan) -> dict[str, float]:
             devices=1,
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=False,
+            callbacks=[RichProgressBar(progress.PER_SECOND)] if shown else [],
+            enable_progress_bar=shown,
             enable_model_summary=False,
             precision=precision_of(section),
         )
