@@ -422,6 +422,16 @@ def test_sentences_with_a_tokenizer_of_a_file(tokenizer: str, sentences: Path) -
     assert data.padded == {"input_ids": 0} and "[CLS]" in str(data.tokenizer)
 
 
+def test_sentences_to_validate_on_have_the_same_tokenizer(sentences: Path) -> None:
+    of = 'csv("s.csv", text = "sentence", label = "label", tokenizer = bpe(300))'
+    for val in (of, of.replace(", tokenizer = bpe(300)", "")):
+        data = read(section(sentences, LM, of, val=val, context="64"), "data")
+        held = validation(section(sentences, LM, of, val=val, context="64"), data, 0)[1]
+        assert held is not None and held.tokenizer == data.tokenizer and rows_of(held) == rows_of(data)
+    other = of.replace("bpe(300)", '"bytes"')
+    assert "`val` has another tokenizer than `data`" in refused(sentences, LM, of, val=other, context="64")
+
+
 def test_pairs(sentences: Path) -> None:
     data = data_of(sentences, LM, 'jsonl("s.jsonl", text = ["a", "b"], tokenizer = "hf:bert")', context="64")
     theirs = Tokenizer.from_file(str(sentences / "bert/tokenizer.json"))

@@ -48,7 +48,7 @@ def table_data(asked: Asked, table: Table, options: tuple[str, ...] = ()) -> Dat
 
 def _columns(asked: Asked, key: str, expr: ast.Expr) -> tuple[ast.Str, ...] | None:
     """The columns of a field of text, of a pair two; None if the field is none."""
-    if key == "text" and "tokenizer" in asked.named():
+    if key == "text" and _has_tokenizer(asked):
         items = expr.elements if isinstance(expr, ast.ListExpr) else (expr,)
         if not 1 <= len(items) <= 2 or not all(isinstance(e, ast.Str) for e in items):
             raise failed("E125", "`text` is a column of texts, or a pair of them", expr.span, 'text = ["a", "b"]')
@@ -59,6 +59,11 @@ def _columns(asked: Asked, key: str, expr: ast.Expr) -> tuple[ast.Str, ...] | No
             raise failed("E125", "`tokens` takes the name of a column", expr.span, 'tokens("sentence")')
         return (column,)
     return None
+
+
+def _has_tokenizer(asked: Asked) -> bool:
+    """Whether it says one, or is to validate on data with one."""
+    return "tokenizer" in asked.named() or (asked.like is not None and asked.like.tokenizer is not None)
 
 
 def _unused(asked: Asked, texts: bool) -> None:
@@ -79,7 +84,7 @@ class Tokenized:
         self.vocabulary: Vocabulary | None = None
         self.padded: dict[str, int] = {}
         if any(self._given_ids(columns) is None for columns in of.values()):
-            if "tokenizer" not in asked.named() and (asked.like is None or asked.like.tokenizer is None):
+            if not _has_tokenizer(asked):
                 raise failed("E124", "a source with fields of text needs a `tokenizer`", asked.span, HELP)
             self.vocabulary = vocabulary(asked, self._all(), rows=True)
 
