@@ -364,6 +364,20 @@ def test_log_mel_features_are_those_of_whisper(sounds: Path) -> None:
     trained(sounds, SOUNDS, f'audio_folder("words", {LOG_MEL}, label = "folder")')
 
 
+def test_sounds_of_a_data_set(sounds: Path) -> None:
+    """Both as features and as samples."""
+    files = [str(sounds / f"words/{name}.wav") for name in ("no/0", "yes/1")]
+    found = datasets.Dataset.from_dict({"sound": files, "label": [0, 1]})
+    found.cast_column("sound", datasets.Audio()).save_to_disk(sounds / "d")
+    fields = f'{LOG_MEL.replace("audio", "sound")}, wave = column("sound"), label = "label"'
+    data = data_of(sounds, SOUNDS, f'hf_dataset("d", {fields})')
+    folder = data_of(sounds, SOUNDS, f'audio_folder("words", {LOG_MEL}, audio = "audio")')
+    assert np.array_equal(values(data, "log_mel"), values(folder, "log_mel")[[0, 3]])
+    assert np.array_equal(values(data, "wave"), values(folder, "audio")[[0, 3]])
+    assert values(folder, "audio").shape == (4, 8000) and list(folder.fields) == ["log_mel", "audio", "label"]
+    assert np.array_equal(values(folder, "audio")[1, :7100], soundfile.read(sounds / "words/no/1.wav")[0].astype("f4"))
+
+
 def test_length_of_sounds(sounds: Path) -> None:
     of = f'audio_folder("words", {LOG_MEL.replace("16_000", "16_000, seconds = 0.25")}, label = "folder")'
     assert values(data_of(sounds, SOUNDS, of), "log_mel").shape == (4, 80, 25)
