@@ -85,7 +85,7 @@ def overview(section: Section, counts: Plan, fit: Fit, batch: Batch, saved: Save
         memory = replace(memory, average=memory.weights)
     tokens = ids(fit.of, batch)
     if tokens is not None:
-        tokens *= counts.accumulate
+        tokens *= counts.accumulate * counts.processes
     return Overview(section, counts, folder, tuple(parts_of(fit.model)), memory, tokens, device())
 
 
@@ -218,11 +218,13 @@ def _counted(plan: Overview) -> Iterator[tuple[str, str]]:
     limited = f" of {counts.steps:,}" if counts.last < counts.steps else ""
     most = f"at most {counts.tokens:,} ids, about " if counts.tokens is not None else ""
     length = f"{counts.last:,}{limited}: {epochs} of {batches} of {most}{counts.batch} rows"
+    if counts.processes > 1:
+        length += f" in each of {counts.processes} processes"
     if counts.accumulate > 1:
         length += f", {counts.accumulate} batches to a step"
     yield "steps", length
     if plan.tokens is not None:
-        even = counts.tokens is None and len(counts.train) % (counts.batch * counts.accumulate) == 0
+        even = counts.tokens is None and len(counts.train) % (counts.batch * counts.accumulate * counts.processes) == 0
         yield "tokens", f"{plan.tokens:,} a step, {'' if even else 'about '}{plan.tokens * counts.last:,} in all"
     overridden = [f"{name} = {text}" for name, text in section.overrides.items()]
     if overridden:
