@@ -490,6 +490,20 @@ def test_the_residual_stream_stays_a_matrix() -> None:
     assert [node.op_type for node in proto.graph.node][-2:] == ["Reshape", "Softmax"]
 
 
+def test_a_reshape_of_a_reshape_is_one() -> None:
+    emit = GraphEmitter()
+    x = emit.input("x", si.tensor(B, T, 8))
+    y = emit("MatMul", x, emit.transpose(emit.parameter("weight", si.tensor(12, 8)), (1, 0)))
+    heads = emit.reshape(y, (B, T, Dim.const(3), Dim.const(4)))  # of the Reshape that gives the product its axes back
+    emit.output("y", emit.transpose(heads, (0, 2, 1, 3)))
+    use_gemm(emit)
+    proto = model_proto(emit, "heads", weights=embedded({"weight": np.eye(12, 8, dtype=np.float32)}))
+    assert ops(proto) == {"Reshape": 2, "Gemm": 1, "Transpose": 1, "Shape": 1, "Concat": 1}
+    given = np.random.default_rng(5).standard_normal((2, 5, 8)).astype(np.float32)
+    expected = (given @ np.eye(12, 8, dtype=np.float32).T).reshape(2, 5, 3, 4).transpose(0, 2, 1, 3)
+    np.testing.assert_allclose(run(proto, x=given)[0], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(("length", "expected"), [(1, ["Reshape", "Gemm", "Reshape"]), (2, ["Transpose", "MatMul"])])
 def test_a_result_of_one_position_needs_no_transposed_weight(length: int, expected: list[str]) -> None:
     """Logits for generation: turning a head of 150 MB would be half the time in which a session loads."""

@@ -269,7 +269,7 @@ class _Drawing(Flattener):
             drawn = self._block(first[0], operands)
             outputs: Sequence[Value] = last[0].outputs
             inner = [(*first[0].path, *path) for path, _ in drawn.parameters]
-            label = dotted(self._inside(run.ranged(first[0].path)))
+            label, loop_names = dotted(self._inside(run.ranged(first[0].path))), ""
         else:
             drawn = self._library.body(frame, loop, run)
             operands = [frame.values[value] for value in run.inputs]
@@ -277,9 +277,10 @@ class _Drawing(Flattener):
             binds = {name: part for name, part in run.iterations[0].binds if part is not None}
             inner = [(*binds.get(str(path[0]), path[:1]), *path[1:]) for path, _ in drawn.parameters]
             label = ", ".join(dotted(self._inside(run.ranged(part))) for part in binds.values())
+            loop_names = ", ".join(binds)
         paths = [((*frame.path, *self._inside(p)), (*frame.path, *self._inside(run.ranged(p)))) for p in inner]
         results = self._invoke(frame, drawn, len(run.iterations), operands, paths, outputs)
-        self._label(results, label, loop.span.where, len(run.iterations))
+        self._label(results, label, loop.span.where, len(run.iterations), loop_names)
         for value, result in zip(outputs, results, strict=True):
             frame.values[value] = result
 
@@ -318,9 +319,12 @@ class _Drawing(Flattener):
             op_type, len(outputs), *formal, *read, types=types, domain=domain, overload=drawn.overload
         )
 
-    def _label(self, results: Sequence[Ref], label: str, origin: str, count: int = 1) -> None:
+    def _label(self, results: Sequence[Ref], label: str, origin: str, count: int = 1, loop: str = "") -> None:
+        """`loop`: names of variables that paths inside begin with, one for each part of the label."""
         record = results[0].node
         if record is not None and record.label is None:
             record.label, record.origin = label or None, origin
             if count > 1:
                 record.metadata["repeat"] = str(count)
+            if loop:
+                record.metadata["loop"] = loop

@@ -17,18 +17,11 @@ from specc.backends.onnx.values import Ref, Site, in_order, live, users_of
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
 from specc.op import Emitter, Packed
-from specc.quantisation import SCALE, ZERO, Scheme, part
+from specc.quantisation import SCALE, TO_A_RESULT, ZERO, Scheme, part
 from specc.types import DType, TensorType
 
 CONTRIB = "com.microsoft"
 ACCURACY_LEVEL = 4  # of MatMulNBits on the CPU: activations in int8, blocks summed in int32
-
-_TO_A_RESULT = frozenset(
-    "Add Cast Clip Div Gather Identity Mul Neg Relu Reshape Sigmoid Slice Softmax LogSoftmax Sub Squeeze Tanh "
-    "Unsqueeze".split()
-)
-"""What may lie between a head and the results of the graph."""
-
 
 def pack(emit: GraphEmitter, scheme: Scheme) -> None:
     """Rewrites the places that the scheme is about."""
@@ -67,7 +60,7 @@ def _heads(emit: GraphEmitter) -> frozenset[int]:
         if id(ref) in results:
             return True
         readers = users.get(id(ref), [])
-        return len(readers) == 1 and readers[0].op_type in _TO_A_RESULT and gives_result(readers[0].outputs[0])
+        return len(readers) == 1 and readers[0].op_type in TO_A_RESULT and gives_result(readers[0].outputs[0])
 
     products = [site for site in emit.sites if not site.packing.looked_up]
     return frozenset(id(site.weight) for site in products if gives_result(site.result))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specc.backends.onnx.emitter import GraphEmitter
-from specc.backends.onnx.rows import join_rows
+from specc.backends.onnx.rows import join_rows, merge_reshapes
 from specc.backends.onnx.values import Record, Ref, in_order
 from specc.dims import Dim
 from specc.types import TensorType
@@ -25,6 +25,7 @@ def use_gemm(emit: GraphEmitter, watched: Sequence[Ref] = ()) -> None:
     """Rewrites the linear layers of three and more axes. `watched` values keep their shapes."""
     _Rewriter(emit).run()
     join_rows(emit, watched)
+    merge_reshapes(emit)
 
 
 @dataclass(frozen=True, eq=False)

@@ -142,6 +142,25 @@ class _Joiner:
                 reader.inputs = [made if ref is before else ref for ref in reader.inputs]
 
 
+def merge_reshapes(emit: GraphEmitter) -> None:
+    """A `Reshape` of what a `Reshape` made reads what that one read."""
+    records, emit.records = emit.records, []
+    for record in records:
+        source = _before_reshapes(record)
+        if source is None:
+            emit.records.append(record)
+            continue
+        target = record.outputs[0]
+        emit.forget(record)
+        with emit.at(record.scope, record.origin):
+            made = emit.reshape(source, target.type.shape)
+        if emit.records and emit.records[-1] is made.node:
+            emit.adopt(made, target)
+        else:  # there is one already, or nothing to do: its readers are not worth the search
+            emit.records.append(record)
+    emit.records = in_order(emit.records)
+
+
 def add_in_products(emit: GraphEmitter) -> None:
     """An addition to a `Gemm` that nothing else reads becomes its third operand."""
     results = [ref for _, ref in emit.outputs]
@@ -173,6 +192,19 @@ def _addable(product: Ref, other: Ref, addition: Record, users: dict[int, list[R
         readers = users.get(id(addition.outputs[0]), [])
         return other.type.shape == shape[1:] and [reader.op_type for reader in readers] != ["Gelu"]
     return other.type.shape == shape
+
+
+def _before_reshapes(record: Record) -> Ref | None:
+    """What goes into the first of the `Reshape`s of which this is the last; None if it is the only one."""
+    found: Ref | None = None
+    node: Record | None = record
+    while node is not None and node.op_type == "Reshape" and not node.domain and node.outputs[0].known:
+        source = node.inputs[0]
+        if source is None or not source.known:
+            break
+        found = source if node is not record else None
+        node = source.node
+    return found
 
 
 # ---- what has rows ---------------------------------------------------------------------------------------------------
