@@ -92,6 +92,11 @@ class Text:
         if held:
             yield self._decoded(held)
 
+    def lines(self) -> Iterator[str]:
+        """What a tokenizer is trained on: it takes many texts at once, so that blocks would be too large."""
+        for block in self.blocks():
+            yield from block.splitlines(keepends=True)
+
     def _decoded(self, block: bytes) -> str:
         try:
             return block.decode()
@@ -149,7 +154,7 @@ def _ids(asked: Asked, text: Text) -> tuple[Vocabulary, Array]:
             _placed(iter([make().encode()]), place)
         return place.read_text("utf-8")
 
-    made = vocabulary(asked, text.blocks(), rows=False, kept=kept)
+    made = vocabulary(asked, text.lines(), rows=False, kept=kept)
     kind = np.uint8 if made.bytes else np.uint16 if made.size <= 2**16 else np.uint32
     key = _key(digest, "bytes" if made.bytes else made.json)
     path = folder / f"{key}.ids" if folder is not None else None
