@@ -251,6 +251,12 @@ def test_a_checkpoint_has_no_sizes(tmp_path: Path) -> None:
     assert run(tmp_path / "m.safetensors", "--at", "B=1").exit_code == 1
 
 
+@pytest.mark.parametrize("options", [["--fit", "24GiB"], ["--explain", "h.0"], ["--device", "h100"]])
+def test_what_a_graph_cannot_tell(options: list[str], tiny: Path) -> None:
+    found = run(tiny, *options)
+    assert found.exit_code == 1
+
+
 def test_what_is_foreign(tiny: Path, tmp_path: Path) -> None:
     assert is_foreign(tiny) and is_foreign(Path("m.safetensors"))
     assert not is_foreign(tmp_path) and not is_foreign(SPECS / "gpt2.spec") and not is_foreign(Path("gpt2"))

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,14 @@ from specc.inspect import formats, report
 from specc.inspect.bits import weights
 from specc.inspect.caches import cache
 from specc.inspect.columns import COLUMNS
+from specc.inspect.counts import BYTES
 from specc.inspect.devices import device
 from specc.inspect.provenance import explain
 from specc.inspect.roofline import estimate
 from specc.inspect.text import table
 from specc.ir.graph import Model
+from specc.op import numel
+from specc.passes.incremental import Incremental, derive, innermost
 from specc.types import DType
 from specc_runtime.build import Request, build
 from specc_runtime.checkpoint import Checkpoint
@@ -89,6 +93,22 @@ def test_caches(name: str, token: str | None, constant: str | None) -> None:
         return
     assert found is not None
     assert (str(found.token), str(found.constant)) == (token, constant)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "mamba", "t5", "whisper", "lstm", "mixtral"])
+def test_what_is_kept_is_what_builds_keep(name: str) -> None:
+    """The states of the incremental entry that a build has."""
+    of = model(name, layers="2") if name != "whisper" else model(name)
+    entry = innermost(of, "forward")
+    steps = derive(of, entry)
+    assert isinstance(steps, Incremental)
+    at = dict.fromkeys((*steps.sizes, "B", "T", "N"), 6)
+    kept = cache(of, "forward", 4)
+    assert kept is not None and kept.bytes is not None
+    sizes = {**at, **dict.fromkeys(steps.step.past.symbols, 0)}
+    groups = (*steps.states, *steps.carried, *steps.once)
+    expected = sum(numel(s.after).evaluate(sizes) * BYTES[s.after.dtype] for group in groups for s in group)
+    assert kept.bytes.evaluate(at) == expected
 
 
 # ---- formats ---------------------------------------------------------------------------------------------------------
@@ -237,6 +257,14 @@ def test_this_processor_is_measured() -> None:
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_many_experts_is_quick() -> None:
+    """Its 94 layers have 36 thousand matrices; each distinct part is walked once."""
+    of = driver.load(SPECS / "qwen3_moe.spec", preset="qwen3-235b-a22b").model
+    start = time.process_time()
+    assert report(of).parameters > 200e9
+    assert time.process_time() - start < 5  # it takes 1
 
 
 def test_405b_in_a_second_and_without_torch() -> None:

@@ -128,30 +128,33 @@ def sites(graph: Graph) -> list[Site]:
 
 def _read_otherwise(model: Model, tied: Mapping[str, str]) -> set[str]:
     """Parameters that something else than a product or a look-up reads."""
-    found: set[str] = set()
-    for entry in model.entries.values():
-        for path in _others(entry.full, ()):
-            found.add(tied.get(dotted(path), dotted(path)))
-    return found
+    known: dict[Graph, tuple[Path, ...]] = {}
+    paths = (path for entry in model.entries.values() for path in _others(entry.full, known))
+    return {tied.get(name, name) for name in map(dotted, paths)}
 
 
-def _others(graph: Graph, prefix: Path) -> Iterator[Path]:
-    reads: dict[Value, Path] = {}
-    for node in flat(graph.nodes):
-        if isinstance(node, Read):
-            reads[node.output] = (*prefix, *node.path)
-        elif isinstance(node, Call) and node.graph.module is not None:
-            yield from _others(node.graph, (*prefix, *node.path))
-        elif isinstance(node, Apply):
-            packed = node.op.packing.operand if node.op.packing is not None else None
-            for i, value in enumerate(node.inputs):
-                if i != packed and isinstance(value, Value) and value in reads:
-                    yield reads[value]
+def _others(graph: Graph, known: dict[Graph, tuple[Path, ...]]) -> tuple[Path, ...]:
+    """Of one graph, matrices alone: nothing else is ever packed."""
+    if graph not in known:
+        reads: dict[Value, Path] = {}
+        found: list[Path] = []
+        for node in flat(graph.nodes):
+            if isinstance(node, Read):
+                if node.output.type.rank == 2:
+                    reads[node.output] = node.path
+            elif isinstance(node, Call) and node.graph.module is not None:
+                found += ((*node.path, *path) for path in _others(node.graph, known))
+            elif isinstance(node, Apply):
+                packed = node.op.packing.operand if node.op.packing is not None else None
+                others = (value for i, value in enumerate(node.inputs) if i != packed and isinstance(value, Value))
+                found += (reads[value] for value in others if value in reads)
+        known[graph] = tuple(found)
+    return known[graph]
 
 
 @dataclass
 class _Scope:
-    """One graph: who reads each value, which of its results lead to the entry's."""
+    """One graph: who reads each value, which values lead to the entry's results as far as is known."""
 
     sizes: Sizes
     users: dict[Value, list[Node]] = field(default_factory=dict)
@@ -202,9 +205,13 @@ class _Walk:
 
     def _leads(self, scope: _Scope, value: Value) -> bool:
         """Whether a value becomes a result by operations that mix nothing, and is read by nothing else."""
+        if value not in scope.results:
+            scope.results[value] = self._passes_on(scope, value)
+        return scope.results[value]
+
+    def _passes_on(self, scope: _Scope, value: Value) -> bool:
+        """Whether the one node that reads a value leads from it to a result."""
         readers = scope.users.get(value, [])
-        if value in scope.results:
-            return scope.results[value]
         if len(readers) != 1:
             return False
         (reader,) = readers

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from specc.diagnostics import Diagnostic, Rejected
-from specc.dims import Dim
 from specc.inspect.bits import Weights
 from specc.inspect.caches import Cache
 from specc.inspect.devices import Device
+from specc.inspect.formulas import Formula
 from specc.inspect.numbers import byte_text, rounded
 from specc.inspect.spending import Spendings
 from specc.inspect.storages import Spent
@@ -116,16 +116,15 @@ def estimate(
     weights = stored.schemes[scheme] if scheme is not None else stored.dtypes[dtype]
     cached = _number(kept.bytes, at) if kept is not None and _known(kept, at) else 0
     phases: list[Phase] = []
-    batch = _batch(kept)
-    if kept is not None and batch is not None and _known(kept, at):
-        positions = at[kept.along]
-        tokens = batch.evaluate(at) * positions
+    if kept is not None and _known(kept, at):
+        positions, batch = at[kept.along], kept.batch.evaluate(at)
+        tokens = batch * positions
         flops = _number(spent.flops, at)
         phases.append(Phase("prefill", "tokens", tokens, flops, weights + cached, device, dtype))
-        step = Spendings(width).entry(kept.incremental.graph, kept.incremental.sizes).spent
-        sizes = {**at, kept.along: 1, **dict.fromkeys(kept.incremental.step.past.symbols, positions)}
+        step = Spendings(width).entry(kept.graph, kept.sizes).spent
+        sizes = {**at, kept.along: 1, **dict.fromkeys(kept.sizes.earlier.symbols, positions)}
         flops = _number(step.flops, sizes)
-        phases.append(Phase("decode", "tokens", batch.evaluate(at), flops, weights + cached, device, dtype))
+        phases.append(Phase("decode", "tokens", batch, flops, weights + cached, device, dtype))
     else:
         flops = _number(spent.flops, at)
         phases.append(Phase("forward", "passes", 1, flops, weights + cached, device, dtype))
@@ -137,16 +136,7 @@ def _known(kept: Cache, at: Mapping[str, int]) -> bool:
     return kept.along in at and all(name in at for name in symbols)
 
 
-def _batch(kept: Cache | None) -> Dim | None:
-    """The size of a step's results that is no position: the first axis of what is kept."""
-    if kept is None:
-        return None
-    states = [state for group in (*kept.incremental.states, *kept.incremental.carried) for state in group]
-    first = next((state.after for state in states if state.after.rank), None)
-    return first.shape[0].plain() if first is not None and not first.shape[0].unit else None
-
-
-def _number(formula: Dim | None, at: Mapping[str, int]) -> int:
+def _number(formula: Formula, at: Mapping[str, int]) -> int:
     if formula is None:
         raise Rejected([Diagnostic("E009", "a formula of this model is too long to be written: there is no estimate")])
     return formula.evaluate(at)

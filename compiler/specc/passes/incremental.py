@@ -140,12 +140,10 @@ def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> I
     graph = of.graphs[of.full.present - without]
     if not _stateful(graph.nodes):
         return [without_cache(model, entry)]
-    step = _step_of(graph)
-    if step is None:
+    sizes = step_sizes(graph)
+    if sizes is None:
         message = "what is kept goes along a computed size: a step has new positions of a dim of the entry"
         return [Diagnostic("D407", message, _first_cached(graph), help="along = T, a dim of the entry's signature")]
-    names = dict.fromkeys((*graph.dims, *(s for a in graph.inputs for d in a.type.shape for s in d.symbols)))
-    sizes = StepSizes(step, past(step), {name: Dim.symbol(name) for name in names if not is_past(name)})
     has_once = any(isinstance(node, Apply) and node.op.name == "once" for node in _reached(graph.nodes))
     walk = Walk(model.module.name, entry, sizes, has_once, _first_cached(graph))
     given = [Known(varies(walk.step, sizes.type(a.type)), frozenset([a.name])) for a in graph.inputs]
@@ -174,6 +172,15 @@ def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> I
         warnings=tuple(found),
         outside_sdpa=tuple(walk.outside.found),
     )
+
+
+def step_sizes(graph: Graph) -> StepSizes | None:
+    """The sizes of an entry that goes on from earlier positions; None where these are not along a dim of its own."""
+    step = _step_of(graph)
+    if step is None:
+        return None
+    names = dict.fromkeys((*graph.dims, *(s for a in graph.inputs for d in a.type.shape for s in d.symbols)))
+    return StepSizes(step, past(step), {name: Dim.symbol(name) for name in names if not is_past(name)})
 
 
 def findings(model: Model) -> list[Diagnostic]:

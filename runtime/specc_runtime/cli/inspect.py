@@ -107,6 +107,9 @@ def command(
 
     with reporting():
         if foreign.is_foreign(Path(file)):
+            _only_of_specs(
+                file, {"--explain": explain, "--fit": fit, "--device": device, "--set": sets, "--quant": quant}
+            )
             click.echo(foreign.shown(Path(file), at=at, depth=depth, sort=sort, format=format), nl=False)
             return
         omitted = frozenset(without)
@@ -138,6 +141,14 @@ def command(
             answer = _estimated(checked.model, found, device, schemes)
     print_diagnostics(checked.warnings)
     click.echo(json.dumps(answer.to_json(), indent=1) if format == "json" else str(answer))
+
+
+def _only_of_specs(file: str, given: Mapping[str, Any]) -> None:
+    """Raises `Rejected` (E009) for what a file that specc did not write cannot tell."""
+    for option, value in given.items():
+        if value:
+            message = f"{option}: {file} does not say enough for that"
+            raise Rejected([Diagnostic("E009", message, help=f"{option} is of specs and of builds")])
 
 
 class Answer(Protocol):

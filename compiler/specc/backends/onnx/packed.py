@@ -23,6 +23,7 @@ from specc.types import DType, TensorType
 CONTRIB = "com.microsoft"
 ACCURACY_LEVEL = 4  # of MatMulNBits on the CPU: activations in int8, blocks summed in int32
 
+
 def pack(emit: GraphEmitter, scheme: Scheme) -> None:
     """Rewrites the places that the scheme is about."""
     heads = _heads(emit)
