@@ -425,11 +425,42 @@ def test_a_loss_is_of_fp32_in_mixed_precision(tmp_path: Path) -> None:
     assert found[0] == pytest.approx(found[1], rel=0.02) and found[0] != found[1]
 
 
-def test_generate_is_refused_by_name(folder: Path) -> None:
-    with pytest.raises(Rejected, match=r"`generate\(..\)` is not supported yet"):
-        computed(opened(folder, "mean(a)", "metrics = [bleu(generate(forward, max_length = 9), data.places)]"))
-    with pytest.raises(Rejected, match="generate takes an entry of Net"):
-        opened(folder, "mean(a)", "metrics = [bleu(generate(decode), data.places)]")
+COUNT = """\
+dim B, T
+model Count {
+  param scale: Tensor[1] = ones()
+  forward(input_ids: Int[B, T], attention_mask: Bool[B, T]? = none) -> logits: Tensor[B, T, 9] {
+    return scale * cast_like(one_hot(input_ids + 1, 9), scale)
+  }
+}
+train Count {
+  data = npz("rows.npz", input_ids = "ids")
+  loss = cross_entropy(logits[:, :-1], input_ids[:, 1:])
+  metrics = [word_error_rate(generate(forward, max_length = 8, stop = 6), data.input_ids)]
+  optim = sgd(lr = 0.0); batch = 4; epochs = 1
+}
+"""
+
+
+def test_texts_that_the_model_writes(tmp_path: Path) -> None:
+    """A model that counts: rows up to 6 are what it writes after their first ids, but for the last."""
+    np.savez(
+        tmp_path / "rows.npz", ids=[[1, 2, 3, 4, 5, 6], [3, 4, 5, 6, 0, 0], [2, 3, 4, 5, 6, 0], [1, 2, 4, 6, 0, 0]]
+    )
+    spec = tmp_path / "count.spec"
+    spec.write_text(COUNT)
+    train(Request(str(spec), out=tmp_path / "run"))
+    rows = [row for row in csv.DictReader((tmp_path / "run/metrics.csv").open()) if row["word_error_rate"]]
+    assert float(rows[-1]["word_error_rate"]) == pytest.approx(2 / (5 + 3 + 4 + 3))
+    wrong = {
+        "generate(forward, ": ("generate(forwards, ", "did you mean `forward`?"),
+        "max_length = 8, ": ("", "generate needs `max_length`"),
+        "stop = 6": ("until = 6", "generate takes an entry, `max_length` and `stop`"),
+        "Int[B, T], attention": ("Int[B, T], other: Int[B, T], attention", "that is the only one"),
+    }
+    for before, (after, expected) in wrong.items():
+        spec.write_text(COUNT.replace(before, after))
+        assert expected in report.full(driver.check(str(spec)))
 
 
 def test_labels_of_every_position_are_classes(folder: Path) -> None:

@@ -11,9 +11,10 @@ from specc.elaborate.attributes import OpCall
 from specc.elaborate.body import BodyChecker
 from specc.elaborate.builtins import COMPILE_TIME
 from specc.elaborate.fields import Field
+from specc.elaborate.generation import Generated, generated
 from specc.elaborate.groups import group_of
 from specc.elaborate.names import available, closest, replaced
-from specc.elaborate.settings import FIELD_FUNCTIONS, LOSSES, OPAQUE
+from specc.elaborate.settings import FIELD_FUNCTIONS, LOSSES
 from specc.elaborate.signatures import Unifier, opaque_axes
 from specc.elaborate.values import POISON, Fail, Poisoned, describe
 from specc.ir.graph import Input, Model, Value
@@ -55,6 +56,7 @@ class LossChecker(BodyChecker):
         self.open: set[str] = set()  # symbols of sizes that the data knows
         self.read: dict[tuple[str, DType], Value] = {}  # fields as they are used
         self.auxiliary: dict[str, Value] = {}
+        self.generated: dict[Value, Generated] = {}
         self.outputs: list[Value] = []
         self.lets: set[str] = set()
         self.rebound: set[str] = set()  # inputs that are fed by an expression
@@ -221,7 +223,9 @@ class LossChecker(BodyChecker):
     def _Name(self, expr: ast.Name) -> Any:
         if expr.id not in self.locals:
             if expr.id in self.model.entries:
-                raise Poisoned  # generate(decode, ..)
+                raise self.fail(
+                    "E103", f"`{expr.id}` is an entry", expr.span, help=f"generate({expr.id}, max_length = ..)"
+                )
             if expr.id in ("data", "aux"):
                 raise self.fail("E103", f"`{expr.id}` is read by its fields", expr.span, help=f"{expr.id}.name")
             self._seen(expr)
@@ -286,9 +290,9 @@ class LossChecker(BodyChecker):
         name = expr.func.id if isinstance(expr.func, ast.Name) else ""
         if name == "group" and self.file.find(name) is None:
             return group_of(self, expr)
-        if self.file.find(name) is None and (name in OPAQUE or (name in FIELD_FUNCTIONS and name not in operators())):
-            if name == "generate":
-                self._generated(expr)
+        if name == "generate" and self.file.find(name) is None:
+            return generated(self, expr)
+        if self.file.find(name) is None and name in FIELD_FUNCTIONS and name not in operators():
             for arg in expr.args:
                 with self.elab.collecting():
                     self.value(arg.value) if isinstance(arg, ast.Arg) else None
@@ -296,24 +300,6 @@ class LossChecker(BodyChecker):
         if isinstance(expr.func, ast.Name) and self.file.find(name) is None and name not in operators():
             self._seen(expr.func)
         return super()._Call(expr)
-
-    def _generated(self, call: ast.Call) -> None:
-        """`generate(decode, max_length = 128)`: an entry by its name (E107), and how long a text may become (E120)."""
-        first = call.args[0] if call.args else None
-        entry = first.value if isinstance(first, ast.Arg) and first.name is None else None
-        if not isinstance(entry, ast.Name) or entry.id not in self.model.entries:
-            guess = closest(entry.id, self.model.entries) if isinstance(entry, ast.Name) else None
-            raise self.fail(
-                "E107",
-                f"generate takes an entry of {self.model.module.name}",
-                entry.span if entry is not None else call.span,
-                help=f"did you mean `{guess}`?" if guess else "",
-                edits=replaced(entry.span, guess) if entry is not None else (),
-                available=available(self.model.entries),
-            )
-        for arg in call.args[1:]:
-            if not isinstance(arg, ast.Arg) or arg.name is None or arg.name.id != "max_length":
-                raise self.fail("E120", "generate takes an entry and `max_length`", arg.span)
 
     def _seen(self, name: ast.Name) -> None:
         """E103 for a part of the model."""

@@ -45,9 +45,6 @@ METRIC_OPTIONS: dict[str, tuple[str, ...]] = {
     "bleu": ("n",),
 }
 """What metrics take beside their tensors."""
-OPAQUE = ("generate",)
-"""Functions of the training runtime whose results have no static type."""
-
 # How a setting is called elsewhere: `learning_rate = 6e-4` is `optim = adamw(lr = 6e-4)`.
 INSIDE = {
     "learning_rate": ("optim", "adamw(lr = {})"), "lr": ("optim", "adamw(lr = {})"),

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from specc.dims import Dim
+from specc.elaborate.generation import Generated
 from specc.elaborate.metrics import Measure
 from specc.elaborate.training import TrainChecker
 from specc.ir.graph import Apply, Argument, Call, Graph, Node, Value
@@ -29,7 +30,8 @@ class Stages:
     """All that a section computes of a batch. Every tensor has a name of its own, by which the next stage finds it.
 
     `fields`: name -> (field, dtype); `bound`: input of the entry -> name; `outputs`: names in the order of the entry's
-    results; `auxiliary`: name -> aux; `measures`: metrics with the names of their tensors. The loss is called `loss`.
+    results; `auxiliary`: name -> aux; `generated`: name -> how a text comes about; `measures`: metrics with the names
+    of their tensors. The loss is called `loss`.
     """
 
     before: Stage
@@ -40,6 +42,7 @@ class Stages:
     bound: Mapping[str, str]
     outputs: tuple[str, ...]
     auxiliary: Mapping[str, str]
+    generated: Mapping[str, Generated]
     measures: tuple[tuple[Measure, tuple[str, ...]], ...]
 
     @property
@@ -89,6 +92,7 @@ def stages(checker: TrainChecker) -> Stages:
         bound={n: naming.of(value) for n, (value, _) in checker.bound.items() if value is not None},
         outputs=outputs,
         auxiliary=auxiliary,
+        generated={naming.of(value): how for value, how in place.generated.items()},
         measures=tuple((m, tuple(naming.of(v) for v in m.values if v is not None)) for m in checker.measures),
     )
 

@@ -53,6 +53,7 @@ class Fit(lightning.LightningModule):
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Run the model on a batch; its outputs and lets are then known to the objective."""
+        self.objective.module = self.model
         feeds = self.objective.feeds(batch)
         parts = [part for part in self.model.modules() if isinstance(getattr(part, "aux", None), dict)]
         for part in parts:

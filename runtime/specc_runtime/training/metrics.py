@@ -88,7 +88,7 @@ class Meter:
             return
         found, target = tensors
         if self.kind in TEXT_METRICS:
-            metric.update(*self._texts(found, target))
+            metric.update(*self._texts(found, target, objective.stop(self.index)))
         elif self.kind == "cosine_similarity":
             metric.update(found.float().reshape(-1, found.shape[-1]), target.float().reshape(-1, target.shape[-1]))
         elif self.kind in PAIRS:
@@ -100,9 +100,9 @@ class Meter:
         else:
             metric.update(found.float().reshape(-1, found.shape[-1]), target.long().reshape(-1))
 
-    def _texts(self, found: torch.Tensor, target: torch.Tensor) -> tuple[list[str], list[Any]]:
-        """Rows of ids as texts of one word for each id; what is below 0 fills rows up."""
-        said, meant = ([" ".join(str(i) for i in row if i >= 0) for row in ids.tolist()] for ids in (found, target))
+    def _texts(self, found: torch.Tensor, target: torch.Tensor, stop: int | None) -> tuple[list[str], list[Any]]:
+        """Rows of ids as texts of one word for each id, up to the id that ends them; what is below 0 fills rows up."""
+        said, meant = ([_text(row, stop) for row in ids.tolist()] for ids in (found, target))
         return said, [[one] for one in meant] if self.kind == "bleu" else meant
 
     def value(self, metric: Metric) -> float:
@@ -110,6 +110,11 @@ class Meter:
         found: Any = metric.compute()
         number = float(found["rougeL_fmeasure"] if self.kind == "rouge" else found)
         return math.exp(min(number, 700.0)) if self.kind == "perplexity" else number
+
+
+def _text(row: list[int], stop: int | None) -> str:
+    end = row.index(stop, 1) if stop in row[1:] else len(row)
+    return " ".join(str(i) for i in row[:end] if i >= 0)
 
 
 def meters(section: Section) -> list[Meter]:

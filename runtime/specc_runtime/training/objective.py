@@ -9,6 +9,7 @@ import specc
 from specc.backends.torch.functions import emit_functions
 from specc.backends.torch.optext import torch_dtype
 from specc.diagnostics import Collector
+from specc.elaborate.generation import Generated
 from specc.elaborate.stages import Stage, Stages, stages
 from specc.elaborate.training import TrainChecker
 from specc.types import DType
@@ -38,6 +39,8 @@ class Objective:
         exec(compile(self.source, "objective.py", "exec"), functions)
         self.functions: Mapping[str, Callable[..., Any]] = functions
         self.known: dict[str, torch.Tensor] = {}
+        self.fed: dict[str, torch.Tensor] = {}
+        self.module: torch.nn.Module | None = None
         self.measured = False
 
     def _check_fed(self) -> None:
@@ -64,6 +67,7 @@ class Objective:
             feeds[item.argument] = value
             if item.name in found.inputs:
                 self.known[found.inputs[item.name]] = value
+        self.fed = feeds
         return feeds
 
     def _field(self, values: torch.Tensor, name: str, dtype: DType) -> torch.Tensor:
@@ -101,8 +105,26 @@ class Objective:
         if not self.measured:
             self.measured = True
             with torch.no_grad(), torch.autocast(self.known["loss"].device.type, enabled=False):
+                self.known |= {name: self._written(how) for name, how in self.stages.generated.items()}
                 self._run("measured", self.stages.measured)
         return [self.known[name].detach() for name in self.stages.measures[index][1]]
+
+    def _written(self, how: Generated) -> torch.Tensor:
+        """Texts that the model writes after the first id of each row, -1 after the id that ends one."""
+        assert self.module is not None
+        names = {item.name: item.argument for item in self.of.inputs}
+        feeds = {names[n]: self.fed[names[n]] for n in names if n not in how.without}
+        was, method = self.module.training, getattr(self.module, self.of.method)
+        self.module.eval()
+        try:
+            return greedy(method, feeds, names[how.ids], how)
+        finally:
+            self.module.train(was)
+
+    def stop(self, index: int) -> int | None:
+        """The id that ends the texts of a metric, if it compares what the model writes."""
+        names = self.stages.measures[index][1]
+        return next((how.stop for name, how in self.stages.generated.items() if name in names), None)
 
     def _run(self, name: str, stage: Stage) -> None:
         if stage.graph is None:
@@ -127,8 +149,7 @@ def typed(section: Section, data: Data) -> Stages:
         raise unsupported("the loss, of fields whose sizes differ from row to row,", section.span("loss"))
     for measure in checker.measures:
         if None in measure.values:
-            generated = "generate(" in measure.span.text
-            raise unsupported("`generate(..)`" if generated else f"what `{measure.name}` compares", measure.span)
+            raise unsupported(f"what `{measure.name}` compares", measure.span)
     return stages(checker)
 
 
@@ -136,3 +157,23 @@ def sizes_of(column: Any) -> tuple[int | None, ...]:
     """The sizes of a row's axes, None where rows differ."""
     row = getattr(column, "row", None)
     return tuple(column.shape[1:]) if row is None else tuple(row)
+
+
+def greedy(
+    method: Callable[..., Any], feeds: Mapping[str, torch.Tensor], argument: str, how: Generated
+) -> torch.Tensor:
+    """Ids [B, n] with n <= max_length: the likeliest next one, over and over."""
+    import torch
+
+    ids = feeds[argument][:, :1]
+    ended = torch.zeros_like(ids, dtype=torch.bool)
+    kept = [ids]
+    while len(kept) < how.max_length and not (bool(ended.all()) and not torch.distributed.is_initialized()):
+        found = method(**{**feeds, argument: ids})
+        scores = found[how.result] if isinstance(found, tuple) else found
+        following = scores[:, -1:].argmax(-1)
+        kept.append(following.masked_fill(ended, -1))
+        ids = torch.cat([ids, following], 1)
+        if how.stop is not None:
+            ended |= following == how.stop
+    return torch.cat(kept, 1)
