@@ -82,6 +82,35 @@ def test_memory_of_a_training_step(
     assert found.bytes == pytest.approx(live.peak, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("name", "sets", "at"),
+    [
+        ("gpt2", GPT2, {"B": 4, "T": 128}),
+        ("llama", LLAMA, {"B": 2, "T": 96}),
+        ("resnet", {}, {"B": 2, "Y": 64, "X": 64}),
+    ],
+)
+def test_memory_of_inference(name: str, sets: Mapping[str, str], at: dict[str, int]) -> None:
+    """A value is counted until its last use. Eager torch holds a local until it is assigned again or its method ends,
+    so that it takes as much or more, up to a third.
+    """
+    torch = pytest.importorskip("torch")
+    import measured
+
+    from specc.backends.torch.export import emit
+
+    of = model(name, sets)
+    namespace: dict[str, Any] = {}
+    exec(compile(emit(of), "model.py", "exec"), namespace)
+    module, (feeds, _) = namespace[of.module.name]().eval(), made(torch, name, at)
+    live = measured.Live([*module.parameters(), *module.buffers(), *feeds.values()])
+    held = live.bytes
+    with torch.no_grad(), live:
+        module(**feeds)
+    terms = {term: size for term, _, size in solved(of, ALL, at).terms}
+    assert 0.7 * (live.peak - held) < terms["activations"] < 1.01 * (live.peak - held)
+
+
 def made(torch: Any, name: str, at: dict[str, int]) -> tuple[dict[str, Any], Any]:
     """Inputs, and classes to learn."""
     if name == "resnet":

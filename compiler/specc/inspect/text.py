@@ -85,9 +85,14 @@ def _totals(report: Report, width: int | None) -> Iterator[str]:
         if number is not None:
             shown = f"{number:,}" if name == "FLOPs" else (rounded(number) if name == "training" else byte_text(number))
             lines.append(("", shown, ""))
+    first, *others = [formula(candidate) for candidate in spent.peak] or ["0"]
+    lines.append(("live", first, f"bytes of activations at most in inference, in {report.dtype}"))
+    lines += [("", other, "or this, whichever is more") for other in others[: MAX_PEAKS - 1]]
+    if len(others) >= MAX_PEAKS:
+        lines.append(("", f"or one of {len(others) - MAX_PEAKS + 1} more", ""))
     peak = report.largest(spent.peak)
     if peak is not None:
-        lines.append(("live", byte_text(peak), f"of activations at most in inference, in {report.dtype}"))
+        lines.append(("", byte_text(peak), ""))
     if report.cache is not None:
         lines += _cache(report, report.cache)
     intensity = report.intensity(spent)
@@ -119,4 +124,4 @@ def _cache(report: Report, cache: Cache) -> Iterator[tuple[str, str, str]]:
         yield "", byte_text(cache.bytes.evaluate(report.at)), "after these positions"
 
 
-MAX_TIES = 6
+MAX_TIES, MAX_PEAKS = 6, 3

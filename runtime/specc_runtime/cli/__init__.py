@@ -23,7 +23,7 @@ COMMANDS = {
     "check": "Check a spec: names, shapes, dtypes, weights, tests.",
     "import": "Build the spec of the zoo that a Hugging Face checkpoint is of.",
     "export": "Write a build as a Hugging Face folder.",
-    "inspect": "Show the tree of blocks with shapes and parameters.",
+    "inspect": "Show what a model is made of and what it costs, what fits into memory, where shapes come from.",
     "diff": "Compare two models: structure, shapes, cost, what becomes of a checkpoint.",
     "bench": "Measure how fast a build runs, and which lines of its spec take the time.",
     "view": "Open a build (or a spec, or an .onnx file) in Netron.",

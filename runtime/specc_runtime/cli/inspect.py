@@ -63,13 +63,13 @@ def parse_columns(ctx: click.Context, param: click.Parameter, value: str | None)
 @click.option("--at", callback=parse_at, metavar="B=1,T=1024", help="Numbers for these sizes beside the formulas.")
 @click.option("--depth", type=click.IntRange(0), metavar="N", help="Show N levels of blocks.  [default: all]")
 @click.option("--sort", type=click.Choice(SORTS), help="Order blocks side by side.  [default: as they run]")
-@click.option("--columns", callback=parse_columns, metavar="NAME,NAME", help="Columns of the table.  [see below]")
+@click.option("--columns", callback=parse_columns, metavar="NAME,NAME", help="Columns of the table.  [see above]")
 @click.option("--dtype", type=click.Choice(["f32", "f16", "bf16"]), default="f32", show_default=True)
 @click.option("--quant", multiple=True, metavar="SCHEME", help="Weights in few bits, as of build --quant (repeatable).")
 @click.option("--explain", metavar="PATH", help="Where the shape of a value comes from, as of h.0.attn.k.")
 @click.option("--fit", metavar="MEMORY", help="The largest size that fits, as into 24GiB; --at gives all others.")
 @click.option("--train", is_flag=True, help="--fit: of training.")
-@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="adamw", show_default=True, help="--fit --train")
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="adamw", show_default=True, help="--fit --train: how it is trained.")
 @click.option("--checkpointing", is_flag=True, help="--fit --train: repeated blocks are computed again.")
 @click.option("--lora", type=click.IntRange(1), metavar="RANK", help="--fit --train: adapters alone are trained.")
 @click.option("--fsdp", type=click.IntRange(1), default=1, metavar="N", help="--fit --train: shared by N devices.")
@@ -94,9 +94,10 @@ def command(
     format: str,
     **training: Any,
 ) -> None:
-    """Show the tree of blocks of a spec or a build: shapes, parameters and FLOPs as formulas over the entry's dims.
+    """Show what a spec or a build is made of and what it costs, as formulas over the entry's dims.
 
-    A repeated block is shown once: `h.{0..11}  12 x Block`. A multiply-add is two FLOPs.
+    A repeated block is shown once: `h.{0..11}  12 x Block`. A multiply-add is two FLOPs. --explain, --fit and --device
+    answer a question instead. Of an ONNX graph, a safetensors file or a folder of them, what it tells.
 
     Columns: result params weights flops products training activation live moved intensity formula.
     """
