@@ -242,6 +242,21 @@ def test_ragged_and_missing_values(tmp_path: Path) -> None:
     assert values(data, "input_ids").tolist() == [[1, 2], [3, 0]] and data.padded == {"input_ids": 0}
 
 
+def test_odd_tables(tables: Path) -> None:
+    np.savez(tables / "odd.npz", empty=np.zeros((0, 2)), large=np.array([[1, 2**63]], np.uint64))
+    assert "the field `x` of odd.npz has no rows" in refused(tables, ROWS, 'npz("odd.npz", x = "empty")')
+    assert "a number of more than 63 bits" in refused(tables, ROWS, 'npz("odd.npz", x = "large")')
+    assert "t.csv is a file" in refused(tables, ROWS, 'hf_dataset("t.csv", x = ["a", "b"], label = "n")')
+    assert "cannot load the data set /" in refused(tables, ROWS, 'hf_dataset("/", x = ["a", "b"], label = "n")')
+    assert "No such file" in refused(tables, ROWS, 'parquet("u.parquet", x = ["a", "b"], label = "n")')
+    (tables / "lists.jsonl").write_text('{"ids": [1, 2]}\n{"ids": []}\n')
+    assert "lists.jsonl, line 2: `input_ids` has no ids" in refused(
+        tables, LM, 'jsonl("lists.jsonl", input_ids = tokens("ids"))'
+    )
+    (tables / "nul.csv").write_bytes(b"a,b\n\0,1\n")
+    assert 'found "\\u0000"' in refused(tables, ROWS, 'csv("nul.csv", x = ["a", "b"], label = "b")')
+
+
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 

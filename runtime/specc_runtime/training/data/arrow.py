@@ -157,6 +157,8 @@ def read_hf_dataset(asked: Asked) -> Table:
     name, path = asked.path
     config = _config(asked)
     split = asked.chosen_split or "train"
+    if path.is_file():
+        raise bad(f"{name} is a file", asked.span, "csv(..), json(..), jsonl(..) and parquet(..) read files")
     datasets.disable_progress_bars()
     try:
         if any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
@@ -168,7 +170,7 @@ def read_hf_dataset(asked: Asked) -> Table:
             found = datasets.load_dataset(str(path), config)
         else:
             found = datasets.load_dataset(name, config, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, IndexError, datasets.exceptions.DatasetsError) as error:  # IndexError: the path `/`
         raise _not_loaded(asked, name, config, split, error) from None
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
@@ -192,7 +194,7 @@ def _config(asked: Asked) -> str | None:
 
 
 def _not_loaded(asked: Asked, name: str, config: str | None, split: str, error: Exception) -> Exception:
-    text = _first_line(error)
+    text = _first_line(error.__cause__ or error)
     if isinstance(error, ConnectionError) or "offline" in text.lower():
         more = f', "{config}"' if config is not None else ""
         load = f'datasets.load_dataset("{name}"{more}).save_to_disk("{name.rpartition("/")[2]}")'
@@ -201,5 +203,5 @@ def _not_loaded(asked: Asked, name: str, config: str | None, split: str, error: 
     return bad(f"cannot load the data set {name}, split {split}: {text}", asked.span)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).partition("\n")[0]

@@ -193,4 +193,7 @@ def gathered(asked: Asked, table: Table, fields: Mapping[str, ast.Expr]) -> Data
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{key}: {n}" for key, n in lengths.items())
         raise bad(f"fields of {table.name} have different numbers of rows: {shown}", asked.span)
+    empty = next((key for key, n in lengths.items() if not n), None)
+    if empty is not None:
+        raise bad(f"the field `{empty}` of {table.name} has no rows", fields[empty].span)
     return Data(table.name, columns, table.place, used, classes=classes)

@@ -33,7 +33,8 @@ def text_of(name: str, path: Path, span: Span) -> str:
 
 def unreadable(name: str, path: Path, error: OSError, span: Span) -> Exception:
     help = f"paths are relative to the spec: {path.parent}" if not path.exists() else ""
-    return bad(f"cannot read {name}: {error.strerror or error}", span, help)
+    reason = error.strerror or (str(error) if path.exists() else "No such file or directory")
+    return bad(f"cannot read {name}: {reason}", span, help)
 
 
 # ---- csv -------------------------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def _number(text: str, where: str, column: str, span: Span) -> int | float:
         try:
             found = float(text)
         except ValueError:
-            shown = f'"{text[:40]}"' if text else "nothing"
+            shown = json.dumps(text[:40], ensure_ascii=False) if text else "nothing"
             help = f'classes("{column}")  numbers texts' if text else ""
             raise bad(f"{where}: expected a number, found {shown}", span, help) from None
     if found - found != 0:
@@ -245,6 +246,8 @@ def finite(values: Array, where: str, span: Span) -> Array:
     """Numbers as int64, single precision or the bytes they are; T531 if one is not finite."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise bad(f"{where}{np.argwhere(~np.isfinite(values))[0].tolist()}: not a finite number", span)
+    if values.dtype == np.uint64 and values.max(initial=0) > MAX_INTEGER:
+        raise bad(f"{where}{np.argwhere(values > MAX_INTEGER)[0].tolist()}: a number of more than 63 bits", span)
     if values.dtype == np.uint8:
         return values
     return values.astype(np.float32 if values.dtype.kind == "f" else np.int64, copy=False)

@@ -122,6 +122,8 @@ class Tokenized:
             flat, sizes, kinds = self._encode(columns, self._limit("input_ids" if key == "text" else key)[0])
         field = "input_ids" if key == "text" else key
         limit, whose = self._limit(field)
+        if not sizes.all():
+            raise bad(f"{self.table.place(int(np.argmin(sizes)))}: `{field}` has no ids", columns[0].span)
         if limit is not None and not self.truncate and (sizes > limit).any():
             row = int(np.argmax(sizes > limit))
             message = f"{self.table.place(row)}: `{field}` has {sizes[row]} ids, {whose} {limit}"
