@@ -117,7 +117,8 @@ def _ours(name: str, *options: str, made: str = "model.forward_cached.onnx") -> 
 
 CONCAT, STATIC, FORWARD, LINK = "specc concat", "specc static", "specc forward", "specc concat --link"
 TORCH, TORCH_CACHE, GENAI = "torch.onnx", "torch.onnx + cache", "genai"
-OURS = (_ours(CONCAT, "--cache", "concat"), _ours(STATIC, "--cache", "static={context}", "--opset", "24"))
+_STATIC_CACHE = ("--cache", "static={context}", "--opset", "24")
+OURS = (_ours(CONCAT, "--cache", "concat"), _ours(STATIC, *_STATIC_CACHE))
 # The checkpoint's own file is the weights of the build; where something has to change in it, that of an earlier build.
 LINKED = (_ours(LINK, "--cache", "concat", "--link"),)
 OTHERS = (
@@ -128,10 +129,12 @@ OTHERS = (
     _peer("mobius static", "mobius", "mobius_onnx.py", "--static={context}"),
     _peer(GENAI, "genai", "genai.py", buffer=True),
 )
-OURS_INT8, OURS_INT4, TORCH_INT8, GENAI_INT4 = "specc int8", "specc int4", f"{TORCH_CACHE}, int8", "genai int4"
+OURS_INT8, OURS_INT8_STATIC, OURS_INT4 = "specc int8", "specc int8 static", "specc int4"
+TORCH_INT8, GENAI_INT4 = f"{TORCH_CACHE}, int8", "genai int4"
 # The head too, as the peers do.
 QUANTISED = (
     _ours(OURS_INT8, "--cache", "concat", "--quant", "int8:head", made="model.forward_cached.int8.onnx"),
+    _ours(OURS_INT8_STATIC, *_STATIC_CACHE, "--quant", "int8:head", made="model.forward_cached.int8.onnx"),
     _ours(OURS_INT4, "--cache", "concat", "--quant", "int4:head", made="model.forward_cached.int4.onnx"),
     _int8(TORCH_CACHE),
     _peer(GENAI_INT4, "genai", "genai.py", "--precision=int4", buffer=True),

@@ -271,7 +271,7 @@ def test_quantised(benchmark: Any, record: Record, cell: Cells, model: Model, ma
         if exporter.name in made.missing:
             cell(table, exporter.name, "prefill 1x128, ms", made.missing[exporter.name])
     benchmark.pedantic(lambda: None, rounds=1)
-    ours8, ours4 = (exports.OURS_INT8,), (exports.OURS_INT4,)
+    ours8, ours4 = (exports.OURS_INT8, exports.OURS_INT8_STATIC), (exports.OURS_INT4,)
     what = f"{model.name}, int8"
     _ratio(record, f"{what}: prefill", prefill, ours8, exports.TORCH_INT8, at_most=0.5)
     _ratio(record, f"{what}: decode after 128", near, ours8, exports.TORCH_INT8, at_most=0.6)
