@@ -31,7 +31,7 @@ from specc_runtime.training.batches import loader
 from specc_runtime.training.data import columns
 from specc_runtime.training.data import text as running
 from specc_runtime.training.data.columns import Column, Data, Mask, Ragged
-from specc_runtime.training.data.loading import Rows
+from specc_runtime.training.data.loading import ByTokens, Rows
 from specc_runtime.training.data.order import batches_by_tokens
 from specc_runtime.training.data.vocabulary import trained as trained_bpe
 from specc_runtime.training.plan import plan
@@ -561,6 +561,10 @@ def test_batches_by_tokens() -> None:
     assert orders[0] == orders[2] != orders[1]
     made.load_state_dict({"epoch": 1, "batches": 5})
     assert [b["ids"][:, 0].tolist() for b in made] == orders[1][5:]
+    parts = [list(ByTokens(data, 200, 7, (own, 3))) for own in range(3)]
+    assert len({len(part) for part in parts}) == 1
+    shared = [row for turn in zip(*parts, strict=True) for batch in turn for row in batch]
+    assert shared[:500] == [row for batch in orders[0] for row in batch]
     padding = sum(len(b) * sizes[b].max() for b in orders[0]) / sizes.sum()
     assert padding < 1.1
     assert [b["ids"][:, 0].tolist() for b in loader(data, 1, 8, tokens=200)] != orders[0]

@@ -52,11 +52,15 @@ def tensor(values: Array) -> torch.Tensor:
 
 
 class ByTokens(Sampler[list[int]]):
-    """Batches of rows of about one length with at most `most` ids; the next pass leaves out the first `skipped`."""
+    """Batches of rows of about one length with at most `most` ids; the next pass leaves out the first `skipped`.
 
-    def __init__(self, data: Data, most: int, seed: int | None) -> None:
+    `part` is which of how many processes: each takes every so manieth batch, and the first ones come again where the
+    last ones are too few for all.
+    """
+
+    def __init__(self, data: Data, most: int, seed: int | None, part: tuple[int, int] = (0, 1)) -> None:
         self.lengths, self.starts = row_lengths(data), batches_by_tokens(data, most)
-        self.seed, self.epoch, self.skipped = seed, 0, 0
+        self.seed, self.epoch, self.skipped, self.part = seed, 0, 0, part
 
     @property
     def sampler(self) -> ByTokens:
@@ -67,14 +71,16 @@ class ByTokens(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return -(-len(self.starts) // self.part[1])
 
     def __iter__(self) -> Iterator[list[int]]:
         skipped, self.skipped = self.skipped, 0
         drawn = order(len(self.lengths), self.seed, self.epoch)
         rows = drawn[np.argsort(self.lengths[drawn], kind="stable")]
         batches = np.split(rows, self.starts[1:])
-        for at in order(len(batches), self.seed, self.epoch)[skipped:].tolist():
+        own, of = self.part
+        turns = np.resize(order(len(batches), self.seed, self.epoch), len(self) * of)
+        for at in turns[own::of][skipped:].tolist():
             yield batches[at].tolist()
 
 
