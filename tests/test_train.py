@@ -375,7 +375,7 @@ BAD = {
     "monitor": (None, ("batch = 8", 'batch = 8; early_stop = early_stopping("val_los")'), 'is called "val_los"'),
     "all frozen": (None, ("batch = 8", 'batch = 8; freeze = ["*"]'), "freezes every parameter"),
     "part": (None, ("batch = 8", "batch = 8; val = split(0.01)"), "leaves none to train or none to validate on"),
-    "devices": (None, ("batch = 8", "batch = 8; devices = 2"), "`devices = 2` is not supported yet"),
+    "devices": (None, ("batch = 8", "batch = 8; devices = 0"), '`devices` is "auto" or a number'),
     "no number yet": (None, ("lr = 0.05", "lr = data.x"), "`data.x` is not known before training"),
     "seed": (None, ("batch = 8", "batch = 8; seed = 5_000_000_000"), "`seed` is less than 2**32"),
     "betas": (None, ("lr = 0.05", "lr = 0.05, betas = (0.9, 1.5)"), "adam: Invalid beta parameter"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
@@ -17,28 +18,34 @@ Batch = Mapping[str, torch.Tensor]
 
 
 class Order(Sampler[int]):
-    """Rows as they stand, or with a seed shuffled anew for each epoch; the next pass leaves out the first `skipped`."""
+    """Rows as they stand, or with a seed shuffled anew for each epoch; the next pass leaves out the first `skipped`.
 
-    def __init__(self, rows: int, seed: int | None) -> None:
-        self.rows, self.seed, self.epoch, self.skipped = rows, seed, 0, 0
+    `part` is which of how many processes: each takes every so manieth row, and the first rows come again where the last
+    ones are too few for all.
+    """
+
+    def __init__(self, rows: int, seed: int | None, part: tuple[int, int] = (0, 1)) -> None:
+        self.rows, self.seed, self.epoch, self.skipped, self.part = rows, seed, 0, 0, part
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning says which epoch begins."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.rows
+        return -(-self.rows // self.part[1])
 
     def __iter__(self) -> Iterator[int]:
         skipped, self.skipped = self.skipped, 0
-        return iter(order(self.rows, self.seed, self.epoch)[skipped:].tolist())
+        own, of = self.part
+        drawn = order(self.rows, self.seed, self.epoch)
+        return iter(np.resize(drawn, len(self) * of)[own::of][skipped:].tolist())
 
 
 class Batches(DataLoader[Any]):
     """A loader that Lightning can resume within an epoch. `trained` is how many batches of it are done with."""
 
     def __init__(
-        self, data: Data, size: int, seed: int | None, tokens: int | None = None, workers: int | None = 0
+        self, data: Data, size: int, seed: int | None, tokens: int | None, workers: int | None, part: tuple[int, int]
     ) -> None:
         count = workers_for(data, workers)
         how: dict[str, Any] = {"collate_fn": as_it_is, "num_workers": count, "persistent_workers": count > 0}
@@ -47,7 +54,7 @@ class Batches(DataLoader[Any]):
             self.order: Order | ByTokens = ByTokens(data, tokens, seed)
             super().__init__(Rows(data), batch_sampler=self.order, **how)
         else:
-            self.order = Order(len(data), seed)
+            self.order = Order(len(data), seed, part)
             super().__init__(Rows(data), size, sampler=self.order, **how)
 
     def __iter__(self) -> Any:
@@ -64,6 +71,16 @@ class Batches(DataLoader[Any]):
         self.order.skipped = state["batches"] * (self.batch_size or 1)
 
 
-def loader(data: Data, batch: int, seed: int | None, tokens: int | None = None, workers: int | None = 0) -> Batches:
-    """Batches of so many rows, or of at most `tokens` ids; with a seed in an order that each epoch draws anew."""
-    return Batches(data, batch, seed, tokens, workers)
+def loader(
+    data: Data,
+    batch: int,
+    seed: int | None,
+    tokens: int | None = None,
+    workers: int | None = 0,
+    part: tuple[int, int] = (0, 1),
+) -> Batches:
+    """Batches of so many rows, or of at most `tokens` ids; with a seed in an order that each epoch draws anew.
+
+    `part` is which of how many processes these are for.
+    """
+    return Batches(data, batch, seed, tokens, workers, part)

@@ -20,11 +20,11 @@ from specc_runtime.folding import base_of
 from specc_runtime.manifest import versions
 from specc_runtime.module import WEIGHTS, Build
 from specc_runtime.trained import FORMAT
-from specc_runtime.training import checkpoints, curves, loop, progress, resume
+from specc_runtime.training import checkpoints, curves, loop, processes, progress, resume
 from specc_runtime.training.adapters import Adapters
 from specc_runtime.training.batches import loader
 from specc_runtime.training.events import going_on, loggers
-from specc_runtime.training.keeping import Keeper, Stopped, interruptible
+from specc_runtime.training.keeping import FINAL, Keeper, Stopped, interruptible
 from specc_runtime.training.plan import Plan
 from specc_runtime.training.request import Request
 from specc_runtime.training.resolved import FILE as RESOLVED
@@ -72,11 +72,15 @@ class Fitting:
         best = [keeper.best] if keeper.best is not None else []
         callbacks = [*loop.averaging(section), *loop.stopping(section, counts), progress.bars(counts, self.say)]
         how = {"precision": precision_of(section), **_validating(section, counts, every)}
+        strategy = processes.strategy_of(section, counts.processes, self.fit.unused)
+        self.fit.sharded = isinstance(strategy, processes.Sharded)
         loop.compiled(self.fit)
         with _quiet():
             trainer = lightning.Trainer(
                 accelerator="auto",
-                devices=1,
+                devices=counts.processes,
+                strategy=strategy,
+                use_distributed_sampler=False,
                 logger=loggers(section, self.folder),
                 plugins=[checkpoints.Store(self.folder, self.made.manifest["weights"]["ties"])],
                 callbacks=[*callbacks, *best, keeper],
@@ -129,6 +133,11 @@ class Fitting:
         base = base_of(self.made, self.section.project.path, self.section.weights, entry, self.counts.seed)
         return {"base": base.to_json(self.folder)}
 
+    def join(self, prepared: Prepared) -> None:
+        """Take part in a run that another process leads."""
+        state = self.request.state
+        self._trained(prepared, Path(state) if state is not None else None)
+
     # ---- before ----------------------------------------------------------------------------------------------------
 
     def _state(self, record: resume.Record | None) -> Path | None:
@@ -175,9 +184,12 @@ class Fitting:
         counts = self.counts
         how = (counts.tokens, counts.workers)
         held = loader(counts.val, counts.batch, None, *how) if counts.val is not None else None
-        shuffled = loader(counts.train, counts.batch, counts.seed, *how)
+        part = (processes.rank(), counts.processes)
+        shuffled = loader(counts.train, counts.batch, counts.seed, *how, part=part)
         path = str(state) if state is not None else None
-        with _quiet(), interruptible(prepared.keeper, self.say):
+        told = processes.job(self.request, self.folder, path)
+        others = processes.together(prepared.trainer.strategy, told)
+        with _quiet(), interruptible(prepared.keeper, self.say), others:
             try:
                 prepared.trainer.fit(self.fit, shuffled, held, ckpt_path=path, weights_only=True)
             except Stopped:
@@ -190,6 +202,9 @@ class Fitting:
         """The weights: the best weights if they were asked for, else the last or their average."""
         best, folder = prepared.keeper.best, self.folder / "checkpoints"
         chosen = Path(best.best_model_path) if best is not None and best.best_model_path else None
+        final = folder / FINAL
+        if chosen is None and self.fit.sharded and not interrupted:
+            chosen = final
         if chosen is None and interrupted:  # the average, if there is one, is in the state alone
             chosen = folder / f"step-{prepared.keeper.last}"
             if not chosen.exists():
@@ -201,6 +216,7 @@ class Fitting:
             else checkpoints.named(self.fit.model.state_dict(prefix=checkpoints.PREFIX), ties)
         )
         self._write({name: self._stored(name, tensor) for name, tensor in weights.items()})
+        checkpoints.remove(final)
         if best is not None and not interrupted:
             best.needed.clear()
             best.mark()

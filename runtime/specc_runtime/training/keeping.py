@@ -27,6 +27,7 @@ from specc_runtime.training.checkpoints import remove, states
 Say = Callable[[str], None]
 KEPT = 2
 """States to resume from: the last one, and the one before for the case that it is damaged."""
+FINAL = "final"
 PART = 50
 """Saving without being asked to takes at most this part of the time."""
 LONGEST = 300.0
@@ -55,7 +56,7 @@ class Keeper(Checkpoint):
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         self.since = time.monotonic()
-        if self.resumed is not None:
+        if self.resumed is not None and trainer.is_global_zero:
             self.sweep()  # the process may have been killed before it did
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, index: int) -> None:
@@ -65,6 +66,8 @@ class Keeper(Checkpoint):
         if index % trainer.accumulate_grad_batches:
             return  # the gradients of a step are not whole
         stop = self.stop
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if trainer.global_step > self.last and (stop or self._due(trainer, index)):
             self.save(trainer, index)
         if stop:
@@ -76,7 +79,8 @@ class Keeper(Checkpoint):
         if self.every == "epoch":
             return index == 0
         least = PART * self.cost
-        return time.monotonic() - self.since >= (least if index == 0 else max(LONGEST, least))
+        due = time.monotonic() - self.since >= (least if index == 0 else max(LONGEST, least))
+        return bool(trainer.strategy.broadcast(due))  # clocks differ
 
     # ---- saving --------------------------------------------------------------------------------------------------
 
@@ -91,7 +95,8 @@ class Keeper(Checkpoint):
             self.best.mark()
         trainer.save_checkpoint(self.folder / f"step-{trainer.global_step}")
         self.last = trainer.global_step
-        self.sweep()
+        if trainer.is_global_zero:
+            self.sweep()
         self.since = time.monotonic()
         self.cost = self.since - began
 
@@ -112,12 +117,21 @@ class Keeper(Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         # Whether the batch at hand, which is not trained on yet, is the epoch's last: Lightning would take it as done.
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+        own = {"random": randomness.taken(), "meters": [_state(meter) for meter in module.measures]}
+        processes: list[Any] = [own]
+        if trainer.world_size > 1:
+            processes = [None] * trainer.world_size
+            torch.distributed.all_gather_object(processes, own)
         checkpoint["specc"] = {
-            "random": randomness.taken(),
+            "processes": processes,
             "logged": loop._batches_that_stepped,
             "metrics": {name: torch.as_tensor(value) for name, value in trainer.callback_metrics.items()},
-            "meters": [_state(meter) for meter in module.measures],
         }
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        """Weights of which each process has a part are put together while all are there."""
+        if module.sharded:
+            trainer.save_checkpoint(self.folder / FINAL, storage_options="weights")
 
     # ---- resuming ------------------------------------------------------------------------------------------------
 
@@ -131,11 +145,12 @@ class Keeper(Checkpoint):
         loop.batch_progress.total.ready = loop.batch_progress.total.completed + 1
         loop._batches_that_stepped = state["logged"]
         trainer.callback_metrics.update(state["metrics"])
-        for meter, kept in zip(module.measures, state["meters"], strict=True):
+        own = state["processes"][trainer.global_rank]
+        for meter, kept in zip(module.measures, own["meters"], strict=True):
             for name, value in kept["values"].items():
                 setattr(meter, name, value)
             meter._update_count = kept["count"]
-        randomness.put_back(state["random"])
+        randomness.put_back(own["random"])
 
 
 def _state(meter: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch.distributed.fsdp import FSDPModule
 
 from specc.elaborate.names import available, closest
 from specc_runtime.inputs import Interface
@@ -23,6 +24,7 @@ from specc_runtime.training.objective import Objective
 from specc_runtime.training.optimisers import optimiser
 from specc_runtime.training.plan import Plan
 from specc_runtime.training.plateau import Plateau
+from specc_runtime.training.processes import shard
 from specc_runtime.training.schedules import schedule, stepped, watched
 from specc_runtime.training.section import Section, failed
 
@@ -36,6 +38,8 @@ class Fit(lightning.LightningModule):
         self.objective = Objective(section, plan.train, of)
         self.meters: list[Meter] = meters(section)
         self.measures = torch.nn.ModuleList()
+        self.sharded = False
+        self.unused = False  # whether a parameter has no part in the loss of the first batch
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Fit:
         """An average of the weights is another model, of the same section."""
@@ -74,6 +78,10 @@ class Fit(lightning.LightningModule):
         span = self.section.span("loss")
         try:
             loss = self.loss(batch)
+            if self.plan.processes > 1 and loss.requires_grad:
+                trained = [p for p in self.model.parameters() if p.requires_grad]
+                found = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
+                self.unused = any(gradient is None for gradient in found)
             if not loss.requires_grad:
                 raise failed("T505", "no parameter that is trained has a part in the loss", span)
             for meter in self.meters:
@@ -97,10 +105,14 @@ class Fit(lightning.LightningModule):
             first = str(error).strip().partition("\n")[0]
             message = f"step {self.trainer.global_step + 1} cannot be computed of its {rows(batch)} rows: {first}"
             raise failed("E125", message, self.section.span("loss")) from None
-        if not bool(torch.isfinite(loss)):
+        finite = bool(torch.isfinite(loss))
+        if self.trainer.world_size > 1:
+            finite = self.trainer.strategy.reduce_boolean_decision(finite)
+        if not finite:
             torch.set_rng_state(drawn)
             raise self.not_finite(batch)
-        self.log("loss", loss.detach(), prog_bar=True, batch_size=rows(batch))
+        several = self.trainer.world_size > 1
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=rows(batch), sync_dist=several)
         rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
         self.log("lr", rates[0], prog_bar=True, batch_size=rows(batch))
         if self.plan.val is None:
@@ -127,6 +139,10 @@ class Fit(lightning.LightningModule):
         for meter, metric in zip(self.meters, self.measures, strict=True):
             self.log(f"{prefix}{meter.name}", meter.value(metric), prog_bar=True)  # type: ignore[arg-type]
             metric.reset()  # type: ignore[operator]
+
+    def configure_model(self) -> None:
+        if self.sharded and not isinstance(self.model, FSDPModule):
+            shard(self.model, self.device_mesh["data_parallel"])  # type: ignore[index]
 
     def configure_optimizers(self) -> Any:
         chosen = optimiser(self.section, self.model)

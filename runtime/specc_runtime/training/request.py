@@ -21,6 +21,8 @@ class Request:
     dry_run: bool = False
     trust: tuple[str, ...] = ()
     resume: Path | None = None
+    joined: bool = False  # a further process of the run in `resume`, from the checkpoint `state` if there is one
+    state: str | None = None
 
 
 def resuming(request: Request, folder: Path) -> str:

@@ -49,7 +49,7 @@ def train(request: Request, say: Say = lambda _: None) -> Run | None:
             message = f"`specc train` needs {name}, which is not installed"
             raise Rejected([Diagnostic("B650", message, help="pip install 'specc-ml[train]'")])
     record = None
-    if request.resume is not None:
+    if request.resume is not None and not request.joined:
         run = request.resume
         request, record = continued(request, run)
         if record["status"] == "finished" and (request.max_steps or 0) <= record["step"]:
@@ -111,10 +111,11 @@ def _run(section: Section, counts: Plan, request: Request, made: Build, record: 
     from specc_runtime.training.batches import loader
     from specc_runtime.training.fitting import Fitting
     from specc_runtime.training.optimisers import freeze
+    from specc_runtime.training.processes import rank
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    lightning.seed_everything(counts.seed, verbose=False)
+    lightning.seed_everything(counts.seed + rank(), verbose=False)
     module = made.module()
     freeze(section, module)
     batch = next(iter(loader(counts.train, counts.batch, None)))
@@ -127,6 +128,9 @@ def _run(section: Section, counts: Plan, request: Request, made: Build, record: 
     run = request.resume or folder(request.out, section)
     fitting = Fitting(section, counts, made, fit, run, request, say, adapters)
     trainer = fitting.prepared()
+    if request.joined:
+        fitting.join(trainer)
+        return None
     told = replace(
         overview(section, counts, fit, batch, saved, run), fresh=fresh_tensors(made), adapters=adapters, whole=whole
     )

@@ -244,10 +244,9 @@ def _refuse(section: Section) -> None:
     for name, value in section.settings.items():
         if name not in RUN:
             raise unsupported(f"`{name}`", value.span)
-        if name == "strategy" and section.value("strategy", "auto") != "auto":
-            raise unsupported(f"`strategy = {unparse(value)}`", value.span, 'strategy = "auto"')
-        if name == "devices" and section.value("devices", "auto") not in ("auto", 1):
-            raise unsupported(f"`devices = {unparse(value)}`", value.span, "devices = 1")
+        count = section.value("devices", "auto") if name == "devices" else "auto"
+        if count != "auto" and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise failed("E125", '`devices` is "auto" or a number of at least 1', value.span)
         if name in ("accumulate", "epochs", "steps") and section.value(name, 1) < 1:
             raise failed("E125", f"`{name}` is at least 1", value.span)
         if name == "batch" and max(section.batch) < 1:

@@ -1,0 +1,118 @@
+"""`devices = 2`: two processes over gloo train like one on the doubled batch, and are resumed like one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from specc.diagnostics import Rejected
+from specc_runtime.build import Request as BuildRequest
+from specc_runtime.build import build
+from specc_runtime.training.run import Request, train
+
+SPEC = """\
+from std.nn import Linear
+dim B
+block Layer(dim: int) {
+  fc: Linear(dim, dim)
+  forward(x: Tensor[B, dim]) -> y: Tensor[B, dim] = x + tanh(fc(x))
+}
+model Net(dim: int = 6, p: float = 0.0) {
+  first: Linear(2, dim)
+  h: [Layer(dim) for i in range(2)]
+  head: Linear(dim, 3)
+  forward(x: Tensor[B, 2]) -> logits: Tensor[B, 3] = first(x) |> dropout(p) |> h |> head
+}
+train Net "points" {
+  data    = csv("points.csv", x = ["x", "y"], label = "class")
+  val     = split(0.2)
+  loss    = cross_entropy(logits, data.label)
+  metrics = [accuracy(logits, data.label)]
+  optim   = adam(lr = 0.05)
+  clip    = 1.0
+  batch   = 4
+  epochs  = 3
+  save_every = 1
+}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    points = np.random.default_rng(0).normal(size=(30, 2))
+    rows = "".join(f"{x:.3f},{y:.3f},{int(x > 0) + int(y > 0)}\n" for x, y in points)
+    (tmp_path / "points.csv").write_text(f"x,y,class\n{rows}")
+    (tmp_path / "net.spec").write_text(SPEC)
+    return str(tmp_path / "net.spec")
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-c", "from specc_runtime.cli import main; main()", "train", *map(str, arguments)]
+
+
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def distance(one: Path, other: Path) -> float:
+    """The largest difference of two runs' weights."""
+    first, second = (load_file(run / "model.safetensors") for run in (one, other))
+    assert first.keys() == second.keys()
+    return max(float((value - second[name]).abs().max()) for name, value in first.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_are_one_on_the_doubled_batch(strategy: str, spec: str, tmp_path: Path) -> None:
+    """To the rounding of sums in another order; one process loads what they leave."""
+    sets = {"devices": "2", "strategy": f'"{strategy}"'}
+    train(Request(spec, sets={"batch": "8"}, out=tmp_path / "one"))
+    train(Request(spec, sets=sets, out=tmp_path / "two"))
+    assert not {"LOCAL_RANK", "WORLD_SIZE"} & set(os.environ) and not torch.distributed.is_initialized()
+    assert distance(tmp_path / "one", tmp_path / "two") < 1e-5
+    records = [json.loads((tmp_path / run / "run.json").read_text()) for run in ("one", "two")]
+    assert records[0]["metrics"] == pytest.approx(records[1]["metrics"], abs=1e-4)
+    build(BuildRequest(spec, weights=str(tmp_path / "two"), render=False, out=tmp_path / "build"))
+    train(Request(spec, weights=str(tmp_path / "two/checkpoints/step-8"), max_steps=1, out=tmp_path / "more"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_killed_processes_are_resumed(strategy: str, spec: str, tmp_path: Path) -> None:
+    """The first one is killed, the others end by themselves; dropout in each goes on where it was."""
+    sets = {"devices": "2", "strategy": f'"{strategy}"', "p": "0.2", "epochs": "12"}
+    options = [part for name, value in sets.items() for part in ("--set", f"{name}={value}")]
+    train(Request(spec, sets=sets, out=tmp_path / "whole"))
+    out = tmp_path / "out"
+    with subprocess.Popen(command(spec, "--out", out, *options), env=ALONE, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("checkpoints/step-*")) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    done = subprocess.run(command("--resume", out), env=ALONE, capture_output=True, text=True, check=True)
+    assert "continuing after step" in done.stdout
+    assert distance(tmp_path / "whole", out) == 0
+    assert (tmp_path / "whole/metrics.csv").read_bytes() == (out / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        ({"devices": "0"}, r"`devices` is \"auto\" or a number"),
+        ({"devices": "2", "strategy": '"fsdp"', "ema": "0.9"}, "`ema` with `strategy"),
+        ({"devices": "2", "batch": "tokens(100)"}, "`batch = tokens"),
+    ],
+)
+def test_what_several_processes_cannot_do(sets: dict[str, str], expected: str, spec: str) -> None:
+    with pytest.raises(Rejected, match=expected):
+        train(Request(spec, sets=sets, dry_run=True))
