@@ -463,6 +463,16 @@ def test_texts_that_the_model_writes(tmp_path: Path) -> None:
         assert expected in report.full(driver.check(str(spec)))
 
 
+def test_perplexity_is_that_of_the_loss(folder: Path) -> None:
+    """The last batch has fewer rows: it counts for less, in both."""
+    data = SPEC[SPEC.index("npz(") : SPEC.index("  loss")].strip()
+    opened(folder, "mean(square(a - data.y))", f"val = {data}", "metrics = [perplexity(loss)]")
+    train(Request(str(folder / "net.spec"), out=folder / "run"))
+    found = list(csv.DictReader((folder / "run/metrics.csv").open()))
+    row = next(r for r in found if r["val_loss"])
+    assert float(row["val_perplexity"]) == pytest.approx(math.exp(float(row["val_loss"])), rel=1e-5)
+
+
 def test_labels_of_every_position_are_classes(folder: Path) -> None:
     """Probabilities are none: their type is known once the data is read."""
     spec = str(folder / "net.spec")

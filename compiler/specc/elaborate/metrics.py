@@ -79,7 +79,10 @@ def _options(place: LossChecker, name: str, call: ast.Call) -> tuple[tuple[str, 
 
 def _perplexed(place: LossChecker, expr: ast.Expr) -> tuple[Value | None, ...]:
     """exp of a mean loss."""
-    value = place.tensor(place.value(expr), expr)
+    try:
+        value = place.tensor(place.value(expr), expr)
+    except Poisoned:
+        return (None,)
     if value.type.rank:
         message = f"perplexity takes a scalar, found {place.shown(value.type)}"
         raise place.fail("S202", message, expr.span, help="perplexity(loss)")

@@ -84,7 +84,7 @@ class Meter:
         """Take a batch in."""
         tensors = objective.compared(self.index)
         if self.kind == "perplexity":
-            metric.update(tensors[0], weight=1.0)
+            metric.update(tensors[0], weight=float(objective.rows))
             return
         found, target = tensors
         if self.kind in TEXT_METRICS:

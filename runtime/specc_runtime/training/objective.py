@@ -41,6 +41,7 @@ class Objective:
         self.known: dict[str, torch.Tensor] = {}
         self.fed: dict[str, torch.Tensor] = {}
         self.module: torch.nn.Module | None = None
+        self.rows = 0  # of the batch at hand
         self.measured = False
 
     def _check_fed(self) -> None:
@@ -58,6 +59,7 @@ class Objective:
         """What the entry takes, by its arguments in Python: fields of their names, and what is bound."""
         found = self.stages
         self.measured = False
+        self.rows = len(next(iter(batch.values())))
         self.known = {name: self._field(batch[field], field, dtype) for name, (field, dtype) in found.fields.items()}
         self._run("inputs", found.before)
         feeds = {}
@@ -136,7 +138,7 @@ class Objective:
 def typed(section: Section, data: Data) -> Stages:
     """The functions of a section for this data; raises `Rejected` with what does not fit."""
     elab = section.checker.elab
-    sizes = {name: sizes_of(column) for name, column in data.fields.items()}
+    sizes = {name: column.row for name, column in data.fields.items()}
     outer, elab.collector = elab.collector, Collector()
     try:
         elab.trail = []
@@ -151,12 +153,6 @@ def typed(section: Section, data: Data) -> Stages:
         if None in measure.values:
             raise unsupported(f"what `{measure.name}` compares", measure.span)
     return stages(checker)
-
-
-def sizes_of(column: Any) -> tuple[int | None, ...]:
-    """The sizes of a row's axes, None where rows differ."""
-    row = getattr(column, "row", None)
-    return tuple(column.shape[1:]) if row is None else tuple(row)
 
 
 def greedy(
