@@ -14,13 +14,13 @@ import asyncio
 import base64
 import contextlib
 import json
+import math
 import os
 import re
-import struct
 import sys
 import tempfile
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +50,7 @@ _DYING_WORDS = re.compile(
     r"\[err\] (?:\[[^\]]*FATAL:[^\]]*\] (?P<fatal>.+)|(?P<other>.*(?:[Ss]andbox|shared libraries|ermission denied).*))"
 )
 _POLL = 0.02  # seconds between two looks at the page
+_LONGEST_PAGE = 19_000  # pixels; a PDF's page has 200 inches at most
 _CLOSE = 5.0  # seconds for a page or a browser to close before it is left to be killed
 
 # Netron's page is ready when its body is in the class `default` and the graph is laid out. A message box is an error,
@@ -125,13 +126,27 @@ class Renderer:
         `timeout` is in seconds, for the one model. Raises RenderFailed with Netron's message (the browser stays usable
         for the next model), OSError if the model can't be read or a picture can't be written.
         """
-        with Server(model) as server:
-            drawn, bitmap = self._run(self._draw(server.url, model.name, timeout))
-        if 0 in struct.unpack(">II", bitmap[16:24]):  # width and height, at the start of every PNG
-            raise RenderFailed(f"{model.name} has no node, no input and no output: nothing to draw")
-        _write(svg, _scalable(drawn))
-        _write(png, bitmap)
+        drawn = self.draw(model, ("svg", "png"), timeout=timeout)
+        write(svg, drawn["svg"])
+        write(png, drawn["png"])
         return Picture(model, svg, png)
+
+    def draw(
+        self, model: Path, formats: Collection[str], *, attachment: bytes | None = None, timeout: float = 60
+    ) -> dict[str, bytes]:
+        """The pictures of `model` in `formats`: `svg`, `png`, `pdf` (one page of the picture's own size).
+
+        `attachment`: what its nodes cost (`view.Server`), which colours them. Errors as `export`'s.
+        """
+        with Server(model, attachment=attachment) as server:
+            exported = ["svg", "png"] if "png" in formats else ["svg"]
+            found = self._run(self._draw(server.url, model.name, timeout, exported))
+            if b"0" in _size(found["svg"]):
+                raise RenderFailed(f"{model.name} has no node, no input and no output: nothing to draw")
+            found["svg"] = _scalable(found["svg"])
+            if "pdf" in formats:
+                found["pdf"] = self._run(self._print(found["svg"], model.name, timeout))
+        return {name: found[name] for name in formats}
 
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Do `work` in the browser's thread; whatever interrupts the wait (Ctrl-C) also cancels the work."""
@@ -191,14 +206,22 @@ class Renderer:
         if playwright is not None:
             await playwright.stop()  # the driver ends, and kills a browser that did not close
 
-    async def _draw(self, url: str, name: str, timeout: float) -> tuple[bytes, bytes]:
+    async def _draw(self, url: str, name: str, timeout: float, formats: Sequence[str]) -> dict[str, bytes]:
+        progress = _Progress()
+        return await self._timed(timeout, name, lambda browser: _draw(browser, url, progress, formats), progress)
+
+    async def _print(self, svg: bytes, name: str, timeout: float) -> bytes:
+        return await self._timed(timeout, name, lambda browser: _print(browser, svg), _Progress())
+
+    async def _timed(
+        self, timeout: float, name: str, work: Callable[[Browser], Coroutine[Any, Any, _Result]], progress: _Progress
+    ) -> _Result:
         from playwright.async_api import Error
 
         browser = await self._launch()
-        progress = _Progress()
         try:
             async with asyncio.timeout(timeout):
-                return await _draw(browser, url, progress)
+                return await work(browser)
         except TimeoutError:
             # A page that computes cannot be asked to stop: this browser goes, the next picture starts another.
             self._browser = None
@@ -222,8 +245,8 @@ class _Progress:
     message: str = ""  # the last box the page showed
 
 
-async def _draw(browser: Browser, url: str, progress: _Progress) -> tuple[bytes, bytes]:
-    """The SVG and the PNG of the model whose page is at `url`."""
+async def _draw(browser: Browser, url: str, progress: _Progress, formats: Sequence[str]) -> dict[str, bytes]:
+    """The pictures of the model whose page is at `url`, as Netron exports them."""
     context = await browser.new_context(
         color_scheme="light",
         device_scale_factor=1,
@@ -240,9 +263,34 @@ async def _draw(browser: Browser, url: str, progress: _Progress) -> tuple[bytes,
         await page.goto(url, wait_until="commit")
         while not await _is_ready(devtools, progress):
             await asyncio.sleep(_POLL)
-        return await _exported(devtools, "svg"), await _exported(devtools, "png")
+        return {format: await _exported(devtools, format) for format in formats}
     finally:
         await _within(_CLOSE, context.close())
+
+
+async def _print(browser: Browser, svg: bytes) -> bytes:
+    """A PDF of one page with the picture, at its own size unless that is beyond what a page can be."""
+    width, height = (float(size) for size in _size(svg))
+    scale = min(1.0, _LONGEST_PAGE / max(width, height))
+    wide, high = math.ceil(width * scale), math.ceil(height * scale)
+    context = await browser.new_context(java_script_enabled=False, offline=True, service_workers="block")
+    try:
+        page = await context.new_page()
+        style = (
+            f"@page{{size:{wide}px {high}px;margin:0}}body{{margin:0}}svg{{display:block;width:{wide}px;height:auto}}"
+        )
+        await page.set_content(f"<!DOCTYPE html><style>{style}</style>{svg.decode()}")
+        return await page.pdf(prefer_css_page_size=True, print_background=True, page_ranges="1")
+    finally:
+        await _within(_CLOSE, context.close())
+
+
+def _size(svg: bytes) -> tuple[bytes, bytes]:
+    """Width and height that an SVG begins with."""
+    found = re.search(rb'<svg\b(?=[^>]*\bwidth="([\d.]+)")(?=[^>]*\bheight="([\d.]+)")', svg)
+    if found is None:
+        raise RenderFailed("Netron's picture has no size")
+    return found[1], found[2]
 
 
 async def _is_ready(devtools: CDPSession, progress: _Progress) -> bool:
@@ -315,7 +363,7 @@ def _scalable(svg: bytes) -> bytes:
     return b'<svg viewBox="0 0 %b %b"' % (size[1], size[2]) + svg[len("<svg") :] + b"\n"
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """Write beside `path`, then rename: a reader sees the old file or the new one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import html
 import http.server
+import importlib.resources
 import importlib.util
 import re
 import secrets
@@ -55,11 +56,12 @@ _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,16}")
 class Server:
     """One model on a port of 127.0.0.1, in a thread of its own until `close`; also a context manager.
 
-    The model is read once, at the start: what is served does not change under the page.
+    The model is read once, at the start: what is served does not change under the page. `attachment`: JSON in Netron's
+    form of what nodes cost, by which they are coloured (`specc_runtime.drawn.costs`).
     Raises OSError if the model can't be read or the port is taken, RenderUnavailable if Netron is not installed.
     """
 
-    def __init__(self, model: Path, *, port: int = 0) -> None:
+    def __init__(self, model: Path, *, port: int = 0, attachment: bytes | None = None) -> None:
         assets = _assets()
         token = secrets.token_urlsafe(24)
         # The address of the model never carries the user's file name; the suffix stays, Netron goes by it.
@@ -67,6 +69,8 @@ class Server:
         address = f"data/model{suffix}"
         pages = {address: ("application/octet-stream", model.read_bytes())}
         pages[""] = pages["index.html"] = (_MIME_TYPES[".html"], _index(assets["index.html"], address, model.name))
+        if attachment is not None:
+            pages |= _colours(attachment, assets["grapher.css"].read_bytes(), pages[""][1])
         pages["view.js"] = (_MIME_TYPES[".js"], _with_common_brackets(assets["view.js"].read_bytes()))
         self._http = _HTTPServer(("127.0.0.1", port), _Handler)
         self._http.offer(token, pages, assets)
@@ -101,12 +105,12 @@ class Server:
         self.close()
 
 
-def serve(model: Path, *, port: int = 0, open_browser: bool = True) -> Server:
+def serve(model: Path, *, port: int = 0, open_browser: bool = True, attachment: bytes | None = None) -> Server:
     """Offer `model` to Netron's page on 127.0.0.1 and open it in the user's browser; port 0 takes a free one.
 
     Raises OSError if the model can't be read or the port is taken, RenderUnavailable if Netron is not installed.
     """
-    server = Server(model, port=port)
+    server = Server(model, port=port, attachment=attachment)
     if open_browser:
         webbrowser.open(server.url)
     return server
@@ -119,7 +123,7 @@ def _assets() -> dict[str, Path]:
         raise RenderUnavailable("Netron is not installed: pip install netron")
     folder = Path(spec.submodule_search_locations[0])
     assets = {path.name: path for path in folder.iterdir() if path.suffix in _MIME_TYPES and path.is_file()}
-    lacking = {"index.html", "view.js"} - assets.keys()
+    lacking = {"index.html", "view.js", "grapher.css"} - assets.keys()
     if lacking:
         raise RenderUnavailable(
             f"the installed Netron lacks {' and '.join(sorted(lacking))}: pip install netron==9.3.3"
@@ -140,6 +144,23 @@ def _index(page: Path, address: str, name: str) -> bytes:
         raise RenderUnavailable("the installed Netron's page is not one that specc knows: pip install netron==9.3.3")
     # A file name may hold bytes that are no text (surrogates): shown as "?", not a crash.
     return f"{head}{tag}{lines}{rest}".encode(errors="replace")
+
+
+def _colours(attachment: bytes, stylesheet: bytes, index: bytes) -> dict[str, tuple[str, bytes]]:
+    """Netron's page with a script of ours, which gives nodes of the drawing their costs and a class by their share.
+
+    The colours of the classes are in Netron's own stylesheet because its exporter copies from there into pictures.
+    """
+    ours = importlib.resources.files("specc_runtime") / "drawn"
+    page = index.replace(b"</head>", b'<script defer src="specc-costs.js"></script>\n</head>', 1)
+    html_page = (_MIME_TYPES[".html"], page)
+    return {
+        "": html_page,
+        "index.html": html_page,
+        "grapher.css": (_MIME_TYPES[".css"], stylesheet + (ours / "costs.css").read_bytes()),
+        "specc-costs.js": (_MIME_TYPES[".js"], (ours / "costs.js").read_bytes()),
+        "data/costs.json": (_MIME_TYPES[".json"], attachment),
+    }
 
 
 def _with_common_brackets(script: bytes) -> bytes:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from specc_runtime.bench.request import Case
@@ -91,8 +92,9 @@ def _nodes(events: Iterable[Mapping[str, Any]], graph: ModelProto, executed: Mod
         source = next((made_by[o] for o in outputs.get(name, ()) if o in made_by), None)
         scope = source.name.rpartition("/")[0].replace("/", ".") if source is not None else ""
         line = source.doc_string if source is not None else ""
-        warm = times[len(times) // runs :]  # the first run also warms the caches; a node in a loop runs several times
-        seconds = sum(warm) / (runs - 1)
+        each = len(times) // runs  # a node in a loop runs several times
+        totals = [sum(times[i * each : (i + 1) * each]) for i in range(1, runs)]  # the first run also warms the caches
+        seconds = median(totals) if len(times) == each * runs else sum(times[each:]) / (runs - 1)
         found.append(NodeTime(source.name if source is not None else "", operators[name], line, scope, seconds))
     return found
 

@@ -60,7 +60,7 @@ def cases(
     Raises `Rejected`: B660 for an entry that the build does not have, E009 for sizes that the model does not take.
     """
     of = made.interface(entry)
-    chosen = [_sizes(of, entry, given) for given in sizes] or [usual(of)]
+    chosen = [chosen_sizes(of, entry, given) for given in sizes] or [usual(of)]
     found = []
     for count in threads:
         for at in chosen:
@@ -80,8 +80,8 @@ def usual(of: Interface) -> dict[str, int]:
     return found if found is not None else wanted
 
 
-def _sizes(of: Interface, entry: str, given: Mapping[str, int]) -> dict[str, int]:
-    """Sizes that a user gave, the others as usual."""
+def chosen_sizes(of: Interface, entry: str, given: Mapping[str, int]) -> dict[str, int]:
+    """Sizes that a user gave, the others as usual; raises `Rejected` (E009)."""
     known = (("available", ", ".join(of.dims) or "none: every size is fixed"),)
     strange = next((name for name in given if name not in of.dims), None)
     if strange is not None:

@@ -1,25 +1,52 @@
-"""`specc view`: Netron's page on this machine, serving one model."""
+"""`specc view`: a model in Netron, as a page on this machine or as pictures, coloured by what it costs."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from specc.diagnostics import Diagnostic, Rejected
 from specc_runtime.cli.common import configuration, reporting
+from specc_runtime.cli.inspect import parse_at
 
-DRAWN = ("model.view.onnx", "model.onnx")
-"""What of a build is shown: the drawing with its hierarchy, else the flat graph that runs."""
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from specc_runtime.drawn.costs import Measure
+    from specc_runtime.drawn.subject import Chosen
+
+FILE = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """What nodes are coloured by, if they are. `attachment`: where to write the figures."""
+
+    metrics: Measure | None
+    at: Mapping[str, int]
+    profile: Path | None
+    attachment: Path | None
 
 
 @click.command("view")
 @configuration
 @click.option("--entry", default="forward", show_default=True, metavar="NAME", help="The entry of a spec to show.")
 @click.option("--without", multiple=True, metavar="INPUT", help="Leave an optional input of a spec out (repeatable).")
+@click.option("--block", metavar="PATH", help="Show one part: its path (h.0.attn), or the name of a block.")
+@click.option("--svg", type=FILE, metavar="OUT", help="Write the picture instead of opening it.")
+@click.option("--png", type=FILE, metavar="OUT", help="The same, in pixels.")
+@click.option("--pdf", type=FILE, metavar="OUT", help="The same, as one page of its own size.")
+@click.option(
+    "--metrics", type=click.Choice(["parameters", "flops", "time"]), help="Colour nodes by what they take of the whole."
+)
+@click.option("--at", callback=parse_at, metavar="B=1,T=128", help="Sizes that FLOPs and times are for.")
+@click.option("--profile", type=FILE, metavar="FILE", help="Times of an earlier --attachment; nothing is measured.")
+@click.option("--attachment", type=FILE, metavar="OUT", help="Write the figures for Netron, the drawing beside them.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port on 127.0.0.1.  [default: a free one]")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 def command(
@@ -29,23 +56,75 @@ def command(
     model: str | None,
     entry: str,
     without: tuple[str, ...],
+    block: str | None,
+    svg: Path | None,
+    png: Path | None,
+    pdf: Path | None,
+    metrics: Measure | None,
+    at: dict[str, int] | None,
+    profile: Path | None,
+    attachment: Path | None,
     port: int,
     no_browser: bool,
 ) -> None:
     """Open a model in Netron: a build's folder, an .onnx file, or a spec (which is not built for it).
 
-    Only this machine can reach the page, and only the model is served. Ctrl-C ends it.
+    Only this machine can reach the page, and only the model is served. Ctrl-C ends it. With --svg, --png or --pdf
+    pictures are written instead.
     """
+    from specc_runtime.drawn.subject import Chosen
+
+    colouring = Colouring("time" if profile is not None else metrics, at or {}, profile, attachment)
+    if profile is not None and metrics not in (None, "time"):
+        raise click.UsageError("--profile is of times: leave --metrics out")
+    if colouring.metrics is None and (at is not None or attachment is not None):
+        raise click.UsageError("--at and --attachment are of figures: --metrics flops, parameters or time")
+    formats = {name: path for name, path in (("svg", svg), ("png", png), ("pdf", pdf)) if path is not None}
+    chosen = Chosen(file, preset, sets, model, entry, frozenset(without))
+    with reporting(), _drawing_errors():
+        if formats:
+            _write(chosen, block, colouring, formats)
+            return
+        _open(chosen, block, colouring, port, no_browser)
+
+
+@contextmanager
+def _drawing_errors() -> Iterator[None]:
+    """Without a browser there is no picture; Netron may not be able to draw one."""
     from specc_runtime.browser import RenderUnavailable
+    from specc_runtime.render import RenderFailed
+
+    try:
+        yield
+    except (RenderUnavailable, RenderFailed) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _write(chosen: Chosen, block: str | None, colouring: Colouring, formats: Mapping[str, Path]) -> None:
+    from specc_runtime.drawn import output
+
+    for path in formats.values():
+        output.check(path)
+    with _model(chosen, block, colouring) as (path, figures):
+        from specc_runtime.render import Renderer
+
+        with Renderer() as renderer:
+            drawn = renderer.draw(path, tuple(formats), attachment=figures)
+    for name, place in formats.items():
+        output.put(place, drawn[name])
+        click.echo(f"wrote {place}")
+
+
+def _open(chosen: Chosen, block: str | None, colouring: Colouring, port: int, no_browser: bool) -> None:
+    """Serve until Ctrl-C."""
     from specc_runtime.view import serve
 
-    with reporting(), _model(file, preset, sets, model, entry, frozenset(without)) as found:
-        try:
-            server = serve(found, port=port, open_browser=not no_browser)  # the model is read here, once
+    with _model(chosen, block, colouring) as (found, figures):
+        try:  # the model is read here, once
+            server = serve(found, port=port, open_browser=not no_browser, attachment=figures)
         except OSError as error:
-            raise click.ClickException(f"cannot show {found}: {error.strerror or error}") from None
-        except RenderUnavailable as error:
-            raise click.ClickException(str(error)) from None
+            help = " (--port 0 takes a free one)" if port else ""
+            raise click.ClickException(f"cannot show {found}: {error.strerror or error}{help}") from None
     try:
         click.echo(f"{found.name}: {server.url}   (Ctrl-C ends it)")
         server.wait()
@@ -54,49 +133,48 @@ def command(
 
 
 @contextmanager
-def _model(
-    target: str, preset: str | None, sets: dict[str, str], model: str | None, entry: str, without: frozenset[str]
-) -> Iterator[Path]:
-    """The file to show. The drawing of a spec is in a folder that only this user can read, and is gone afterwards."""
-    path = Path(target)
-    if path.is_dir():
-        yield _of_build(path, target)
-    elif path.suffix.lower() == ".onnx":
-        if not path.is_file():
-            raise Rejected([Diagnostic("E006", f"`{target}` does not exist")])
-        yield path
-    else:
-        with tempfile.TemporaryDirectory(prefix="specc-view-") as folder:
-            yield _draw(Path(folder), target, preset, sets, model, entry, without)
+def _model(chosen: Chosen, block: str | None, colouring: Colouring) -> Iterator[tuple[Path, bytes | None]]:
+    """The file to show, with figures for its nodes.
+
+    What is drawn for it is in a folder that only this user can read, and is gone afterwards. A file that is shown as
+    it is stays where it is.
+    """
+    from specc_runtime.drawn.output import saved
+
+    if block is None and colouring.metrics is None and (found := chosen.as_it_is()) is not None:
+        yield found, None
+        return
+    with tempfile.TemporaryDirectory(prefix="specc-view-") as folder:
+        drawing, figures, name = _drawn(chosen, block, colouring)
+        yield saved(drawing, Path(folder), name), figures
 
 
-def _of_build(folder: Path, shown: str) -> Path:
-    for name in DRAWN:
-        if (folder / name).is_file():
-            return folder / name
-    help = "name a build's folder (build/NAME), an .onnx file or a spec"
-    raise Rejected([Diagnostic("B660", f"`{shown}` holds no {DRAWN[1]}", help=help)])
+def _drawn(chosen: Chosen, block: str | None, colouring: Colouring) -> tuple[ModelProto, bytes | None, str]:
+    """The drawing, its figures, and what it is called."""
+    from specc_runtime.drawn.parts import find
+
+    drawing, blocks = chosen.drawn_anew() if block is not None or colouring.metrics is not None else chosen.shown()
+    found = find(drawing, block) if block is not None else None
+    figures = _figures(chosen, drawing, colouring)
+    if found is None:
+        return drawing, figures, chosen.name
+    return found.drawn(drawing, blocks), figures, found.name
 
 
-def _draw(
-    folder: Path,
-    target: str,
-    preset: str | None,
-    sets: dict[str, str],
-    model: str | None,
-    entry: str,
-    without: frozenset[str],
-) -> Path:
-    """Check a spec and write the drawing of an entry."""
-    from specc import driver
-    from specc.inspect import chosen_graph
+def _figures(chosen: Chosen, drawing: ModelProto, colouring: Colouring) -> bytes | None:
+    """The attachment, also written where it was asked for, with the drawing that it is of."""
+    if colouring.metrics is None:
+        return None
+    from specc_runtime.drawn import output
+    from specc_runtime.drawn.figures import Wanted, attachment
 
-    checked = driver.load(target, preset=preset, model=model, sets=sets).model
-    chosen_graph(checked, entry, without)  # says what is wrong with the names
-    from specc.backends.onnx.functions import view
-    from specc_runtime.module import python_name
-
-    drawing, _ = view(checked, entry, without=without)
-    path = folder / f"{python_name(checked.name)}.onnx"
-    path.write_bytes(drawing.SerializeToString(deterministic=True))
-    return path
+    if colouring.attachment is not None:
+        beside = colouring.attachment.with_suffix(".onnx")
+        output.check(colouring.attachment)
+        output.check(beside)
+    found = attachment(chosen, drawing, Wanted(colouring.metrics, colouring.at, colouring.profile))
+    if colouring.attachment is not None:
+        output.put(colouring.attachment, found)
+        output.put(beside, drawing.SerializeToString(deterministic=True))
+        click.echo(f"wrote {colouring.attachment} and {beside}: open the second in Netron, then the first")
+    return found
