@@ -191,12 +191,12 @@ def _training(model: Model, graph: Graph, setup: Setup) -> Iterator[Term]:
     saved, again = _number(spending.spent.saved, "activations"), spending.again
     extra = f", in {setup.dtype}"
     if setup.checkpointing:
-        extra = ": inputs of repeated blocks, and one block computed again" + extra
+        extra = ": inputs of repeated blocks, one computed again" + extra
     yield Term("activations", "kept for the gradients" + extra, lambda at: saved(at) + evaluate(again, at))
     results = _number(_results(graph), "the results")
     yield Term(
         "results",
-        "and what a loss makes of them: log-probabilities, and both gradients where they exceed the parameters'",
+        "in f32, log-probabilities, and gradients of both beyond those above",
         lambda at: 2 * results(at) + max(0, 2 * results(at) - gradients),
     )
 
