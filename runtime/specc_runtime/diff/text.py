@@ -58,7 +58,10 @@ def _fate(fate: Fate, found: Difference) -> Iterator[str]:
     renamed = sum(c.count for c in fate.changes if c.after.startswith(MOVED))
     reshaped = sum(c.count for c in fate.changes if c.action == "~") - renamed
     absent, left = (sum(c.count for c in fate.changes if c.action == sign) for sign in "+-")
-    told = [f"{fate.loads} tensors load" + (f" ({renamed} by `moved` lines)" if renamed else "")]
+    told = [
+        ("1 tensor loads" if fate.loads == 1 else f"{fate.loads} tensors load")
+        + (f" ({renamed} by `moved` lines)" if renamed else "")
+    ]
     told += [f"{n} {what}" for n, what in (
         (reshaped, "of another shape"), (absent, "missing in it"), (left, "left over"),
     ) if n]  # fmt: skip
