@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
+from specc.quantisation import Scheme
+from specc.types import DType
 from specc_runtime.build import Request, build
 from specc_runtime.cli import cli
 from specc_runtime.diff.changes import Change, folded
@@ -81,8 +84,10 @@ def test_a_wider_preset(net: Path) -> None:
     assert changes(found, "tensors")["h.{0..2}.up.weight"] == ("change", "[16, 8]", "[32, 8]")
     cost = changes(found, "cost")
     one, other = (3 * (2 * 8 + 2 * 8 * hidden + hidden + 8) for hidden in (16, 32))
-    assert cost["parameters"] == ("change", f"{one:,}", f"{other:,}  ({(other - one) / one:+.1%})")
-    assert cost["FLOPs at B=10"][1].replace(",", "").isdigit()
+    assert cost["parameters"] == ("change", str(one), str(other))
+    assert cost["FLOPs at B=10"][1].isdigit()
+    told = f"parameters     {one:,} -> {other:,}  ({(other - one) / one:+.1%})"
+    assert told in run("net.spec", "net.spec:wide", "--at", "B=10").output
     assert changes(found, "ONNX operators") == {}
     fate = found["checkpoint"]
     assert (fate["fits"], fate["loads"]) == (False, 3 * 3)  # the norms, and the biases of `down`
@@ -146,6 +151,20 @@ def test_revisions_of_git(net: Path) -> None:
         assert done.exit_code == 2 and message in done.output, done.output
 
 
+def test_a_revision_holds_files_that_are_no_text(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("lib").mkdir()
+    Path("lib/latin.spec").write_bytes(b"# caf\xe9\n" + SPEC.encode())
+    Path("lib/old.py").write_bytes(b'x = "\xe9"\n')
+    Path("lib/net.spec").write_text(SPEC, "utf-8")
+    own = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    for arguments in (("init",), ("add", "-A"), ("commit", "-m", "one")):
+        subprocess.run(["git", *own, *arguments], check=True, capture_output=True)
+    monkeypatch.setenv("GIT_DIR", ".git")  # as hooks have it
+    assert run("lib/net.spec@HEAD", "net.spec").exit_code == 0
+    done = run("lib/latin.spec@HEAD", "net.spec")
+    assert done.exit_code == 2 and "is not UTF-8 text" in done.output, done.output
+
+
 def test_no_repository(net: Path) -> None:
     done = run("net.spec@HEAD", "net.spec")
     assert done.exit_code == 2 and "is in no git repository" in done.output
@@ -167,18 +186,92 @@ def test_builds_and_graphs(net: Path) -> None:
     assert "not compared: hyper-parameters, structure" in run("one/model.onnx", "net.spec").output
 
 
+def test_builds_that_were_made_otherwise(net: Path) -> None:
+    plain = Request("net.spec", verify=False, render=False, out=Path("plain"))
+    build(plain)
+    build(replace(plain, out=Path("half"), dtype=DType.BF16))
+    build(replace(plain, out=Path("few"), quant=Scheme(8)))
+    build(replace(plain, out=Path("bare"), no_weights=True))
+    found = data("plain", "half")
+    assert changes(found, "build") == {"dtype": ("change", "f32", "bf16")} and found["checkpoint"]["fits"]
+    assert changes(found, "inputs") == {"x": ("change", "Tensor[B, 8]", "bf16[B, 8]")}
+    assert changes(data("plain", "few"), "build") == {"quantisation": ("change", "none", "int8")}
+    graph = changes(data("plain", "few/model.int8.onnx"), "ONNX operators")
+    assert graph["MatMulInteger"][0] == "add"
+    assert not changes(data("plain", "bare"), "tensors")
+    net.unlink()
+    assert not changes(data("plain", "bare"), "tensors")  # the graph has their shapes
+    assert changes(data("plain", "half"), "build") == {"dtype": ("change", "f32", "bf16")}
+    done = run("plain", "half", "--entry", "step")
+    assert done.exit_code == 2 and "has no entry `step`" in done.output
+
+
+def test_what_decoding_keeps() -> None:
+    found = data("gpt2", "gpt2", "--set", "layers=1", code=0)
+    assert found["equal"]
+    cost = changes(data("gpt2:gpt2-tiny", "gpt2", "--at", "B=2,T=8"), "cost")
+    assert cost["cache bytes per token"] == ("change", f"{2 * 2 * 64 * 4}*B", f"{2 * 12 * 768 * 4}*B")
+    assert cost["cache bytes at B=2, T=8"][2] == str(2 * 8 * 2 * 12 * 768 * 4)
+    growing = changes(data("gpt2:gpt2-tiny", "lstm"), "cost")
+    assert growing["cache bytes per token"][0] == "remove"
+    assert "(+185.1%)" in run("gpt2", "gpt2:gpt2-medium").output
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        ("B=1,Q=3", "neither model has a dim `Q`"),
+        ("B=1", "no size is given for `T`"),
+        ("B=1,T=1025", "B=1, T=1025: gpt2 needs T <= 1024"),
+    ],
+)
+def test_sizes_that_no_side_takes(at: str, message: str) -> None:
+    done = run("gpt2", "gpt2:gpt2-tiny", "--at", at)
+    assert done.exit_code == 2 and message in done.output, done.output
+
+
+def test_two_tensors_become_one(net: Path) -> None:
+    """A checkpoint with two tables isn't simply one of a model that ties them: their values may differ (W312)."""
+    Path("tied.spec").write_text(
+        "from std.nn import Embedding, Linear\ndim B, T\n\n"
+        "model Net(tied: bool = false) {\n"
+        "  wte: Embedding(9, 4)\n  head: Linear(4, 9, bias = false)\n  tie head.weight = wte.weight if tied\n"
+        "  forward(ids: Int[B, T]) -> y: Tensor[B, T, 9] = head(wte(ids))\n}\n\n"
+        'preset "tied" = Net(tied = true)\n',
+        "utf-8",
+    )
+    found = data("tied.spec", "tied.spec:tied")
+    assert changes(found, "ties") == {"head.weight": ("add", "", "wte.weight")}
+    fate = found["checkpoint"]
+    assert (fate["loads"], fate["fits"]) == (1, False)
+    assert [(c["action"], c["name"], c["after"]) for c in fate["changes"]] == [
+        ("remove", "head.weight", "is wte.weight")
+    ]
+    assert data("tied.spec:tied", "tied.spec")["checkpoint"]["changes"][0]["action"] == "add"
+
+
+def test_presets_of_which_one_ties_its_head() -> None:
+    """Of another shape besides: each tensor is told once."""
+    fate = data("llama:llama-2-7b", "llama:smollm2-135m")["checkpoint"]
+    names = [change["name"] for change in fate["changes"]]
+    assert len(names) == len(set(names)) and not fate["fits"]
+
+
 def test_files_that_are_no_models(net: Path) -> None:
     Path("a.onnx").write_bytes(b"\x08\x07\xff\xff\xff")
+    Path("nothing.onnx").touch()
+    empty = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [], [])
+    onnx.save(onnx.helper.make_model(empty, opset_imports=[onnx.helper.make_opsetid("", 99)]), "new.onnx")
     for text, message in (
-        ("a.onnx", "is no ONNX file, or one that was cut short"),
+        ("a.onnx", "is no ONNX graph, or only a part of one (5 bytes)"),
+        ("nothing.onnx", "is no ONNX graph"),
+        ("new.onnx", "is of opset 99"),
         ("b.onnx", "cannot read b.onnx"),
         ("b.spec", "b.spec"),
         ("net.spec:none", 'no preset "none"'),
     ):
         done = run(text, "net.spec")
         assert done.exit_code == 2 and message in done.output, done.output
-    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [])), "empty.onnx")
-    assert run("empty.onnx", "net.spec").exit_code == 1
 
 
 def test_folding() -> None:

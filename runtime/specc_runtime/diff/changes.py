@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
 
-from specc.diagnostics import Collector
+from specc.diagnostics import Collector, Diagnostic, Rejected
+from specc.dims import Dim
+from specc.inspect.formulas import ZERO, Formula
 from specc.weights.layout import TensorInfo
 from specc.weights.moved import read_moves
 from specc_runtime.diff.subject import Part, Subject
@@ -21,18 +23,19 @@ _INDEX = re.compile(r"(?<![^.])\d+(?![^.])")
 
 @dataclass(frozen=True)
 class Change:
-    """`name` with what it was and is, as text; `count` of them have this very change."""
+    """`name` with what it was and is, as text; `count` of them have this very change, `percent` is that of a number."""
 
     action: Action
     name: str
     before: str = ""
     after: str = ""
     count: int = 1
+    percent: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {"action": {"+": "add", "-": "remove", "~": "change"}[self.action], **{
-            key: value for key, value in vars(self).items() if key != "action"
-        }}  # fmt: skip
+        data: dict[str, Any] = {"action": {"+": "add", "-": "remove", "~": "change"}[self.action], "name": self.name}
+        data |= {"before": self.before, "after": self.after, "count": self.count}
+        return data | ({"percent": self.percent} if self.percent else {})
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,25 @@ class Difference:
 
 
 def difference(before: Subject, after: Subject, at: Mapping[str, int] | None = None) -> Difference:
-    """Compare two subjects; `at` gives numbers beside formulas that depend on sizes."""
+    """Compare two subjects; `at` gives numbers beside formulas that depend on sizes.
+
+    Raises `Rejected` (E009) for sizes that a side's entry does not take.
+    """
+    if at is not None:
+        _check_sizes(before, after, at)
     unknown = before.unknown or after.unknown
     moved = _moved(before, after)
+    costed = before.costed and after.costed
     sections = [
         _section("hyper-parameters", _mappings(before.hypers, after.hypers), before.hypers, after.hypers, unknown),
+        Section("build", tuple(_made(before, after))),
         _section("structure", _structure(before, after), before.parts, after.parts, unknown),
         Section("inputs", tuple(_mappings(before.inputs, after.inputs))),
         Section("outputs", tuple(_mappings(before.outputs, after.outputs))),
         Section("tensors", tuple(folded(_mappings(_shapes(before, moved), _shapes(after, {}))))),
         Section("ties", tuple(folded(_mappings(before.ties, after.ties)))),
         Section("cost", tuple(_costs(before, after, at))),
+        *([] if costed else [Section("FLOPs and cache", (), unknown)]),
         Section("ONNX operators", tuple(_mappings(_counts(before), _counts(after)))),
     ]
     return Difference(before.label, after.label, tuple(sections), _fate(before, after, moved))
@@ -148,23 +159,66 @@ def _counts(subject: Subject) -> dict[str, str] | None:
     return None if subject.operators is None else {k: str(v) for k, v in sorted(subject.operators.items())}
 
 
+def _made(before: Subject, after: Subject) -> Iterator[Change]:
+    """How two builds were made; a spec is no build."""
+    if before.made is not None and after.made is not None:
+        yield from _mappings(before.made, after.made)
+
+
+def _check_sizes(before: Subject, after: Subject, at: Mapping[str, int]) -> None:
+    dims = tuple(dict.fromkeys((*before.dims, *after.dims)))
+    notes = (("available", ", ".join(dims) or "none: every size is fixed"),)
+    help = f"--at {','.join(f'{name}=1' for name in dims)}" if dims else ""
+    strange = next((name for name in at if name not in dims), None)
+    if strange is not None:
+        raise Rejected([Diagnostic("E009", f"neither model has a dim `{strange}`", notes=notes, help=help)])
+    missing = ", ".join(f"`{name}`" for name in dims if name not in at)
+    if missing:
+        raise Rejected([Diagnostic("E009", f"no size is given for {missing}", notes=notes, help=help)])
+    for side in (before, after):
+        broken = side.facts.satisfied_by({name: at[name] for name in side.dims})
+        if broken is not None:
+            raise Rejected([Diagnostic("E009", f"{_sizes(at)}: {side.label} needs {broken}", notes=notes)])
+
+
+def _sizes(at: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in at.items())
+
+
 def _costs(before: Subject, after: Subject, at: Mapping[str, int] | None) -> Iterator[Change]:
-    sums = [(s.parameters, s.flops) for s in (before, after)]
-    if sums[0][0] is not None and sums[1][0] is not None and sums[0][0] != sums[1][0]:
-        one, other = sums[0][0], sums[1][0]
-        yield Change("~", "parameters", f"{one:,}", f"{other:,}{_percent(one, other)}")
-    one_flops, other_flops = sums[0][1], sums[1][1]
-    if one_flops is None or other_flops is None or one_flops == other_flops:
+    if before.parameters is not None and after.parameters is not None:
+        yield from _formulas("parameters", Dim.const(before.parameters), Dim.const(after.parameters), None)
+    if not (before.costed and after.costed):
         return
-    yield Change("~", "FLOPs", str(one_flops), str(other_flops))
-    if at is not None and {*one_flops.symbols, *other_flops.symbols} <= set(at):
-        left, right = one_flops.evaluate(at), other_flops.evaluate(at)
-        sizes = ", ".join(f"{name}={value}" for name, value in at.items())
-        yield Change("~", f"FLOPs at {sizes}", f"{left:,}", f"{right:,}{_percent(left, right)}")
+    yield from _formulas("FLOPs", before.flops, after.flops, at)
+    one, other = (
+        (c.token, c.constant, c.bytes) if c is not None else (ZERO, ZERO, ZERO) for c in (before.cache, after.cache)
+    )
+    yield from _formulas("cache bytes per token", one[0], other[0], None)
+    yield from _formulas("cache bytes that do not grow", one[1], other[1], None)
+    if at is not None:  # the formula is told by the two above
+        yield from (change for change in _formulas("cache bytes", one[2], other[2], at) if " at " in change.name)
+
+
+def _formulas(name: str, before: Formula, after: Formula, at: Mapping[str, int] | None) -> Iterator[Change]:
+    """A formula of each side where they differ, and its number; what is too long to write (None) is not compared."""
+    if before is None or after is None or before == after:
+        return
+    if before == ZERO or after == ZERO:
+        yield Change("+", name, "", str(after)) if before == ZERO else Change("-", name, str(before))
+        return
+    (left_terms, right_terms), percent = (before.terms(), after.terms()), ""
+    if len(left_terms) == len(right_terms) == 1 and left_terms[0][0] == right_terms[0][0]:
+        percent = _percent(left_terms[0][1], right_terms[0][1])
+    yield Change("~", name, str(before), str(after), percent=percent)
+    symbols = {*before.symbols, *after.symbols}
+    if at is not None and symbols and symbols <= set(at):
+        left, right = before.evaluate(at), after.evaluate(at)
+        yield Change("~", f"{name} at {_sizes(at)}", str(left), str(right), percent=_percent(left, right))
 
 
 def _percent(before: int, after: int) -> str:
-    return f"  ({(after - before) / before:+.1%})" if before else ""
+    return f"{(after - before) / before:+.1%}" if before else ""
 
 
 # ---- structure -------------------------------------------------------------------------------------------------------
@@ -213,7 +267,10 @@ def _moved(before: Subject, after: Subject) -> Mapping[str, str]:
 
 
 def _fate(before: Subject, after: Subject, moved: Mapping[str, str]) -> Fate:
-    """What loading tensors of the first model's names into the second would do."""
+    """What loading tensors of the first model's names into the second would do.
+
+    Of two that are one tensor there, the second is left over: a build takes it only if its values are the same (W312).
+    """
     file = {name: info for name, info in before.tensors.items() if name not in before.ties}
     wanted = {name: info for name, info in after.tensors.items() if name not in after.ties}
     changes: list[Change] = []
@@ -222,8 +279,8 @@ def _fate(before: Subject, after: Subject, moved: Mapping[str, str]) -> Fate:
     for name, info in file.items():
         now = moved.get(name, name)
         now = after.ties.get(now, now)
-        if now not in wanted:
-            changes.append(Change("-", name, _shape(info)))
+        if now not in wanted or now in here:
+            changes.append(Change("-", name, _shape(info), f"is {now}" if now in here else ""))
             continue
         here.add(now)
         if wanted[now].shape != info.shape:
@@ -261,7 +318,7 @@ def _together(members: Sequence[tuple[list[int], Change]]) -> Iterator[Change]:
         name, after = _with(first.name, columns), first.after
         if after.startswith(MOVED):
             after = MOVED + _with(after.removeprefix(MOVED), columns)
-        yield Change(first.action, name, first.before, after, len(members))
+        yield replace(first, name=name, after=after, count=len(members))
     else:
         at = next(at for at, column in enumerate(columns) if len(column) > 1)
         for outer in columns[at]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from specc.diagnostics import Diagnostic, Rejected
@@ -20,31 +22,52 @@ def at_revision(file: Path, revision: str, to: Path) -> Path:
         why=f"git has no revision `{revision}`",
     ).strip()  # fmt: skip
     name = file.resolve().relative_to(root.resolve()).as_posix()
-    names = [n for n in _git(root, "ls-tree", "-r", "-z", "--name-only", commit).split("\0") if n.endswith(NEEDED)]
-    if name not in names:
+    listed = [line.split("\t", 1) for line in _git(root, "ls-tree", "-r", "-z", commit).split("\0") if line]
+    blobs = {path: told.split()[2] for told, path in listed if told.split()[1] == "blob" and path.endswith(NEEDED)}
+    if name not in blobs:
         message = f"`{name}` is not in revision `{revision}`"
         recent = _git(root, "log", "--all", "-1", "--format=%h %s", "--", name).strip()
         notes = (("last change", recent),) if recent else ()
         raise Rejected([Diagnostic("E006", message, notes=notes)])
     below = Path(name).parent.parts[:1]  # imports stay inside the root, which is no higher than a specc.toml
-    for each in names:
-        if below and Path(each).parts[:1] != below and not each.endswith("specc.toml"):
-            continue
-        path = to / each
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_git(root, "show", f"{commit}:{each}"), "utf-8")
+    wanted = {
+        path: blob for path, blob in blobs.items()
+        if not below or Path(path).parts[:1] == below or path.endswith("specc.toml")
+    }  # fmt: skip
+    for path, content in zip(wanted, _contents(root, list(wanted.values())), strict=True):
+        place = to / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
     return to / name
 
 
+def _contents(root: Path, blobs: Sequence[str]) -> Iterator[bytes]:
+    """The bytes of objects, read by one process."""
+    data = _run(root, ["cat-file", "--batch"], "".join(f"{blob}\n" for blob in blobs).encode("ascii"))
+    at = 0
+    for _ in blobs:
+        start = data.index(b"\n", at) + 1
+        size = int(data[at:start].split()[2])
+        yield data[start : start + size]
+        at = start + size + 1
+
+
 def _git(folder: Path, *arguments: str, why: str = "") -> str:
-    """What git prints; raises `Rejected` (E006) with its reason where it fails."""
+    """What git prints, names of files among it; raises `Rejected` (E006) with its reason where it fails."""
+    return os.fsdecode(_run(folder, arguments, why=why))
+
+
+def _run(folder: Path, arguments: Sequence[str], given: bytes = b"", why: str = "") -> bytes:
+    # A hook's git has told its own repository, relative to another folder.
+    surroundings = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, encoding="utf-8", check=False
+            ["git", "-C", str(folder), *arguments], input=given, capture_output=True, env=surroundings, check=False
         )
     except OSError as error:
         raise Rejected([Diagnostic("E006", f"git cannot be run: {error.strerror}")]) from None
     if done.returncode:
-        notes = (("git", done.stderr.strip().splitlines()[0]),) if done.stderr.strip() else ()
+        said = os.fsdecode(done.stderr).strip()
+        notes = (("git", said.splitlines()[0]),) if said else ()
         raise Rejected([Diagnostic("E006", why or f"git {arguments[0]} fails", notes=notes)])
     return done.stdout

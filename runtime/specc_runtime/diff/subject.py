@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specc import driver
 from specc.api import written
-from specc.diagnostics import Diagnostic, Rejected
-from specc.dims import Dim
+from specc.diagnostics import Rejected
+from specc.dims import Dim, Facts
 from specc.elaborate.models import Options
-from specc.inspect import report
+from specc.inspect import chosen_graph, report
+from specc.inspect.caches import Cache
+from specc.inspect.formulas import Formula
 from specc.ir.graph import Model, Module, PartGroup, PartList, Submodule, aliases, dotted, walk_members
-from specc.types import TensorType
+from specc.passes.plain import entry_facts
+from specc.types import DType, TensorType
 from specc.weights.layout import TensorInfo
 from specc.weights.sections import model_tensors
+from specc_runtime.foreign import graph as graphs
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
+
+    from specc_runtime.inputs import Interface
+    from specc_runtime.module import Build
 
 
 @dataclass(frozen=True)
@@ -44,18 +50,27 @@ class Part:
 
 @dataclass(frozen=True)
 class Subject:
-    """One side. What it does not know is None; `unknown` says why."""
+    """One side. What it does not know is None; `unknown` says why.
+
+    `made`: how it was built, of a build. `cache`: what decoding keeps, in f32; `costed`: whether there are formulas.
+    `dims`, `facts`: the sizes of the entry.
+    """
 
     label: str
     tensors: Mapping[str, TensorInfo]
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     operators: Mapping[str, int] | None
+    dims: tuple[str, ...]
+    facts: Facts = field(default_factory=Facts)
+    made: Mapping[str, str] | None = None
     hypers: Mapping[str, str] | None = None
     parts: Mapping[str, Part] | None = None
     ties: Mapping[str, str] = field(default_factory=dict)
     parameters: int | None = None
-    flops: Dim | None = None
+    costed: bool = False
+    flops: Formula = None
+    cache: Cache | None = None
     checked: driver.Checked | None = None
     unknown: str = ""
 
@@ -69,7 +84,7 @@ def subject(text: str, choice: Choice, work: Path) -> Subject:
     if path.suffix == ".onnx":
         return _of_onnx(text, path)
     if (path / "manifest.json").is_file():
-        return _of_build(text, path)
+        return _of_build(text, path, choice.entry)
     preset = choice.preset
     if not path.exists() and ":" in text:
         text, _, preset = text.rpartition(":")
@@ -93,27 +108,30 @@ def _of_spec(label: str, file: str | Path, choice: Choice) -> Subject:
     return _of_model(label, checked, choice.entry)
 
 
-def _of_model(label: str, checked: driver.Checked, entry: str) -> Subject:
+def _of_model(label: str, checked: driver.Checked, entry: str, without: frozenset[str] = frozenset()) -> Subject:
     from specc.backends.onnx.export import build
 
     model = checked.model
-    found = report(model, entry)
-    graph = model.entries[entry].full
-    sizes = {a.name: str(_plain(a.type)) for a in graph.inputs if a.value is not None}
+    found = report(model, entry, without=without)
+    graph = chosen_graph(model, entry, without)
     outputs = {
         name: str(_plain(value.type)) for name, (_, value) in zip(graph.output_names, graph.results, strict=True)
     }
     return Subject(
         label=label,
         tensors=model_tensors(model.module),
-        inputs=sizes,
+        inputs={a.name: str(_plain(a.type)) for a in graph.inputs if a.value is not None},
         outputs=outputs,
-        operators=_operators(build(model, entry)),
-        hypers={h.name: _value(h.value) for h in model.module.hypers if not h.is_let},
+        operators=graphs.operators(build(model, entry, without=without).graph),
+        dims=found.dims,
+        facts=entry_facts(model, graph),
+        hypers=_hypers(model.module),
         parts=_parts(model),
         ties=aliases(model.module),
         parameters=found.parameters,
+        costed=True,
         flops=found.root.flops,
+        cache=found.cache,
         checked=checked,
     )
 
@@ -145,47 +163,82 @@ def _parts(model: Model) -> dict[str, Part]:
 
 
 def _part(module: Module) -> Part:
-    hypers = {h.name: _value(h.value) for h in module.hypers if not h.is_let}
-    return Part(module.name, hypers, module.torch_class is not None)
+    return Part(module.name, _hypers(module), module.torch_class is not None)
+
+
+def _hypers(module: Module) -> dict[str, str]:
+    return {h.name: _value(h.value) for h in module.hypers if not h.is_let}
 
 
 # ---- builds and graphs -----------------------------------------------------------------------------------------------
 
 
-def _of_build(text: str, folder: Path) -> Subject:
-    """A build by its spec where that is found as it was, else by its manifest, its weights and its graph."""
-    from specc_runtime.inputs import Interface
+def _of_build(text: str, folder: Path, entry: str) -> Subject:
+    """A build by its manifest, its weights and its graph; what these do not tell by its spec, found as it was."""
     from specc_runtime.module import open_build
     from specc_runtime.origin import origin_of
 
     made = open_build(folder)
+    own = _of_manifest(text, made, entry)
     try:
         origin = origin_of(folder)
     except Rejected as rejected:
-        unknown = rejected.diagnostics[0].message
-    else:
-        preset = None if origin.sets else origin.preset
-        return _of_spec(text, origin.file, Choice(preset, origin.model, origin.sets))
-    record = made.manifest
-    of: Interface = made.interface()
-    graph = record["entries"]["forward"]["onnx"]
-    return Subject(
-        label=text,
-        tensors=_stored(made.weights),
-        inputs={i.name: _shown(i.dtype, i.shape) for i in of.inputs},
-        outputs={o.name: _shown(o.dtype, o.shape) for o in of.outputs},
-        operators=_operators(_load(folder / graph)) if graph else None,
-        hypers={name: _value(value) for name, value in record["hyperparameters"].items()},
-        ties=record["weights"]["ties"] if record["weights"] else {},
-        unknown=unknown,
+        return replace(own, unknown=rejected.diagnostics[0].message)
+    project = driver.open_project(origin.file)
+    checked = project.check(Options(origin.model, origin.preset, driver.parse_sets(origin.sets)))
+    if entry not in checked.model.entries:  # one that goes on: the build's own
+        why = f"`{entry}` is the build's own, its spec has no such entry"
+        return replace(own, hypers=_hypers(checked.model.module), parts=_parts(checked.model), unknown=why)
+    of_spec = _of_model(text, checked, entry, origin.without.get(entry, frozenset()))
+    plain = made.manifest["dtype"] == "f32"  # then a build's types are those of its spec
+    return replace(
+        of_spec,
+        tensors=own.tensors or of_spec.tensors,
+        inputs=of_spec.inputs if plain else own.inputs,
+        outputs=of_spec.outputs if plain else own.outputs,
+        operators=own.operators if own.operators is not None else of_spec.operators,
+        made=own.made,
     )
 
 
-def _stored(weights: Path | None) -> Mapping[str, TensorInfo]:
+def _of_manifest(text: str, made: Build, entry: str) -> Subject:
+    """What a build's folder tells, without its spec. Raises `Rejected` (B660) for an entry that it does not have."""
+    record = made.manifest
+    of: Interface = made.interface(entry)
+    file = record["entries"][entry]["onnx"]
+    graph = graphs.load(made.folder / file) if file else None
+    tensors = _stored(made.weights) if made.weights is not None else _initializers(graph) if graph is not None else {}
+    return Subject(
+        label=text,
+        tensors=tensors,
+        inputs={i.name: _shown(i.dtype, i.shape) for i in of.inputs},
+        outputs={o.name: _shown(o.dtype, o.shape) for o in of.outputs},
+        operators=graphs.operators(graph.graph) if graph is not None else None,
+        dims=of.dims,
+        facts=of.facts,
+        made=_made(record, entry),
+        hypers={name: _value(value) for name, value in record["hyperparameters"].items()},
+        ties=record["weights"]["ties"] if record["weights"] else {},
+        parameters=record["parameters"],
+    )
+
+
+def _made(record: Mapping[str, Any], entry: str) -> dict[str, str]:
+    """How a model was built, as far as that makes a difference to who runs it."""
+    kept = {name: made["cache"]["kind"] for name, made in record["entries"].items() if made.get("cache")}
+    return {
+        "dtype": record["dtype"],
+        "quantisation": (record.get("quantisation") or {}).get("scheme", "none"),
+        "opset": str(record["entries"][entry]["opset"]),
+        "entries": ", ".join(record["entries"]),
+        "cache": ", ".join(f"{name}: {kind}" for name, kind in kept.items()) or "none",
+        "weights": record["weights"]["source"] if record["weights"] else "none",
+    }
+
+
+def _stored(weights: Path) -> Mapping[str, TensorInfo]:
     from specc_runtime.checkpoint import Checkpoint
 
-    if weights is None:
-        return {}
     checkpoint = Checkpoint.open(weights)
     try:
         return checkpoint.header()
@@ -194,71 +247,45 @@ def _stored(weights: Path | None) -> Mapping[str, TensorInfo]:
 
 
 def _shown(dtype: str, shape: tuple[Dim, ...]) -> str:
-    kind = {"f32": "Tensor", "i64": "Int", "bool": "Bool"}.get(dtype, dtype)
+    """As a spec writes it; a build in f32 does not tell `Tensor` from `f32`."""
+    kind = "Tensor" if dtype == "f32" else DType(dtype).spec_name
     return f"{kind}[{', '.join(map(str, shape))}]"
 
 
 def _of_onnx(text: str, path: Path) -> Subject:
-    from onnx import TensorProto
-
-    proto = _load(path)
-    names = {i.name for i in proto.graph.initializer}
-    stored = {
-        TensorProto.FLOAT: "F32", TensorProto.FLOAT16: "F16", TensorProto.BFLOAT16: "BF16", TensorProto.INT64: "I64",
-        TensorProto.INT32: "I32", TensorProto.INT8: "I8", TensorProto.UINT8: "U8", TensorProto.BOOL: "BOOL",
-        TensorProto.DOUBLE: "F64", TensorProto.INT16: "I16",
-    }  # fmt: skip
+    proto = graphs.load(path)
+    stored = {i.name for i in proto.graph.initializer}
+    inputs = [i for i in proto.graph.input if i.name not in stored]
     return Subject(
         label=text,
-        tensors={
-            t.name: TensorInfo(tuple(t.dims), stored.get(t.data_type, TensorProto.DataType.Name(t.data_type)))
-            for t in proto.graph.initializer
-            if t.dims
-        },
-        inputs={i.name: _declared(i) for i in proto.graph.input if i.name not in names},
+        tensors=_initializers(proto),
+        inputs={i.name: _declared(i) for i in inputs},
         outputs={o.name: _declared(o) for o in proto.graph.output},
-        operators=_operators(proto),
+        operators=graphs.operators(proto.graph),
+        dims=tuple(dict.fromkeys(d.dim_param for i in inputs for d in i.type.tensor_type.shape.dim if d.dim_param)),
         unknown=f"`{path.name}` is a graph: it knows no blocks and no hyper-parameters",
     )
 
 
-def _load(path: Path) -> ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+def _initializers(proto: ModelProto) -> dict[str, TensorInfo]:
+    from onnx import TensorProto
 
-    try:
-        return onnx.load(path, load_external_data=False)
-    except OSError as error:
-        raise Rejected([Diagnostic("E006", f"cannot read {path}: {error.strerror}")]) from None
-    except DecodeError:
-        raise Rejected([Diagnostic("B660", f"`{path}` is no ONNX file, or one that was cut short")]) from None
+    names = {
+        TensorProto.FLOAT: "F32", TensorProto.FLOAT16: "F16", TensorProto.BFLOAT16: "BF16", TensorProto.INT64: "I64",
+        TensorProto.INT32: "I32", TensorProto.INT8: "I8", TensorProto.UINT8: "U8", TensorProto.BOOL: "BOOL",
+        TensorProto.DOUBLE: "F64", TensorProto.INT16: "I16",
+    }  # fmt: skip
+    return {
+        t.name: TensorInfo(tuple(t.dims), names.get(t.data_type, TensorProto.DataType.Name(t.data_type)))
+        for t in proto.graph.initializer
+        if t.dims
+    }
 
 
 def _declared(value: ValueInfoProto) -> str:
     from onnx import TensorProto
 
-    tensor = value.type.tensor_type
-    sizes = ", ".join(d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in tensor.shape.dim)
+    element = int(value.type.tensor_type.elem_type)
     names = {int(TensorProto.FLOAT): "Tensor", int(TensorProto.INT64): "Int", int(TensorProto.BOOL): "Bool"}
-    kind = names.get(int(tensor.elem_type)) or str(TensorProto.DataType.Name(tensor.elem_type)).lower()
-    return f"{kind}[{sizes}]"
-
-
-def _operators(proto: ModelProto) -> dict[str, int]:
-    """Nodes by operator, those of functions and inner graphs where they are called."""
-    functions = {(f.domain, f.name): f for f in proto.functions}
-
-    def counted(nodes: Any) -> Counter[str]:
-        found: Counter[str] = Counter()
-        for node in nodes:
-            function = functions.get((node.domain, node.op_type))
-            if function is not None:
-                found += counted(function.node)
-                continue
-            found[node.op_type] += 1
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    found += counted(attribute.g.node)
-        return found
-
-    return dict(counted(proto.graph.node))
+    kind = names.get(element) or TensorProto.DataType.Name(element).lower()
+    return f"{kind}[{graphs.sizes(value)}]"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import click
 
+from specc.inspect.numbers import grouped
 from specc_runtime.diff.changes import MOVED, Change, Difference, Fate
 
 WIDEST = 72
@@ -19,7 +20,8 @@ def lines(found: Difference) -> Iterator[str]:
         if section.changes:
             yield ""
             yield section.title
-            yield from _table(section.changes)
+            grouping = grouped if section.title == "cost" else str
+            yield from _table(section.changes, grouping)
     missing = [section.title for section in found.sections if section.unknown]
     if missing:
         yield ""
@@ -33,13 +35,16 @@ def lines(found: Difference) -> Iterator[str]:
     yield "no differences" if found.equal else told
 
 
-def _table(changes: Iterable[Change]) -> Iterator[str]:
+def _table(changes: Iterable[Change], written: Callable[[str], str] = str) -> Iterator[str]:
+    """`written`: how sides are."""
     rows = list(changes)
     width = min(56, max((len(row.name) for row in rows), default=0))
     for row in rows:
-        sides = " -> ".join(_short(side) for side in (row.before, row.after) if side)
+        sides = " -> ".join(_short(written(side)) for side in (row.before, row.after) if side)
         if row.action == "~" and not row.before:
             sides = row.after
+        if row.percent:
+            sides += f"  ({row.percent})"
         times = f"   ({row.count} of these)" if row.count > 1 and "{" not in row.name else ""
         yield "  " + click.style(row.action, fg=_COLORS[row.action]) + f" {row.name:<{width}}  {sides}{times}".rstrip()
 

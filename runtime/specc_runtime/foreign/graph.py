@@ -38,11 +38,11 @@ def graph_summary(path: Path, at: Mapping[str, int] | None, sort: str | None) ->
     symbols = sorted({s for v in inputs for d in shapes.get(v.name, ()) if d is not None for s in d.symbols})
     _check(path, symbols, at)
     root = tree(tensors, costs, sort)
-    operators = Counter(_name(node) for node in _every(model.graph))
+    counts = Counter(operators(model.graph))
     facts = [
         ("inputs", ", ".join(_typed(v) for v in inputs) or "none"),
         ("outputs", ", ".join(_typed(v) for v in model.graph.output)),
-        ("operators", f"{sum(operators.values()):,}: " + ", ".join(f"{n} x{c}" for n, c in operators.most_common())),
+        ("operators", f"{counts.total():,}: " + ", ".join(f"{n} x{c}" for n, c in counts.most_common())),
         ("opset", ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)),
         ("producer", " ".join(p for p in (model.producer_name, model.producer_version) if p) or "not said"),
         ("parameters", f"{root.parameters:,} in {len(tensors):,} initializers, {byte_text(root.bytes)}"),
@@ -57,7 +57,7 @@ def graph_summary(path: Path, at: Mapping[str, int] | None, sort: str | None) ->
         "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
         "inputs": [_typed(v) for v in inputs],
         "outputs": [_typed(v) for v in model.graph.output],
-        "operators": dict(operators),
+        "operators": dict(counts),
         "dims": symbols,
         "not_counted": unknown,
     }
@@ -134,6 +134,11 @@ def _tensor(tensor: onnx.TensorProto) -> Tensor:
     return Tensor(tensor.name, name.lower(), tuple(tensor.dims), -(-count * bits // 8) if bits else count * width)
 
 
+def operators(graph: onnx.GraphProto) -> dict[str, int]:
+    """How many nodes there are of each operator, those of branches and loops included."""
+    return dict(Counter(_name(node) for node in _every(graph)))
+
+
 def _every(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Nodes, those of branches and loops included."""
     for node in graph.node:
@@ -165,9 +170,13 @@ def _part_of(name: str) -> str:
 def _typed(value: onnx.ValueInfoProto) -> str:
     from onnx import TensorProto
 
-    type_ = value.type.tensor_type
-    sizes = ", ".join(d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in type_.shape.dim)
-    return f"{value.name}: {TensorProto.DataType.Name(type_.elem_type).lower()}[{sizes}]"
+    return f"{value.name}: {TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()}[{sizes(value)}]"
+
+
+def sizes(value: onnx.ValueInfoProto) -> str:
+    """A declared shape: names and numbers, `?` for what is neither."""
+    shape = value.type.tensor_type.shape.dim
+    return ", ".join(d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in shape)
 
 
 def _check(path: Path, symbols: list[str], at: Mapping[str, int] | None) -> None:
