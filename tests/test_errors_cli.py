@@ -74,6 +74,23 @@ model LM(vocab: int = 16) {
 }
 """
 
+PLACES = """\
+from std.nn import Embedding
+dim B, T
+block Own(dim: int) {
+  forward(x: Tensor[B, T, dim]) -> y: Tensor[B, T, dim] = x + sinusoidal(positions(T), dim)
+}
+model Net(vocab: int = 16, dim: int = 4, context: int = 8) {
+  dim T <= context
+  wte: Embedding(vocab, dim)
+  wpe: Embedding(context, dim)
+  own: Own(dim)
+  forward(input_ids: Int[B, T]) -> y: Tensor[B, T, dim] {
+    return wte(input_ids) + wpe(positions(T))
+  }
+}
+"""
+
 WIDE = """\
 dim B
 model Net {
@@ -268,6 +285,18 @@ SESSIONS = {
         [f"{STEPS} --target genai", f"{STEPS.replace('lm', 'bias')} --target genai"],
         [f"{STEPS} --target genai"],
         mended={"lm.spec": TOKENS},
+    ),
+    "B622": Session(
+        {
+            "net.spec": NET,
+            "part.spec": PLACES.replace("wpe(positions(T))", "own(wte(input_ids)) + wpe(positions(T))"),
+            "two.spec": PLACES.replace("wpe(positions(T))", "wpe(positions(T)) + wpe(positions(B))[:, none]"),
+            "own.spec": PLACES.replace("T]) ->", "T], position_ids: Int[B, T]) ->"),
+            "texts.spec": PLACES.replace("input_ids: Int[B, T]", "input_ids: Int[T, B]"),
+        },
+        [f"specc build {name}.spec --no-render --position-ids" for name in ("net", "part", "two", "own", "texts")],
+        [f"{BUILD} --position-ids"],
+        mended={"net.spec": PLACES},
     ),
     "B630": Session(
         {"net.spec": EXTERN, "twice.py": TWICE.replace('"Add"', '"Mul"')},

@@ -20,6 +20,7 @@ from specc.elaborate.sections import check_sections
 from specc.elaborate.values import Fail
 from specc.ir import graph as ir
 from specc.passes.incremental import findings as steps
+from specc.passes.positions import positions_left
 from specc.reading import Loader, locate, project_root, read_text, shown_path, std_home
 from specc.source import Source, Span
 from specc.strict import coincidences
@@ -60,6 +61,9 @@ class Project:
         collector = elaborator.collector
         with deep_recursion():
             model = elaborate(elaborator, self.file, options)
+        left = positions_left(model) if options.position_ids else None
+        if left is not None:
+            raise Rejected([left])
         warnings = tuple(d for d in (*self.collector.found, *collector.found) if d.severity != "error")
         return Checked(model, self.file, warnings, elaborator)
 
@@ -87,11 +91,17 @@ def open_project(target: str | Path, *, strict: bool = True) -> Project:
 
 
 def load(
-    target: str | Path, *, preset: str | None = None, model: str | None = None, sets: Mapping[str, str] | None = None
+    target: str | Path,
+    *,
+    preset: str | None = None,
+    model: str | None = None,
+    sets: Mapping[str, str] | None = None,
+    position_ids: bool = False,
 ) -> Checked:
     """Read, parse and check one configuration of a spec; raises `Rejected`. `sets` are the texts of `--set K=V`."""
     project = open_project(target)
-    return project.check(Options(model=model, preset=preset, sets=parse_sets(sets or {})))
+    given = parse_sets(sets or {})
+    return project.check(Options(model=model, preset=preset, sets=given, position_ids=position_ids))
 
 
 def check(

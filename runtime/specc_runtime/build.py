@@ -67,6 +67,7 @@ class Request:
     self_contained: bool = False
     no_weights: bool = False
     seed: int = 0
+    position_ids: bool = False  # positions are an input of the entries, and not computed
     cache: CacheRequest | None = None  # also build the entries that continue their earlier calls
     quant: Scheme | None = None  # also make graphs whose weights are stored in few bits
     quant_text: Path | None = None  # whose perplexity the certificate gives with them and without
@@ -105,7 +106,13 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
             if source is not None:
                 opened.callback(source.close)
             checked = project.check(
-                Options(request.model, request.preset, driver.parse_sets(request.sets), source.config if source else {})
+                Options(
+                    request.model,
+                    request.preset,
+                    driver.parse_sets(request.sets),
+                    source.config if source else {},
+                    position_ids=request.position_ids,
+                )
             )
             externs = load_trusted(checked, project_root(project.path), request.trust)
         graphs = _graphs(checked.model, request)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Rejected
 from specc.dims import Dim
+from specc.elaborate.positions import POSITION_IDS
 from specc_runtime import programs
 from specc_runtime.cache import CachedEntry
 from specc_runtime.certificate import Run, Skipped
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.divergence import Mismatch
-from specc_runtime.inputs import Input, Output, draw
+from specc_runtime.inputs import Input, Output, draw, positions_of
 from specc_runtime.programs import PROGRAMS, Outputs
 from specc_runtime.sizes import MEMORY_BUDGET, admissible, too_large
 from specc_runtime.steps import OnnxSteps, Steps, TorchSteps, in_parts, part_of
@@ -174,11 +175,18 @@ class CachedProof:
         return Run(sizes, text.purpose, "all true" if not any(text.padding) else "padded", weights, figures)
 
     def _feeds(self, text: Text, sizes: Mapping[str, int]) -> dict[str, Array]:
+        import numpy as np
+
         feeds = draw(self.plain, sizes, seed=self.seed, masks="all true")
         for item in self.plain.inputs:
             if self._is_padding(item):
                 for row in range(len(text.padding)):
                     feeds[item.name][row] = [self._is_text(text, row, i) for i in range(text.length)]
+        for item in self.plain.inputs:
+            if item.name == POSITION_IDS:  # of each text, as they are where nobody gives them
+                rows = [[self._is_text(text, row, i) for i in range(text.length)] for row in range(len(text.padding))]
+                given = positions_of(np.array(rows))
+                feeds[item.name] = np.array(np.broadcast_to(given, feeds[item.name].shape))
         return feeds
 
     def _is_text(self, text: Text, row: int, column: int) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
+from specc.elaborate.positions import POSITION_IDS
 from specc_runtime.cache import PAST_LENGTH, Cache
 from specc_runtime.inputs import Input, Interface, Output
 
@@ -14,6 +15,7 @@ from specc_runtime.inputs import Input, Interface, Output
 class Decoder:
     """`tokens`: the input of new tokens, int[B, T]; `mask`: the one that says which positions are text, if there is
     one, for all positions so far (`wide`) or for the new ones; `logits`: the output float[B, T, vocab].
+    `positions`: the input of the positions of the new tokens, int[B, T], if they are one (`--position-ids`).
     `rows`: how many tokens the model has an embedding of. `more`: inputs of something else, of an encoder for example.
     """
 
@@ -23,6 +25,7 @@ class Decoder:
     logits: str
     rows: int | None
     more: tuple[str, ...]
+    positions: str | None = None
 
 
 def decoder_of(name: str, cache: Cache, of: Interface) -> Decoder:
@@ -30,7 +33,9 @@ def decoder_of(name: str, cache: Cache, of: Interface) -> Decoder:
     step = Dim.symbol(cache.step)
     states = {state.input for state in (*cache.flat, *(cache.once.flat if cache.once is not None else ()))}
     own = [i for i in of.inputs if i.name not in states and i.name != PAST_LENGTH]
-    tokens = [i for i in own if i.dtype in ("i64", "i32") and len(i.shape) == 2 and i.shape[1] == step]
+    texts = [i for i in own if i.dtype in ("i64", "i32") and len(i.shape) == 2 and i.shape[1] == step]
+    positions = next((i for i in texts if i.name == POSITION_IDS), None)
+    tokens = [i for i in texts if i is not positions]
     logits = [o for o in of.outputs if _is_logits(o, step)]
     if len(tokens) != 1 or not logits:
         wanted = "one input of tokens, Int[B, T], and a result of logits, Tensor[B, T, vocab]"
@@ -46,7 +51,8 @@ def decoder_of(name: str, cache: Cache, of: Interface) -> Decoder:
         mask is not None and mask.name in (cache.mask, *cache.wide),
         logits[0].name,
         min(high, default=None),
-        tuple(i.name for i in own if i not in (tokens[0], mask)),
+        tuple(i.name for i in own if i not in (tokens[0], mask, positions)),
+        positions.name if positions is not None else None,
     )
 
 

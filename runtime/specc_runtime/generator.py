@@ -17,7 +17,7 @@ from specc_runtime.device_steps import open_on
 from specc_runtime.devices import Device
 from specc_runtime.encoder import open_encoder
 from specc_runtime.generation import Generation, Piece, Statistics, Text
-from specc_runtime.inputs import Interface
+from specc_runtime.inputs import Interface, positions_of
 from specc_runtime.module import Build, open_build
 from specc_runtime.sampling import Sampler, Sampling
 from specc_runtime.steps import BufferSteps
@@ -275,7 +275,7 @@ class Run:
             if all(text.reason for text in self.texts):
                 return
             fed = np.array([[text.tokens[-1]] for text in self.texts], np.int64)
-            mask = np.concatenate((mask, np.ones((len(fed), 1), bool)), 1) if decoder.wide else np.ones(fed.shape, bool)
+            mask = np.concatenate((mask, np.ones(fed.shape, bool)), 1)
 
     def _padded(self) -> tuple[Array, Array]:
         """The prompts side by side and their mask; padding is on the left, in a build for genai on the right."""
@@ -291,11 +291,15 @@ class Run:
         return ids, mask
 
     def _step(self, fed: Array, mask: Array, given: Mapping[str, Array]) -> Array:
-        """The logits of the last position of every row's text."""
+        """The logits of the last position of every row's text. `mask`: which of all positions so far are text."""
         import numpy as np
 
-        decoder = self.generator.decoder
-        feeds = {**given, decoder.tokens: fed, **({decoder.mask: mask} if decoder.mask is not None else {})}
+        decoder, count = self.generator.decoder, fed.shape[1]
+        feeds = {**given, decoder.tokens: fed}
+        if decoder.mask is not None:
+            feeds[decoder.mask] = mask if decoder.wide else mask[:, -count:]
+        if decoder.positions is not None:
+            feeds[decoder.positions] = positions_of(mask)[:, -count:]
         logits: Array = self.generator.steps.step(feeds)[decoder.logits]
         if self.generator.right and logits.shape[1] > 1:
             logits = logits[np.arange(len(fed)), mask.sum(1) - 1][:, None]

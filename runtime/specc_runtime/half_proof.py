@@ -104,7 +104,8 @@ def repeat_half(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
     progress("checking the files")
     divergence.check_files(folder, record)
     origin = origin_of(folder)
-    options = Options(origin.model, origin.preset, driver.parse_sets(origin.sets), name=record["name"])
+    sets = driver.parse_sets(origin.sets)
+    options = Options(origin.model, origin.preset, sets, name=record["name"], position_ids=origin.position_ids)
     model = driver.open_project(origin.file).check(options).model
     made = Build(folder, record)
     of = Narrow(

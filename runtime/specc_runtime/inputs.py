@@ -196,6 +196,12 @@ def draw(of: Interface, sizes: Sizes, *, seed: int = 0, masks: Masks = "random")
     return feeds
 
 
+def positions_of(mask: Array) -> Array:
+    """The position of every column [B, S] among what is text: what `positions(T, mask = m)` gives."""
+    found: Array = (mask.cumsum(1) - 1).clip(min=0)
+    return found
+
+
 def _draw_one(item: Input, of: Interface, sizes: Sizes, masks: Masks, rng: np.random.Generator) -> Array:
     shape = tuple(dim.evaluate(sizes) for dim in item.shape)
     if item.dtype == "bool":

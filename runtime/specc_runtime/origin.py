@@ -26,6 +26,7 @@ class Origin:
     model: str
     preset: str | None
     sets: dict[str, str]
+    position_ids: bool
     without: dict[str, frozenset[str]]  # entry -> the optional inputs that its graph leaves out
 
 
@@ -38,6 +39,7 @@ def origin_of(folder: Path) -> Origin:
         model=record["model"],
         preset=record["preset"],
         sets={key: _setting(value) for key, value in record["hyperparameters"].items()},
+        position_ids=record["spec"].get("position_ids", False),
         without={entry: frozenset(made["without"]) for entry, made in record["entries"].items()},
     )
 

@@ -62,7 +62,11 @@ def record(
         "name": model.name,
         "model": model.module.name,
         "preset": model.preset,
-        "spec": {"files": _sources(checked), "set": dict(request.sets)},
+        "spec": {
+            "files": _sources(checked),
+            "set": dict(request.sets),
+            **({"position_ids": True} if request.position_ids else {}),
+        },
         "hyperparameters": {h.name: plain(h.value) for h in model.module.hypers if not h.is_let},
         "parameters": ir.parameter_count(model.module),
         "dtype": request.dtype.value,

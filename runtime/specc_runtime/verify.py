@@ -306,7 +306,13 @@ def spec_at_hand(record: Mapping[str, Any]) -> Model | None:
     try:
         project = driver.open_project(name if Path(name).is_file() else Path(name).stem)
         checked = project.check(
-            Options(record["model"], record["preset"], driver.parse_sets(record["spec"]["set"]), name=record["name"])
+            Options(
+                record["model"],
+                record["preset"],
+                driver.parse_sets(record["spec"]["set"]),
+                name=record["name"],
+                position_ids=record["spec"].get("position_ids", False),
+            )
         )
     except Rejected:
         return None
@@ -327,4 +333,6 @@ def rebuild_command(record: Mapping[str, Any]) -> str:
         words += ["--preset", record["preset"]]
     for name, value in record["spec"]["set"].items():
         words += ["--set", f"{name}={value}"]
+    if record["spec"].get("position_ids"):
+        words.append("--position-ids")
     return join(words)

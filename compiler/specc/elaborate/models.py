@@ -14,6 +14,7 @@ from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
 from specc.elaborate.instances import Instance
 from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.positions import with_position_ids
 from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import is_list, is_tensor, opaque_axes
 from specc.elaborate.values import POISON, Binding, BlockDecl, Fail, FnValue, Poisoned, coerced, fits, show, type_text
@@ -45,6 +46,7 @@ class Options:
     sets: Mapping[str, Given] = field(default_factory=dict)
     config: Mapping[str, Given] = field(default_factory=dict)
     name: str | None = None
+    position_ids: bool = False  # positions are an input (`--position-ids`)
 
 
 def choose_model(file: FileScope, options: Options) -> BlockDecl:
@@ -311,6 +313,8 @@ def _elaborate(elab: Elaborator, file: FileScope, options: Options) -> Model:
     if not decl.node.is_model:
         raise _fail("E007", f"{decl.name} is a block, not a model", decl.node.name.span)
     elab.context = f'preset "{options.preset}"' if options.preset else ""
+    if options.position_ids:
+        decl, elab.context = with_position_ids(decl), f"{elab.context} --position-ids".strip()
     with elab.inside(decl.name):
         bindings = bind_model(elab, decl, options)
         instance = elab.blocks.instance(decl, bindings, decl.node.name.span, None)

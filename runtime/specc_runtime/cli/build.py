@@ -82,6 +82,11 @@ _MAKING = (
     click.option("--entry", "entries", multiple=True, metavar="NAME", help="The entries to build.  [default: forward]"),
     click.option("--all-entries", is_flag=True, help="Build every entry."),
     click.option(
+        "--position-ids",
+        is_flag=True,
+        help="Positions are an input, position_ids [B, T], in the place of every positions(T).",
+    ),
+    click.option(
         "--cache",
         metavar="concat|static=N",
         callback=parse_cache,

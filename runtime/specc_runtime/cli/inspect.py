@@ -113,15 +113,15 @@ def command(
             )
             click.echo(foreign.shown(Path(file), at=at, depth=depth, sort=sort, format=format), nl=False)
             return
-        omitted = frozenset(without)
+        omitted, position_ids = frozenset(without), False
         if (Path(file) / "manifest.json").is_file():
             from specc_runtime.origin import origin_of
 
             origin = origin_of(Path(file))
             file, preset, model = str(origin.file), preset or origin.preset, origin.model
             sets = origin.sets | sets
-            omitted = omitted or origin.without.get(entry, omitted)
-        checked = driver.load(file, preset=preset, model=model, sets=sets)
+            omitted, position_ids = omitted or origin.without.get(entry, omitted), origin.position_ids
+        checked = driver.load(file, preset=preset, model=model, sets=sets, position_ids=position_ids)
         schemes = [parse(text) for text in quant]
         graph = chosen_graph(checked.model, entry, omitted)
         answer: Answer

@@ -74,7 +74,23 @@ class Chosen:
         from specc_runtime.origin import origin_of
 
         origin = origin_of(self.folder)
-        return driver.load(origin.file, preset=origin.preset, model=origin.model, sets=origin.sets)
+        return driver.load(
+            origin.file,
+            preset=origin.preset,
+            model=origin.model,
+            sets=origin.sets,
+            position_ids=origin.position_ids,
+        )
+
+    @cached_property
+    def lost(self) -> bool:
+        """Whether this is a build whose spec isn't found as it was."""
+        if self.folder is None:
+            return False
+        try:
+            return self.checked is None
+        except Rejected:
+            return True
 
     @cached_property
     def absent(self) -> frozenset[str]:
@@ -109,13 +125,7 @@ class Chosen:
                 return flat
             help = "name a build's folder (build/NAME), an .onnx file or a spec"
             raise Rejected([Diagnostic("B660", f"`{self.target}` holds no {DRAWN[1]}", help=help)])
-        try:
-            self.checked  # noqa: B018 - is the spec there as it was
-        except Rejected:
-            if flat.is_file() and self.entry == "forward":
-                return flat
-            raise
-        return None
+        return flat if self.lost and flat.is_file() and self.entry == "forward" else None
 
     def shown(self) -> tuple[ModelProto, dict[str, ModelProto]]:
         """The drawing and its blocks; a file has none of its own. Raises `Rejected`."""
@@ -124,13 +134,7 @@ class Chosen:
 
     def drawn_anew(self) -> tuple[ModelProto, dict[str, ModelProto]]:
         """As `shown`, but of a build from its spec, if that is found."""
-        if self.folder is not None:
-            try:
-                return self.drawing
-            except Rejected:
-                if not any((self.folder / name).is_file() for name in DRAWN):
-                    raise
-        return self.shown()
+        return self.shown() if self.folder is None or self.lost else self.drawing
 
 
 def load(path: Path) -> ModelProto:
