@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from specc_runtime.threads import yielding
+
+yielding()  # several workers share the processors
+
 collect_ignore = ["errors"]  # specs that are wrong, with `test` sections that specc's own plugin would run
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from specc_runtime.cli.common import parse_set, reporting, trusting
+from specc_runtime.threads import yielding
 
 if TYPE_CHECKING:
     from specc_runtime.training.evaluation import Measured
@@ -44,6 +45,7 @@ def command(
 
     Paths in EXPR are relative to the run's spec. Nothing is written.
     """
+    yielding()
     from specc_runtime.training.evaluation import Request, evaluate
 
     with reporting():

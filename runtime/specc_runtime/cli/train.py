@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from specc_runtime.cli.common import parse_set, reporting, stop, trusting
+from specc_runtime.threads import yielding
 
 
 @click.command("train")
@@ -42,6 +43,7 @@ def command(
     trust: tuple[str, ...],
 ) -> None:
     """Run a `train` section with Lightning: a run folder with weights, metrics.csv and checkpoints."""
+    yielding()
     from specc_runtime.training.run import Request, train
 
     if file is None and resume is None:
