@@ -113,6 +113,24 @@ def reviews(rows: int, seed: int) -> str:
     return "text,label\n" + "".join(f'"{text}",{label}\n' for text, label in found.items())
 
 
+JUDGED = "the inn | our room | the soup | the host | this garden | the bread | the market | the view".split(" | ")
+
+
+def ratings(rows: int, seed: int) -> str:
+    """The same words of other things, in four grades: 0 is very bad, 3 very good."""
+    draw = random.Random(seed)
+    found: dict[str, int] = {}
+    while len(found) < rows:
+        good, turned, very = draw.random() < 0.5, draw.random() < 0.3, draw.random() < 0.5
+        frame = draw.choice(TURNED if turned else FRAMES)
+        word = draw.choice(GOOD if good else BAD)
+        sure = draw.choice(["very ", "really "] if very else ["", "quite "])
+        grade = (3 if very else 2) if good else (0 if very else 1)
+        text = frame.format(subject=draw.choice(JUDGED), word=sure + word)
+        found[text] = 3 - grade if turned else grade
+    return "text,grade\n" + "".join(f'"{text}",{grade}\n' for text, grade in found.items())
+
+
 def reversals(rows: int, seed: int) -> str:
     """Words and the same backwards, each word once."""
     draw = random.Random(seed)
@@ -208,12 +226,15 @@ def files() -> Iterator[tuple[str, bytes]]:
     train, test = parted(reviews(rows=700, seed=0), 150, header=True)
     yield "reviews.csv", train.encode()
     yield "reviews_test.csv", test.encode()
+    train, test = parted(ratings(rows=1500, seed=0), 150, header=True)
+    yield "ratings.csv", train.encode()
+    yield "ratings_test.csv", test.encode()
     train, test = parted(reversals(rows=3300, seed=0), 300, header=False)
     yield "reversals.jsonl", train.encode()
     yield "reversals_test.jsonl", test.encode()
-    yield "shapes.npz", archive(shapes(count=800, size=24, seed=0))
-    yield "shapes_test.npz", archive(shapes(count=200, size=24, seed=1))
-    for split, count, seed in (("train", 30, 0), ("test", 10, 100)):
+    yield "shapes.npz", archive(shapes(count=2400, size=32, seed=0))
+    yield "shapes_test.npz", archive(shapes(count=200, size=32, seed=1))
+    for split, count, seed in (("train", 60, 0), ("test", 25, 100)):
         for number, kind in enumerate(TONES):
             for i, content in enumerate(tones(kind, count, seed + number)):
                 yield f"tones/{split}/{kind}/{i:02}.wav", content

@@ -24,7 +24,7 @@ BEGIN, END = 2, 3
 """Begin and end of a text in bytes: the control characters STX and ETX; NUL fills up."""
 FILLING = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>", "<unk>")
 """What fills up rows, by the names that tokenizers give it, the best first."""
-HELP = 'tokenizer = "bytes", bpe(8000), "hf:NAME" or "path/to/tokenizer.json"'
+HELP = 'tokenizer = "bytes", bpe(8000), "weights", "hf:NAME" or "path/to/tokenizer.json"'
 
 
 Kept = Callable[[str, Callable[[], str]], str]
@@ -162,7 +162,9 @@ def _between(begin: tuple[str, int], end: tuple[str, int]) -> processors.Templat
 
 
 def loaded(asked: Asked, name: str, span: Span) -> Tokenizer:
-    """`"hf:NAME"`, a folder with a tokenizer.json or such a file; T531 where there is none."""
+    """`"weights"`, `"hf:NAME"`, a folder with a tokenizer.json or such a file; T531 where there is none."""
+    if name == "weights":
+        return _opened(_with_weights(asked, span), span)
     plain = name.removeprefix("hf:")
     path: Path = asked.section.folder / plain
     if path.exists() or plain == name:
@@ -172,6 +174,16 @@ def loaded(asked: Asked, name: str, span: Span) -> Tokenizer:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", plain):
         raise bad(f"there is no folder {plain}, and it is no name on the hub", span, HELP)
     return _opened(_fetched(plain, span), span)
+
+
+def _with_weights(asked: Asked, span: Span) -> Path:
+    """The folder of the weights that the run begins with: an earlier run, or a checkpoint."""
+    given = asked.section.weights
+    if given is None:
+        message = 'the tokenizer is that of the "weights" which the run begins with: it has none'
+        raise failed("E124", message, span, 'weights = "DIR" in the section, or --weights DIR')
+    path = Path(given)
+    return path.parent if path.is_file() else path
 
 
 def _opened(path: Path, span: Span) -> Tokenizer:
