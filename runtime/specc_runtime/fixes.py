@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.report import apply_edits
 from specc.source import Source
+from specc_runtime.atomic import write_atomically
 
 
 def apply_fixes(diagnostics: Iterable[Diagnostic]) -> str:
@@ -43,20 +42,3 @@ def _holds(path: Path, text: str) -> bool:
         return path.read_bytes() == text.encode("utf-8")
     except OSError:
         return False
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file's content in one step, keeping its permissions; a link keeps pointing to it. Raises OSError."""
-    target = path.resolve()
-    mode = target.stat().st_mode & 0o7777
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, mode)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime.atomic import left_over, write_atomically
 
 LOCK = "specc.lock"
 _HEAD = """\
@@ -71,7 +71,7 @@ def changing(root: Path) -> Iterator[dict[str, str]]:
     try:
         with contextlib.suppress(OSError):  # no locks on this file system
             fcntl.flock(handle, fcntl.LOCK_EX)
-            for left in root.glob(f".{LOCK}-*"):
+            for left in left_over(root / LOCK):
                 left.unlink(missing_ok=True)
         trusted = read_lock(root)
         before = dict(trusted)
@@ -83,39 +83,13 @@ def changing(root: Path) -> Iterator[dict[str, str]]:
 
 
 def write_lock(root: Path, trusted: Mapping[str, str]) -> None:
-    """Replace the lock file in one step: whatever happens meanwhile, it is the old one or the new one, whole.
-
-    Raises OSError where it cannot be written.
-    """
+    """Replace the lock file in one step; raises `OSError` where it cannot be written."""
     tables = [f"\n[[extern]]\npath = {_quoted(path)}\nsha256 = {_quoted(trusted[path])}\n" for path in sorted(trusted)]
-    place = root / LOCK
-    mode = place.stat().st_mode & 0o777 if place.exists() else 0o666 & ~_umask()
-    handle, temporary = tempfile.mkstemp(prefix=f".{LOCK}-", dir=root)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write((_HEAD + "".join(tables)).encode("utf-8"))
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, place)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_atomically(root / LOCK, (_HEAD + "".join(tables)).encode("utf-8"))
 
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _damaged(place: Path, why: str) -> Rejected:

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from specc_runtime.atomic import write_atomically
 from specc_runtime.browser import RenderUnavailable, find_browsers, no_browser
 from specc_runtime.view import Server
 
@@ -127,8 +128,8 @@ class Renderer:
         for the next model), OSError if the model can't be read or a picture can't be written.
         """
         drawn = self.draw(model, ("svg", "png"), timeout=timeout)
-        write(svg, drawn["svg"])
-        write(png, drawn["png"])
+        write_atomically(svg, drawn["svg"])
+        write_atomically(png, drawn["png"])
         return Picture(model, svg, png)
 
     def draw(
@@ -361,13 +362,3 @@ def _scalable(svg: bytes) -> bytes:
     if size is None:
         return svg
     return b'<svg viewBox="0 0 %b %b"' % (size[1], size[2]) + svg[len("<svg") :] + b"\n"
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename: a reader sees the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

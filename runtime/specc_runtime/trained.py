@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime.atomic import write_atomically
 from specc_runtime.companions import FILES
 from specc_runtime.folding import ADAPTER, Base, fold, has_adapters
 from specc_runtime.module import WEIGHTS
@@ -128,6 +129,4 @@ def own_copy(run: Trained, to: Path) -> None:
     for key in ("spec", "weights"):  # as they are from the run's folder
         if isinstance(asked.get(key), str) and (run.folder / asked[key]).exists():
             asked[key] = os.path.relpath(run.folder.resolve() / asked[key], to.resolve())
-    part = to / f"{RUN}.part"
-    part.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-    os.replace(part, to / RUN)
+    write_atomically(to / RUN, (json.dumps(record, indent=2) + "\n").encode())

@@ -12,8 +12,8 @@ from specc import reading
 from specc.diagnostics import Diagnostic, Rejected
 from specc.source import Source
 from specc.syntax.format import format_text
+from specc_runtime.atomic import write_atomically
 from specc_runtime.cli.common import print_diagnostics, reporting, stop
-from specc_runtime.fixes import write_atomically
 
 STDIN = "-"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime.atomic import write_atomically
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -30,10 +31,8 @@ def check(path: Path) -> None:
 
 def put(path: Path, content: bytes) -> None:
     """Replace a file; raises `Rejected` (B640), and leaves what was there."""
-    from specc_runtime.render import write
-
     try:
-        write(path, content)
+        write_atomically(path, content)
     except OSError as error:
         message = f"cannot write `{path}`: {error.strerror or error}"
         raise Rejected([Diagnostic("B640", message)]) from None

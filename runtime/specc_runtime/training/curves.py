@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specc_runtime.atomic import write_atomically
 from specc_runtime.training.history import CURVES, Series, history
 
 if TYPE_CHECKING:
@@ -97,7 +97,5 @@ def draw(run: Path) -> bool:
     found = history(run)
     if not found or find_spec("matplotlib") is None:
         return False
-    part = run / f".{CURVES}.part"
-    part.write_bytes(svg(found))
-    os.replace(part, run / CURVES)
+    write_atomically(run / CURVES, svg(found))
     return True

@@ -16,6 +16,7 @@ from typing import Any
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.syntax.unparse import unparse
+from specc_runtime.atomic import write_atomically
 from specc_runtime.manifest import versions
 from specc_runtime.module import Build
 from specc_runtime.trained import FORMAT, RUN
@@ -63,12 +64,7 @@ def asked(request: Request, section: Section, folder: Path) -> Record:
 
 def write(folder: Path, record: Mapping[str, Any]) -> None:
     """The whole of `run.json`, or what it was before. Raises `OSError`."""
-    part = folder / f".{RUN}.part"
-    with part.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(record, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, folder / RUN)
+    write_atomically(folder / RUN, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def continued(request: Request, folder: Path) -> tuple[Request, Record]:
