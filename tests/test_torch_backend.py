@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from specc.backends.torch.classes import docstring
 from specc.backends.torch.export import emit
 from specc.backends.torch.fit import fit
 from specc.backends.torch.layout import WIDTH, lay_out
@@ -680,3 +681,14 @@ def test_documentation_of_any_length(length: int, tmp_path: Path) -> None:
     source = emit(spec(tmp_path, f"dim B\n## {doc}\nmodel M {{ forward(x: Tensor[B]) -> Tensor[B] = -x }}\n"))
     assert " ".join(source.split()).count(doc) == 2  # of the file and of the class
     assert_formatted(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "doc", ['says "yes"', 'a "quote" ' + "in a line that is too long for one " * 4 + '"end"', '"""', "a\\"]
+)
+def test_a_docstring_that_ends_with_a_quote(doc: str) -> None:
+    lines = docstring(doc, 4)
+    assert [line[4:].rstrip() for line in lines if line] == [line.strip() for line in lines if line]
+    scope: dict[str, Any] = {}
+    exec("\n".join(["class A:", *lines]), scope)
+    assert " ".join(scope["A"].__doc__.split()) == " ".join(doc.split())

@@ -41,6 +41,8 @@ class Colouring:
 @click.option("--svg", type=FILE, metavar="OUT", help="Write the picture instead of opening it.")
 @click.option("--png", type=FILE, metavar="OUT", help="The same, in pixels.")
 @click.option("--pdf", type=FILE, metavar="OUT", help="The same, as one page of its own size.")
+@click.option("--report", type=FILE, metavar="OUT.html", help="Write one page about the model, which opens offline.")
+@click.option("--run", type=FILE, metavar="RUN", help="--report: a run of training, with its curves.")
 @click.option(
     "--metrics", type=click.Choice(["parameters", "flops", "time"]), help="Colour nodes by what they take of the whole."
 )
@@ -60,6 +62,8 @@ def command(
     svg: Path | None,
     png: Path | None,
     pdf: Path | None,
+    report: Path | None,
+    run: Path | None,
     metrics: Measure | None,
     at: dict[str, int] | None,
     profile: Path | None,
@@ -70,22 +74,54 @@ def command(
     """Open a model in Netron: a build's folder, an .onnx file, or a spec (which is not built for it).
 
     Only this machine can reach the page, and only the model is served. Ctrl-C ends it. With --svg, --png or --pdf
-    pictures are written instead.
+    pictures are written instead, with --report a page of our own: source beside blocks, picture, cost, proof, training.
     """
     from specc_runtime.drawn.subject import Chosen
 
     colouring = Colouring("time" if profile is not None else metrics, at or {}, profile, attachment)
     if profile is not None and metrics not in (None, "time"):
         raise click.UsageError("--profile is of times: leave --metrics out")
-    if colouring.metrics is None and (at is not None or attachment is not None):
-        raise click.UsageError("--at and --attachment are of figures: --metrics flops, parameters or time")
+    _check(colouring, at is not None, report, run, block)
     formats = {name: path for name, path in (("svg", svg), ("png", png), ("pdf", pdf)) if path is not None}
     chosen = Chosen(file, preset, sets, model, entry, frozenset(without))
     with reporting(), _drawing_errors():
+        if report is not None:
+            _report(chosen, colouring, report, run)
         if formats:
             _write(chosen, block, colouring, formats)
+        if formats or report is not None:
             return
         _open(chosen, block, colouring, port, no_browser)
+
+
+def _check(colouring: Colouring, sized: bool, report: Path | None, run: Path | None, block: str | None) -> None:
+    """Options that would say nothing are errors of usage."""
+    figures = "figures: --metrics flops, parameters or time"
+    if colouring.metrics is None and colouring.attachment is not None:
+        raise click.UsageError(f"--attachment is of {figures}")
+    if colouring.metrics is None and sized and report is None:
+        raise click.UsageError(f"--at is of {figures}")
+    if run is not None and report is None:
+        raise click.UsageError("--run is of a page: --report OUT.html")
+    if report is not None and block is not None:
+        raise click.UsageError("--report is of the whole model: leave --block out")
+
+
+def _report(chosen: Chosen, colouring: Colouring, place: Path, run: Path | None) -> None:
+    from specc_runtime.drawn import output
+    from specc_runtime.drawn.figures import Wanted
+    from specc_runtime.report.drawing import pictures
+    from specc_runtime.report.page import page
+    from specc_runtime.report.training import training
+
+    output.check(place)
+    if run is not None:
+        training(run)  # what is wrong with it is told before anything is drawn
+    wanted = None
+    if (chosen.file is None and not chosen.lost) or colouring.metrics is not None:
+        wanted = Wanted(colouring.metrics or "flops", colouring.at, colouring.profile)
+    output.put(place, page(chosen, colouring.at, pictures(chosen, wanted), run))
+    click.echo(f"wrote {place}")
 
 
 @contextmanager

@@ -136,9 +136,9 @@ def docstring(doc: str, indent: int) -> list[str]:
     if not text:
         return []
     text += "." if text[-1].isalnum() or text[-1] == ")" else ""
-    text += " " if text.endswith('"') else ""
     pad = " " * indent
     paragraphs = [" ".join(p.split()) for p in text.split("\n\n")]
+    paragraphs[-1] += " " if text.endswith('"') else ""  # a quote before the closing ones would be one of them
     if len(paragraphs) == 1 and indent + len(paragraphs[0]) + 6 <= WIDTH:
         return [f'{pad}"""{paragraphs[0]}"""']
     # Text that fits one line but for the closing quotes becomes two lines: formatters would join the quotes to one.
