@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected, Size
+from specc.dims import Dim
 from specc.elaborate.names import available, closest
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.foreign_program import Different, Foreign, built, foreign
-from specc_runtime.inputs import Interface, Masks, draw
-from specc_runtime.module import Build
-from specc_runtime.programs import Crash, run_torch
+from specc_runtime.inputs import NUMPY, Input, Interface, Masks, draw
+from specc_runtime.module import Build, tied_names
+from specc_runtime.programs import Crash, as_numpy, run_torch
 from specc_runtime.sizes import plan
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def assert_equivalent(
     *,
     within: float | None = None,
     at: Mapping[str, int] | Sequence[Mapping[str, int]] | None = None,
-    inputs: Mapping[str, Array] | None = None,
+    inputs: Mapping[str, Any] | None = None,
     entry: str = "forward",
     share_weights: bool = True,
     rename: Rename | None = None,
@@ -46,9 +47,11 @@ def assert_equivalent(
     another build.
 
     Both run on the same inputs: drawn ones of several sizes (every size 1, distinct primes, ..), those of `at`
-    (`{"B": 2, "T": 7}`, or a list of these), or `inputs` themselves; masks are drawn for all but transformers' models,
-    whose rows without padding alone are specified. Outputs are compared by name where both sides have names, else in
-    order: |spec - other| <= `within` * max(1, max|other|), by default what a build's certificate allows.
+    (`{"B": 2, "T": 7}`, or a list of these), or `inputs` themselves (arrays, tensors, lists of numbers); masks are
+    drawn for all but transformers' models, whose rows without padding alone are specified. A module runs in eval mode,
+    in the dtype of its weights and where they are; it takes inputs by name if it has the spec's names, else in order.
+    Outputs are compared by name where both sides have names, else in order: |spec - other| <= `within` * max(1,
+    max|other|), by default what a build's certificate allows.
 
     Weights: a transformers model's are read through the spec's `weights` section; those of another `nn.Module` or ONNX
     file are taken by name (`rename` gives a name of theirs the spec's), unless `share_weights=False`: then each side
@@ -84,26 +87,70 @@ class _Case:
 def _cases(
     of: Interface,
     at: Mapping[str, int] | Sequence[Mapping[str, int]] | None,
-    inputs: Mapping[str, Array] | None,
+    inputs: Mapping[str, Any] | None,
     masks: Masks,
 ) -> list[_Case]:
     """The inputs that both sides run on."""
     if inputs is not None:
-        missing = [i.name for i in of.inputs if i.name not in inputs]
-        if missing:
-            raise _failed(f"`inputs` has no `{missing[0]}`", available=", ".join(i.name for i in of.inputs))
-        return [_Case({}, {i.name: inputs[i.name] for i in of.inputs})]
+        return [_given(of, inputs)]
     if at is None:
         chosen = [case.sizes for case in plan(of) if not case.skipped and not case.at_bound]
     else:
         chosen = [at] if isinstance(at, Mapping) else list(at)
+    if not chosen:
+        raise _failed("there are no sizes to compare at", wanted=", ".join(of.dims))
     for sizes in chosen:
         if set(sizes) != set(of.dims):
             raise _failed(f"sizes are given for {', '.join(sizes) or 'nothing'}", wanted=", ".join(of.dims))
-        broken = of.facts.satisfied_by(sizes)
-        if broken is not None:
-            raise _failed(f"these sizes do not fit the model: it needs {broken}", sizes=str(dict(sizes)))
+        _check(of, sizes)
     return [_Case(sizes, draw(of, sizes, masks=masks)) for sizes in chosen]
+
+
+def _check(of: Interface, sizes: Mapping[str, int]) -> None:
+    broken = of.facts.satisfied_by(sizes)
+    if broken is not None:
+        raise _failed(f"these sizes do not fit the model: it needs {broken}", sizes=str(dict(sizes)))
+
+
+def _given(of: Interface, inputs: Mapping[str, Any]) -> _Case:
+    """Arrays, tensors or lists of numbers as the spec takes them, and the sizes that they have."""
+    known = ", ".join(i.name for i in of.inputs)
+    missing = next((i.name for i in of.inputs if i.name not in inputs), None)
+    if missing is not None:
+        raise _failed(f"`inputs` has no `{missing}`", available=known)
+    strange = next((name for name in inputs if name not in {i.name for i in of.inputs}), None)
+    if strange is not None:
+        raise _failed(f"the spec has no input `{strange}`", available=known)
+    feeds = {i.name: _array(i, inputs[i.name]) for i in of.inputs}
+    sizes: dict[str, int] = {}
+    for i in of.inputs:
+        for dim, size in zip(i.shape, feeds[i.name].shape, strict=True):
+            if len(dim.symbols) == 1 and dim == Dim.symbol(dim.symbols[0]):
+                sizes.setdefault(dim.symbols[0], size)
+    for i in of.inputs:
+        found = feeds[i.name].shape
+        known_sizes = zip(i.shape, found, strict=True)
+        if any(set(d.symbols) <= set(sizes) and d.evaluate(sizes) != size for d, size in known_sizes):
+            shapes = {"given": str(list(found)), "the spec": f"[{', '.join(map(str, i.shape))}]"}
+            raise _failed(f"the input `{i.name}` has another shape", **shapes)
+    if set(sizes) == set(of.dims):
+        _check(of, sizes)
+    return _Case(sizes, feeds)
+
+
+def _array(item: Input, value: Any) -> Array:
+    """Raises `Rejected` for what are no numbers of the kind that the input has, or have another rank."""
+    import numpy as np
+    import torch
+
+    array = as_numpy(value.detach()) if isinstance(value, torch.Tensor) else np.asarray(value)
+    wanted = np.dtype(NUMPY.get(item.dtype, "float32"))
+    if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and wanted.kind != "f"):
+        raise _failed(f"the input `{item.name}` takes {wanted}, not {array.dtype}")
+    if array.ndim != len(item.shape):
+        shape = f"[{', '.join(map(str, item.shape))}]"
+        raise _failed(f"the input `{item.name}` has {array.ndim} axes", the_spec=shape)
+    return array.astype(wanted)
 
 
 def _failed(message: str, **notes: str) -> Rejected:
@@ -140,9 +187,9 @@ class _Comparison:
         if rename is not None:
             to = rename if callable(rename) else lambda name: rename.get(name, name)
             theirs = {to(name): value for name, value in theirs.items()}
-        stored = set(self.made.manifest["weights"]["ties"]) if self.made.manifest["weights"] else set()
-        ours = module.state_dict()
-        wanted = [name for name in ours if name not in stored]
+        ties, ours = tied_names(module), module.state_dict()
+        theirs = self._untied(theirs, ties)
+        wanted = [name for name in ours if name not in ties]
         missing = [name for name in wanted if name not in theirs]
         if missing:
             strange = [name for name in theirs if name not in ours]
@@ -164,6 +211,19 @@ class _Comparison:
             with torch.no_grad():
                 own.copy_(found)
 
+    def _untied(self, theirs: Mapping[str, Array], ties: Mapping[str, str]) -> dict[str, Array]:
+        """By the first name of each tensor, where the other side has it by any; two that the spec ties are equal."""
+        import numpy as np
+
+        found = dict(theirs)
+        for alias, name in ties.items():
+            if alias in found and name in found and not np.array_equal(found[alias], found[name], equal_nan=True):
+                message = f"the spec ties `{alias}` to `{name}`, which have other values in {self.theirs.label}"
+                raise _failed(message)
+            if alias in found:
+                found.setdefault(name, found[alias])
+        return found
+
     def _compare(
         self, module: torch.nn.Module, case: _Case, ours: Mapping[str, Array], theirs: Mapping[str, Array] | list[Array]
     ) -> None:
@@ -174,6 +234,8 @@ class _Comparison:
             pairs = dict(zip(ours, theirs, strict=True))
         else:
             pairs = {name: theirs[name] for name in ours if name in theirs}
+            if not pairs and len(theirs) == len(ours):  # of other names
+                pairs = dict(zip(ours, theirs.values(), strict=True))
             if not pairs:
                 message = f"{self.theirs.label} has no output of the spec's names"
                 raise Rejected([self._said(message, case, spec=", ".join(ours), other=", ".join(theirs))])
@@ -191,6 +253,8 @@ class _Comparison:
             index, reference, found = figures.worst
             notes = {"at": f"{output}{list(index)}", "spec": f"{found:.8g}", "other": f"{reference:.8g}"}
         notes |= first_difference(module, self.of, self.theirs, case.feeds, self.within)
+        if self.theirs.rounds:
+            notes["computed in"] = f"f32 by the spec, {self.theirs.rounds} by {self.theirs.label}: see `within`"
         problem = figures.problem.replace("in torch", f"in {self.theirs.label}")
         return self._said(f"the spec and {self.theirs.label} differ: {output}: {problem}", case, **notes)
 

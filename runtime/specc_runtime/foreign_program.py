@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specc import report
-from specc.diagnostics import Rejected
+from specc.api import written
+from specc.diagnostics import Diagnostic, Rejected
+from specc.types import DType
+from specc_runtime.foreign import graph as graphs
 from specc_runtime.inputs import Interface, Masks
 from specc_runtime.module import Build, open_build
 from specc_runtime.programs import PLAIN, TORCH_ERRORS, Crash, as_numpy, crashing, open_session, run_torch
+from specc_runtime.quantised import parse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +53,8 @@ class Foreign(ABC):
     masks: Masks = "random"
     checkpoint: Path | None = None
     """A Hugging Face folder of it, if it has one: weights are then read through the spec's `weights` section."""
+    rounds: str = ""
+    """The element type that it computes in, if that is coarser or finer than the spec's f32."""
 
     @abstractmethod
     def run(self, of: Interface, feeds: Mapping[str, Array]) -> dict[str, Array] | list[Array]:
@@ -70,18 +77,30 @@ class Different(Rejected, AssertionError):
 
 
 def built(target: str, out: Path, **request: Any) -> Build:
-    """A build without proof and pictures; raises `Different` with the findings where the spec is wrong."""
+    """A build without proof and pictures; raises `Different` with the findings where the spec is wrong.
+
+    `request`: fields of `build.Request`; those that a command takes as text may be text here, too (`dtype`, `quant`).
+    """
     from specc_runtime.build import Request, build
 
     __tracebackhide__ = True
     try:
-        return open_build(build(Request(target, **{"verify": False, "render": False, "out": out, **request})).folder)
+        given = {name: _READ[name](value) if name in _READ else value for name, value in request.items()}
+        return open_build(build(Request(target, **{"verify": False, "render": False, "out": out, **given})).folder)
     except Rejected as rejected:
         raise Different(rejected.diagnostics) from None
 
 
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "dtype": DType,
+    "quant": lambda value: parse(value) if isinstance(value, str) else value,
+    "sets": lambda value: {name: one if isinstance(one, str) else written(one) for name, one in value.items()},
+    "without": lambda value: frozenset([value] if isinstance(value, str) else value),
+}
+
+
 def foreign(other: Any, work: Path) -> Foreign:
-    """What a caller compares a spec with. Raises TypeError for what is no program."""
+    """What a caller compares a spec with. Raises `Different` where it cannot run, TypeError for what is no program."""
     import torch
 
     if isinstance(other, Build):
@@ -89,11 +108,18 @@ def foreign(other: Any, work: Path) -> Foreign:
     if isinstance(other, (str, Path)):
         path = Path(other)
         if path.suffix == ".onnx":
+            try:
+                graphs.load(path)
+            except Rejected as rejected:
+                raise Different(rejected.diagnostics) from None
             return _Onnx(path)
         if (path / "manifest.json").is_file():
             return _Built(open_build(path))
         return _Built(built(str(other), work / "other"))
     if isinstance(other, torch.nn.Module):
+        if any(tensor.is_meta for tensor in (*other.parameters(), *other.buffers())):
+            message = f"{type(other).__name__} has weights on the meta device, which computes nothing"
+            raise Different([Diagnostic("B631", message, help='module.to_empty(device="cpu"), then load its weights')])
         return _Module(other, work)
     kind = type(other).__name__
     raise TypeError(f"a spec is compared with an nn.Module, an .onnx file, a spec or a build, not with {kind}")
@@ -101,38 +127,50 @@ def foreign(other: Any, work: Path) -> Foreign:
 
 class _Module(Foreign):
     def __init__(self, module: torch.nn.Module, work: Path) -> None:
+        import torch
+
         self.module, self.label = module, type(module).__name__
-        self.parameters = inspect.signature(module.forward).parameters
+        tensors = [*module.parameters(), *module.buffers()]
+        self.device = tensors[0].device if tensors else torch.device("cpu")
+        kinds = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
+        self.dtype = kinds.pop() if len(kinds) == 1 else torch.float32
         save: Any = getattr(module, "save_pretrained", None)
         if save is not None and hasattr(module, "config"):
             self.checkpoint = work / "checkpoint"
             save(self.checkpoint)
             self.masks = "all true"  # what positions padding has, and what it computes, differs from model to model
+        if self.dtype != torch.float32:
+            self.rounds = str(self.dtype).removeprefix("torch.")
 
     def run(self, of: Interface, feeds: Mapping[str, Array]) -> dict[str, Array] | list[Array]:
         import torch
 
-        values = {i.name: torch.from_numpy(feeds[i.name]) for i in of.inputs}
-        if self.checkpoint is not None:  # transformers' masks are numbers
-            values = {name: v.long() if v.dtype == torch.bool else v for name, v in values.items()}
-        names = {i.name: i.argument for i in of.inputs}
-        by_name = all(argument in self.parameters for argument in names.values())
-        training = self.module.training
+        method: Callable[..., Any] | None = getattr(self.module, of.method, None)
+        if method is None:
+            raise Crash(self.label, AttributeError(f"it has no method `{of.method}`"))
+        values = {i.name: self._tensor(feeds[i.name]) for i in of.inputs}
+        given, named = _arguments(self.label, inspect.signature(method), of, values)
+        modes = {part: part.training for part in self.module.modules()}
         self.module.eval()
         try:
             with torch.inference_mode():
-                if by_name:
-                    found = self.module(**{names[name]: value for name, value in values.items()})
-                else:
-                    found = self.module(*values.values())
+                return _results(self.module(*given, **named) if of.method == "forward" else method(*given, **named))
         except TORCH_ERRORS as error:
             raise Crash(self.label, error) from error
         finally:
-            self.module.train(training)
-        if isinstance(found, Mapping):  # a dict, or transformers' ModelOutput
-            return {name: as_numpy(v) for name, v in found.items() if isinstance(v, torch.Tensor)}
-        results = found if isinstance(found, (tuple, list)) else (found,)
-        return [as_numpy(r) for r in results if isinstance(r, torch.Tensor)]
+            for part, training in modes.items():
+                part.training = training
+
+    def _tensor(self, value: Array) -> torch.Tensor:
+        """As the module takes it: in its dtype, where its weights are; transformers' masks are numbers."""
+        import torch
+
+        found = torch.from_numpy(value)
+        if found.is_floating_point():
+            found = found.to(self.dtype)
+        elif found.dtype == torch.bool and self.checkpoint is not None:
+            found = found.long()
+        return found.to(self.device)
 
     def seen(self, of: Interface, feeds: Mapping[str, Array]) -> list[Seen]:
         with watching(self.module) as found:
@@ -205,7 +243,49 @@ class _Onnx(Foreign):
 
         proto: onnx.ModelProto = onnx.load(self.path)
         found = {t.name: numpy_helper.to_array(t, str(self.path.parent)) for t in proto.graph.initializer}
-        return found or None
+        # numpy has no bf16 of its own, and no types of few bits; f32 holds all of them
+        return {n: v if v.dtype.kind in "fiub" else v.astype("float32") for n, v in found.items()} or None
+
+
+def _arguments(
+    label: str, signature: inspect.Signature, of: Interface, values: Mapping[str, torch.Tensor]
+) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """By name where the other side has the spec's names or takes any, else in order; raises `Crash` if it has fewer."""
+    parameters = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    kinds = {p.kind for p in signature.parameters.values()}
+    known = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+    any_name = inspect.Parameter.VAR_KEYWORD in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds
+    if any_name or all(i.argument in known for i in of.inputs):
+        return [], {i.argument: values[i.name] for i in of.inputs}
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return list(values.values()), {}
+    if len(parameters) < len(values):
+        taken, given = (", ".join(names) or "nothing" for names in ([p.name for p in parameters], values))
+        message = f"its {of.method} takes {taken}, that of the spec {given}; without=[..] leaves optional inputs out"
+        raise Crash(label, TypeError(message))
+    pairs = list(zip(parameters, values.values(), strict=False))
+    return (
+        [value for parameter, value in pairs if parameter.kind is not parameter.KEYWORD_ONLY],
+        {parameter.name: value for parameter, value in pairs if parameter.kind is parameter.KEYWORD_ONLY},
+    )
+
+
+def _results(found: Any) -> dict[str, Array] | list[Array]:
+    """Tensors of what a module returns: by name those of a dict, a dataclass or a named tuple, else in order, those of
+    inner tuples only where there are no others."""
+    import torch
+
+    named = found if isinstance(found, Mapping) else None
+    if dataclasses.is_dataclass(found) and named is None:
+        named = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    elif hasattr(found, "_asdict"):
+        named = found._asdict()
+    if named is not None:
+        return {str(name): as_numpy(v.detach()) for name, v in named.items() if isinstance(v, torch.Tensor)}
+    values = found if isinstance(found, (tuple, list)) else (found,)
+    while values and not any(isinstance(v, torch.Tensor) for v in values):
+        values = [inner for v in values if isinstance(v, (tuple, list)) for inner in v]
+    return [as_numpy(v.detach()) for v in values if isinstance(v, torch.Tensor)]
 
 
 @contextmanager
