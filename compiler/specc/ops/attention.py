@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specc.dims import Dim, Facts, Unknown
-from specc.op import Buffer, Cost, Emitter, Handle, Op, OpError, Saved, Step, Tensor, TorchText, numel
+from specc.op import Cost, Emitter, Handle, Op, OpError, Saved, Step, Tensor, TorchText, numel
 from specc.ops import expect
-from specc.ops.positions import counted
-from specc.ops.precision import widened
-from specc.types import DType, Operand, Scalar, TensorType
-
-LOWEST = -3.4028234663852886e38
-"""The lowest finite f32: what a hidden score becomes, so that a row without a visible key stays finite."""
+from specc.ops.attention_nodes import AttentionNodes
+from specc.types import DType, Operand, TensorType
 
 
 class ScaledDotProductAttention(Op):
@@ -249,177 +245,18 @@ class ScaledDotProductAttention(Op):
     in_onnx = (("Attention", 23),)
 
     def onnx(self, emit: Emitter, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None) -> Handle:
-        return self._onnx(emit, q, k, v, mask, bias, None)
+        return self._nodes(emit).attended(q, k, v, mask, bias)
 
     def onnx_step(
         self, emit: Emitter, step: Step, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None
     ) -> Handle:
         if step.buffer is not None and step.is_wide(k.type.shape[2]):
-            return self._onnx_buffered(emit, step.buffer, q, k, v, mask, bias)
+            return self._nodes(emit).buffered(step.buffer, q, k, v, mask, bias)
         cached = step.start is not None and k.type.shape[2] == step.past + step.size
-        return self._onnx(emit, q, k, v, mask, bias, step.start if cached else None)
+        return self._nodes(emit).attended(q, k, v, mask, bias, step.start if cached else None)
 
-    def _onnx_buffered(
-        self, emit: Emitter, buffer: Buffer, q: Handle, k: Handle, v: Handle, mask: Handle | None, bias: Handle | None
-    ) -> Handle:
-        """`GroupQueryAttention` of onnxruntime: causal over the positions of each row's text; k and v are all of them,
-        past and new, which the backend takes apart (`backends.onnx.buffers`). Raises `OpError` (B621)."""
-        heads, groups, width = q.type.shape[1].value, k.type.shape[1].value, q.type.shape[3].value
-        for wrong, what, help in (
-            (bias is not None, "a bias is added to its scores", "rotary or learned positions instead of a bias"),
-            (
-                mask is not None and mask is not buffer.mask,
-                f"its mask {mask.type if mask is not None else ''} is not the input that says which positions are text",
-                "mask = attention_mask, an input Bool[B, S]",
-            ),
-            (not self.causal, "it is not causal", "causal = true"),
-            (heads is None or groups is None or width is None, "its heads are not static", ""),
-            (k.type.shape[3] != v.type.shape[3], "keys and values have different widths", ""),
-            (bool(width and width % 8), f"its heads have {width} channels, no multiple of 8", ""),
-        ):
-            if wrong:
-                raise OpError("B621", f"GroupQueryAttention cannot express this attention: {what}", help=help)
-        return emit(
-            "GroupQueryAttention",
-            q,
-            k,
-            v,
-            None,
-            None,
-            buffer.last,
-            buffer.total,
-            domain="com.microsoft",
-            num_heads=heads,
-            kv_num_heads=groups,
-            scale=None if self.scale is None else float(self.scale),
-            softcap=None if self.softcap is None else float(self.softcap),
-            local_window_size=self.window,
-            type=_result(q, v),
-        )
-
-    def _onnx(
-        self,
-        emit: Emitter,
-        q: Handle,
-        k: Handle,
-        v: Handle,
-        mask: Handle | None,
-        bias: Handle | None,
-        start: Handle | None,
-    ) -> Handle:
-        """`start`: the position of the first query among keys that are room for later ones too (a static cache)."""
-        if emit.opset < 23:
-            return self._onnx_explicit(emit, q, k, v, mask, bias, start)
-        # The kernel's own causal mask aligns query 0 with key 0: right where there are as many keys as queries.
-        native = self.causal and self.window is None and _square(q.type, k.type) and start is None
-        visible = self._onnx_visible(emit, q.type.shape[2], k.type.shape[2], mask, start, band=not native)
-        attended = visible
-        if bias is not None:
-            attended = bias if bias.type.rank == 4 else emit.unsqueeze(bias, (0,))
-            if visible is not None:
-                wide = widened(emit, attended)
-                attended = emit("Where", visible, wide, emit.scalar(LOWEST, wide))
-        elif visible is not None and mask is not None and mask.type.rank == 2 and (native or not self._banded(start)):
-            attended = _all_rows(emit, q, k, visible)
-        return emit(
-            "Attention",
-            q,
-            k,
-            v,
-            attended,
-            is_causal=int(native) or None,
-            scale=None if self.scale is None else float(self.scale),
-            softcap=None if self.softcap is None else float(self.softcap),
-            type=_result(q, v),
-        )
-
-    def _banded(self, start: Handle | None) -> bool:
-        return self.causal or self.window is not None or start is not None
-
-    def _onnx_visible(
-        self, emit: Emitter, queries: Dim, keys: Dim, mask: Handle | None, start: Handle | None, band: bool
-    ) -> Handle | None:
-        """Which key each query sees, broadcasting to [B, H, T, S]; None if all (but for the kernel's causal mask)."""
-        parts = []
-        if mask is not None:
-            parts.append(emit.unsqueeze(mask, {2: (1, 2), 3: (1,), 4: ()}[mask.type.rank]))
-        if start is not None:
-            parts.append(self._onnx_band(emit, queries, keys, start))
-        elif band and self._banded(None):
-            type_ = TensorType(DType.BOOL, (queries, keys))
-            visible = emit("Expand", emit.const(True, DType.BOOL), emit.shape((queries, keys)), type=type_)
-            shift = keys - queries
-            if self.causal:
-                visible = emit("Trilu", visible, _diagonal(emit, shift), upper=0)
-            if self.window is not None:
-                visible = emit("Trilu", visible, _diagonal(emit, shift - self.window + 1), upper=1)
-            parts.append(visible)
-        if len(parts) == 2:
-            return emit("And", *parts)
-        return parts[0] if parts else None
-
-    def _onnx_band(self, emit: Emitter, queries: Dim, keys: Dim, start: Handle) -> Handle:
-        """The keys that are written and not later than each query, nor out of its window: Bool [T, S]."""
-        column = TensorType(DType.I64, (queries, Dim.const(1)))
-        here = emit("Add", emit.unsqueeze(counted(emit, queries), (1,)), start, type=column)
-        there = counted(emit, keys)
-        last = here if self.causal else emit("Add", start, emit("Sub", emit.dim(queries), emit.const([1], DType.I64)))
-        full = TensorType(DType.BOOL, (queries, keys))
-        band = emit("LessOrEqual", there, last, type=full if self.causal else None)
-        if self.window is not None:
-            first = emit("Sub", here, emit.const(self.window, DType.I64), type=column)
-            band = emit("And", band, emit("Greater", there, first, type=full), type=full)
-        return (
-            band if self.causal or self.window is not None else emit("Expand", band, emit.shape(full.shape), type=full)
-        )
-
-    def _onnx_explicit(
-        self,
-        emit: Emitter,
-        q: Handle,
-        k: Handle,
-        v: Handle,
-        mask: Handle | None,
-        bias: Handle | None,
-        start: Handle | None,
-    ) -> Handle:
-        batch, heads, queries, width = q.type.shape
-        groups, keys = k.type.shape[1:3]
-        shared = heads != groups
-        if shared:  # the query heads that share keys become rows of one product
-            q = emit.reshape(q, (batch, groups, heads // groups * queries, width))
-        scores = emit(
-            "MatMul",
-            self._onnx_scaled(emit, q),
-            emit.transpose(k, (0, 1, 3, 2)),
-            type=q.type.with_shape((*q.type.shape[:3], keys)),
-        )
-        if shared:
-            scores = emit.reshape(scores, (batch, heads, queries, keys))
-        if self.softcap is not None:
-            cap = emit.scalar(self.softcap, scores)
-            scores = emit("Mul", emit("Tanh", emit("Div", scores, cap)), cap)
-        if bias is not None:
-            scores = emit("Add", scores, bias)
-        visible = self._onnx_visible(emit, queries, keys, mask, start, band=True)
-        wide = widened(emit, scores)
-        if visible is not None:
-            full = TensorType(wide.type.dtype, (batch, heads, queries, keys))
-            wide = emit("Where", visible, wide, emit.scalar(LOWEST, wide), type=full)
-        weights = emit.cast(emit("Softmax", wide, axis=-1), q.type.dtype)
-        if not shared:
-            return emit("MatMul", weights, v, type=_result(q, v))
-        weights = emit.reshape(weights, (batch, groups, heads // groups * queries, keys))
-        mixed = emit("MatMul", weights, v, type=q.type.with_shape((*q.type.shape[:3], v.type.shape[3])))
-        return emit.reshape(mixed, (batch, heads, queries, v.type.shape[3]))
-
-    def _onnx_scaled(self, emit: Emitter, q: Handle) -> Handle:
-        width = q.type.shape[3]
-        if self.scale is not None:
-            return emit("Mul", q, emit.scalar(float(self.scale), q))
-        if width.value is not None:
-            return emit("Mul", q, emit.scalar(width.value**-0.5, q))
-        return emit("Div", q, emit("Sqrt", emit.scalar(Scalar(width), q)), type=q.type)
+    def _nodes(self, emit: Emitter) -> AttentionNodes:
+        return AttentionNodes(emit, causal=self.causal, window=self.window, scale=self.scale, softcap=self.softcap)
 
     def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
         q, k, v = (_tensor(o) for o in operands[:3])
@@ -506,18 +343,3 @@ def _tensor(operand: Operand) -> TensorType:
 
 def _square(q: TensorType, k: TensorType) -> bool:
     return q.shape[2] == k.shape[2]
-
-
-def _all_rows(emit: Emitter, q: Handle, k: Handle, visible: Handle) -> Handle:
-    """[B, 1, 1, S] -> [B, 1, T, S]: onnxruntime refuses a mask that broadcasts along its last two axes."""
-    one, (batch, _, queries, _) = Dim.const(1), q.type.shape
-    type_ = TensorType(DType.BOOL, (batch, one, queries, k.type.shape[2]))
-    return emit("Expand", visible, emit.shape((one, one, queries, one)), type=type_)
-
-
-def _result(q: Handle, v: Handle) -> TensorType:
-    return q.type.with_shape((*q.type.shape[:3], v.type.shape[3]))
-
-
-def _diagonal(emit: Emitter, dim: Dim) -> Handle:
-    return emit.scalar(Scalar(dim), emit.const(0, DType.I64))
