@@ -36,6 +36,7 @@ from specc_runtime.training.data.order import batches_by_tokens
 from specc_runtime.training.data.vocabulary import trained as trained_bpe
 from specc_runtime.training.plan import plan
 from specc_runtime.training.run import Request, train
+from specc_runtime.training.data.vocabulary import generation_config
 from specc_runtime.training.section import Section, open_section
 from specc_runtime.training.sources import read, validation
 
@@ -451,6 +452,17 @@ def test_sentences_with_a_tokenizer_of_a_file(tokenizer: str, sentences: Path) -
     assert data.padded == {"input_ids": 0} and "[CLS]" in str(data.tokenizer)
 
 
+def test_sentences_with_the_tokenizer_of_the_weights(sentences: Path) -> None:
+    of = 'csv("s.csv", text = "sentence", label = "label", tokenizer = "bert")'
+    (sentences / "net.spec").write_text(LM.replace("DATA", of))
+    train(Request(str(sentences / "net.spec"), out=sentences / "run", max_steps=1))
+    (sentences / "net.spec").write_text(LM.replace("DATA", of.replace('"bert"', '"weights"')))
+    for weights in ("run", "run/model.safetensors"):
+        section = open_section(str(sentences / "net.spec"), None, {}, str(sentences / weights))
+        theirs = Tokenizer.from_file(str(sentences / "bert/tokenizer.json"))
+        assert Tokenizer.from_str(str(read(section, "data").tokenizer)).get_vocab() == theirs.get_vocab()
+
+
 def test_sentences_to_validate_on_have_the_same_tokenizer(sentences: Path) -> None:
     of = 'csv("s.csv", text = "sentence", label = "label", tokenizer = bpe(300))'
     for val in (of, of.replace(", tokenizer = bpe(300)", "")):
@@ -479,6 +491,9 @@ def test_bytes_and_pieces_of_columns(sentences: Path) -> None:
     assert rows_of(data, "decoder_input_ids") == [[2, *text[::-1].encode(), 3] for text in SENTENCES]
     assert Tokenizer.from_str(str(data.tokenizer)).encode("no").ids == [2, *b"no", 3]
     assert isinstance(data.fields["decoder_attention_mask"], Mask)
+    ends = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    assert generation_config(data) == {**ends, "decoder_start_token_id": 2}
+    assert generation_config(data_of(sentences, LM, 'csv("s.csv", label = "label")')) == {}
     data = data_of(sentences, LM, two.replace("TOKENIZER", "bpe(vocab)"), context="64")
     made = Tokenizer.from_str(str(data.tokenizer))
     assert [made.decode(row) for row in rows_of(data)] == list(SENTENCES)
@@ -509,6 +524,7 @@ def test_mistakes_in_rows_of_text(sentences: Path) -> None:
     (sentences / "odd.json").write_text("{}")
     assert "odd.json is not a tokenizer" in refused(sentences, LM, of.replace("hf:bert", "odd.json"))
     assert "there is no tokenizer bart" in refused(sentences, LM, of.replace("hf:bert", "bart"))
+    assert "which the run begins with" in refused(sentences, LM, of.replace("hf:bert", "weights"))
     away = refused(sentences, LM, of.replace("hf:bert", "hf:someone/something"))
     assert "cannot reach the tokenizer of someone/something" in away and "save_pretrained" in away
     gpt2 = Tokenizer.from_file(str(sentences / "bert/tokenizer.json")).to_str().replace("[PAD]", "[pad]")

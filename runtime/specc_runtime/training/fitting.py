@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import warnings
@@ -16,13 +17,16 @@ import torch
 from safetensors.torch import load_file
 
 from specc.diagnostics import Rejected
+from specc_runtime.companions import GENERATION_CONFIG
 from specc_runtime.folding import base_of
 from specc_runtime.manifest import versions
 from specc_runtime.module import WEIGHTS, Build
+from specc_runtime.tokens import TOKENIZER
 from specc_runtime.trained import FORMAT
 from specc_runtime.training import checkpoints, curves, loop, processes, progress, resume
 from specc_runtime.training.adapters import Adapters
 from specc_runtime.training.batches import loader
+from specc_runtime.training.data.vocabulary import generation_config
 from specc_runtime.training.events import going_on, loggers
 from specc_runtime.training.keeping import FINAL, Keeper, Stopped, interruptible
 from specc_runtime.training.plan import Plan
@@ -170,7 +174,9 @@ class Fitting:
         (self.folder / RESOLVED).write_text(resolved(self.section), "utf-8")
         (self.folder / "objective.py").write_text(self.fit.objective.source, "utf-8")
         if self.counts.train.tokenizer is not None:
-            (self.folder / "tokenizer.json").write_text(self.counts.train.tokenizer, "utf-8")
+            (self.folder / TOKENIZER).write_text(self.counts.train.tokenizer, "utf-8")
+            if texts := generation_config(self.counts.train):
+                (self.folder / GENERATION_CONFIG).write_text(json.dumps(texts, indent=1) + "\n", "utf-8")
 
     def _record(self, base: Mapping[str, Any], status: str, step: int, **more: Any) -> None:
         content = {"format": FORMAT, "spec": self.section.project.path.name, **base, "steps": self.counts.last}

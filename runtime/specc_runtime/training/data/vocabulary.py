@@ -15,7 +15,7 @@ from specc.syntax import ast
 from specc.syntax.unparse import unparse
 from specc_runtime.tokens import TOKENIZER, load_tokenizer
 from specc_runtime.training.data.asked import Asked
-from specc_runtime.training.data.columns import bad
+from specc_runtime.training.data.columns import Data, bad
 from specc_runtime.training.section import evaluated, failed
 
 SPECIAL = ("<pad>", "<s>", "</s>")
@@ -156,6 +156,27 @@ def _between(begin: tuple[str, int], end: tuple[str, int]) -> processors.Templat
         pair=f"{begin[0]} $A {end[0]} $B:1 {end[0]}:1",
         special_tokens=[begin, end],
     )
+
+
+def generation_config(data: Data) -> dict[str, int]:
+    """What rows of text begin and end with, by the names of transformers' generation_config.json.
+
+    Empty for data without a tokenizer, and for running text, which has neither.
+    """
+    rows = [name for name in data.ids if name in data.columns]
+    if data.tokenizer is None or not rows:
+        return {}
+    tokenizer = Tokenizer.from_str(data.tokenizer)
+    whole, bare = (tokenizer.encode("a", add_special_tokens=special).ids for special in (True, False))
+    at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    found = {"bos_token_id": whole[0]} if at else {}
+    if at and any(name.startswith("decoder_") for name in rows):
+        found["decoder_start_token_id"] = whole[0]
+    if at + len(bare) < len(whole):
+        found["eos_token_id"] = whole[-1]
+    if data.padded:
+        found["pad_token_id"] = next(iter(data.padded.values()))
+    return found
 
 
 # ---- from elsewhere --------------------------------------------------------------------------------------------------
