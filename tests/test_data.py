@@ -33,10 +33,10 @@ from specc_runtime.training.data import text as running
 from specc_runtime.training.data.columns import Column, Data, Mask, Ragged
 from specc_runtime.training.data.loading import ByTokens, Rows
 from specc_runtime.training.data.order import batches_by_tokens
+from specc_runtime.training.data.vocabulary import generation_config
 from specc_runtime.training.data.vocabulary import trained as trained_bpe
 from specc_runtime.training.plan import plan
 from specc_runtime.training.run import Request, train
-from specc_runtime.training.data.vocabulary import generation_config
 from specc_runtime.training.section import Section, open_section
 from specc_runtime.training.sources import read, validation
 
@@ -99,6 +99,8 @@ model Net(inputs: int = 2, classes: int = 3) {
 }
 train Net { data = DATA; loss = cross_entropy(logits, data.label); optim = sgd(lr = 0.1); batch = 2; epochs = 2 }
 """
+
+UNLABELLED = ROWS.replace("cross_entropy(logits, data.label)", "mean(logits)")
 
 
 def section(folder: Path, spec: str, data: str, **sets: str) -> Section:
@@ -237,22 +239,28 @@ def test_columns_of_arrays_and_of_images(tmp_path: Path) -> None:
 
 def test_ragged_and_missing_values(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [[1.0, 2.0], [3.0]], "y": [1, None], "z": [[1, 2], [3]]}), tmp_path / "t.parquet")
-    assert "row 1, `x`: 1 values, before there were 2" in refused(tmp_path, ROWS, 'parquet("t.parquet", x = "x")')
-    assert "row 1, `y`: there is no value" in refused(tmp_path, ROWS, 'parquet("t.parquet", x = ["y"])')
+    assert "row 1, `x`: 1 values, before there were 2" in refused(tmp_path, UNLABELLED, 'parquet("t.parquet", x = "x")')
+    assert "row 1, `y`: there is no value" in refused(tmp_path, UNLABELLED, 'parquet("t.parquet", x = ["y"])')
     data = data_of(tmp_path, LM, 'parquet("t.parquet", input_ids = tokens("z"))')
     assert values(data, "input_ids").tolist() == [[1, 2], [3, 0]] and data.padded == {"input_ids": 0}
 
 
 def test_odd_tables(tables: Path) -> None:
     np.savez(tables / "odd.npz", empty=np.zeros((0, 2)), large=np.array([[1, 2**63]], np.uint64))
-    assert "the field `x` of odd.npz has no rows" in refused(tables, ROWS, 'npz("odd.npz", x = "empty")')
-    assert "a number of more than 63 bits" in refused(tables, ROWS, 'npz("odd.npz", x = "large")')
+    assert "the field `x` of odd.npz has no rows" in refused(tables, UNLABELLED, 'npz("odd.npz", x = "empty")')
+    assert "a number of more than 63 bits" in refused(tables, UNLABELLED, 'npz("odd.npz", x = "large")')
     assert "t.csv is a file" in refused(tables, ROWS, 'hf_dataset("t.csv", x = ["a", "b"], label = "n")')
     assert "cannot load the data set /" in refused(tables, ROWS, 'hf_dataset("/", x = ["a", "b"], label = "n")')
     assert "No such file" in refused(tables, ROWS, 'parquet("u.parquet", x = ["a", "b"], label = "n")')
     (tables / "lists.jsonl").write_text('{"ids": [1, 2]}\n{"ids": []}\n')
     assert "lists.jsonl, line 2: `input_ids` has no ids" in refused(
         tables, LM, 'jsonl("lists.jsonl", input_ids = tokens("ids"))'
+    )
+    np.savez(tables / "huge.npz", x=np.array([[1.0, 1e300]]))
+    assert "huge.npz, `x`[0, 1]: more than single" in refused(tables, UNLABELLED, 'npz("huge.npz", x = "x")')
+    (tables / "huge.jsonl").write_text('{"x": [1, 2]}\n{"x": [1, -1e300]}\n')
+    assert "huge.jsonl, line 2, `x`: [1, -1e+300] is more than" in refused(
+        tables, UNLABELLED, 'jsonl("huge.jsonl", x = "x")'
     )
     (tables / "nul.csv").write_bytes(b"a,b\n\0,1\n")
     assert 'found "\\u0000"' in refused(tables, ROWS, 'csv("nul.csv", x = ["a", "b"], label = "b")')
@@ -493,7 +501,6 @@ def test_bytes_and_pieces_of_columns(sentences: Path) -> None:
     assert isinstance(data.fields["decoder_attention_mask"], Mask)
     ends = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     assert generation_config(data) == {**ends, "decoder_start_token_id": 2}
-    assert generation_config(data_of(sentences, LM, 'csv("s.csv", label = "label")')) == {}
     data = data_of(sentences, LM, two.replace("TOKENIZER", "bpe(vocab)"), context="64")
     made = Tokenizer.from_str(str(data.tokenizer))
     assert [made.decode(row) for row in rows_of(data)] == list(SENTENCES)

@@ -23,8 +23,10 @@ from tokenizers import Tokenizer
 
 from specc import report
 from specc.diagnostics import Rejected
+from specc.syntax.unparse import unparse
 from specc_runtime.build import Request as BuildRequest
 from specc_runtime.build import build
+from specc_runtime.training.history import history, less_is_better
 from specc_runtime.training.optimisers import optimiser
 from specc_runtime.training.run import Request, Run, train
 from specc_runtime.training.schedules import schedule
@@ -363,15 +365,24 @@ BAD = {
     "short row": ("x,y,class\n1,2\n", None, "points.csv, line 2: 2 columns, the header has 3"),
     "no column": ("x,y,klass\n1,2,0\n", None, "did you mean `klass`?"),
     "a label": ("x,y,class\n1,2,0\n1,2,3\n", None, "points.csv, line 3, column `class`: the label is 3"),
-    "fractions": ("x,y,class\n1,2,0.5\n", None, "takes classes 0 to 2"),
+    "fractions": ("x,y,class\n1,2,0.5\n", None, "line 2, column `class`: the label is 0.5, the classes are 0 to 2"),
+    "too large": ("x,y,class\n1,1e300,0\n", None, "column `y`: 1e300 is more than single precision holds"),
+    "no commas": ("x;y;class\n1;2;0\n", None, 'points.csv has one column, `x;y;class`: it is divided by ";"'),
     "one column": (None, ('["x", "y"]', '["x"]'), "expected: [B, 2]"),
     "a flat field": (None, ('["x", "y"]', '"x"'), "does not fit the input `x`"),
     "source": (None, ("csv(", "parquet("), "points.csv is not a parquet file"),
     "unknown metric": (None, ("batch = 8", "batch = 8; metrics = [bleu(logits, data.label)]"), "bleu takes ids"),
     "optimiser": (None, ('adam(lr = 0.05, no_decay = ["*.bias"])', "lyon()"), "did you mean `lion`?"),
     "argument": (None, ("lr = 0.05", "rate = 0.05"), "adam has no argument `rate`"),
+    "a text": (None, ("lr = 0.05", 'lr = "a"'), 'adam: `lr` cannot be "a"'),
     "value": (None, ("lr = 0.05", "lr = 0.0 - 1"), "adam: Invalid learning rate"),
     "schedule": (None, ("batch = 8", "batch = 8; sched = plateau()"), 'nothing measured is called "val_loss"'),
+    "no steps": (None, ("batch = 8", "batch = 8; sched = cosine(warmup = 1.5)"), "`warmup` is a number of steps, or"),
+    "no ids": (None, ("batch = 8", "batch = tokens(100)"), "counts ids of texts: points.csv has none"),
+    "function": (None, ('"class")', 'colum("class"))'), "did you mean `column`?"),
+    "no field": (None, ("data.label)", "data.lable)"), "the data has no field `lable`"),
+    "measured": (None, ("batch = 8", "batch = 8; metrics = [accuracy(logits, data.lable)]"), "has no field `lable`"),
+    "below 0": (None, ("batch = 8", "batch = 8; workers = -1"), "`workers` is an int of at least 0"),
     "monitor": (None, ("batch = 8", 'batch = 8; early_stop = early_stopping("val_los")'), 'is called "val_los"'),
     "all frozen": (None, ("batch = 8", 'batch = 8; freeze = ["*"]'), "freezes every parameter"),
     "part": (None, ("batch = 8", "batch = 8; val = split(0.01)"), "leaves none to train or none to validate on"),
@@ -402,6 +413,29 @@ def test_mistakes_are_told_before_training(case: str, folder: Path) -> None:
         (folder / "points.csv").write_text(content)
     assert expected in refused(edited(folder, *([change] if change is not None else [])))
     assert not (folder / "runs").exists()
+
+
+def test_overrides_go_where_their_name_is(folder: Path) -> None:
+    spec = edited(folder)
+    given = open_section(spec, None, {"weight_decay": "0.1", "hidden": "4"})
+    assert "weight_decay = 0.1" in unparse(given.settings["optim"]) and given.sets == {"hidden": "4"}
+    assert "--set batch=16" in refused(spec, sets={"batch_size": "16"})
+    assert "--set lr=0.1" in refused(spec, sets={"learning_rate": "0.1"})
+
+
+def test_what_is_watched_tells_which_way_is_up(folder: Path) -> None:
+    """Without `mode`, the best accuracy is the largest."""
+    spec = edited(folder, ("epochs = 3", "epochs = 12; val = split(0.5); metrics = [accuracy(logits, data.label)]"))
+    sets = {"checkpoint": 'best("val_accuracy")', "early_stop": 'early_stopping("val_accuracy", patience = 2)'}
+    said: list[str] = []
+    train(Request(spec, out=folder / "run", sets=sets), said.append)
+    ended = history(folder / "run")["val_accuracy"]
+    state = json.loads((folder / "run/run.json").read_bytes())
+    best = next(step for step, value in zip(*vars(ended).values(), strict=True) if value == max(ended.values))
+    assert (folder / f"run/checkpoints/best-{best}").is_dir() and max(ended.values) > ended.values[0]
+    assert state["step"] == ended.steps[-1] < state["steps"]
+    assert f"trained {state['step']} of {state['steps']} steps, as early_stop has it: best val_loss" in said[-1]
+    assert less_is_better("val_perplexity_2") and not less_is_better("val_f1_2")
 
 
 def test_a_run_folder_in_use_stays(folder: Path) -> None:

@@ -235,17 +235,21 @@ class LossChecker(BodyChecker):
         base = expr.base.id if isinstance(expr.base, ast.Name) else ""
         name = expr.name.id
         if base == "data" and base not in self.locals:
-            if self.fields is not None and name not in self.fields:
-                raise self._no_field("the data has no field", expr.name, self.fields)
-            return self.field(name, expr.span)
+            return self.field(expr)
         if base == "aux" and base not in self.locals:
             if name not in self.aux_names:
                 raise self._no_field(f"{self.model.module.name} has no aux", expr.name, self.aux_names)
             return self.auxiliary.setdefault(name, Value(f"aux_{name}", SCALAR, expr.span))
         return super()._Attr(expr)
 
-    def field(self, name: str, span: Span, expected: TensorType | None = None) -> Value:
-        """A field of the data, in the dtype of its use. `expected`: what it is if nothing else is known."""
+    def field(self, expr: ast.Attr, expected: TensorType | None = None) -> Value:
+        """`data.name`, in the dtype of its use; E107 for a field that the data lacks.
+
+        `expected`: what it is if nothing else is known.
+        """
+        name, span = expr.name.id, expr.span
+        if self.fields is not None and name not in self.fields:
+            raise self._no_field("the data has no field", expr.name, self.fields)
         known = (self.fields or {}).get(name, Field())
         argument = next((a for a in self.entry.full.inputs if a.name == name), None)
         if argument is not None and name not in self.rebound:  # the data is brought to the type of the input
@@ -268,9 +272,10 @@ class LossChecker(BodyChecker):
             new = sum(isinstance(i, ast.NoneLit) for i in expr.items)
             gone = sum(not isinstance(i, (ast.Slice, ast.EllipsisLit, ast.NoneLit)) for i in expr.items)
             return rank + new - gone if rank is not None else None
-        name = field_name(expr)
-        if name is None:
+        field = field_of(expr)
+        if field is None:
             return None
+        name = field.name.id
         shapes = [v.type.shape for (n, _), v in self.read.items() if n == name]
         shape = shapes[0] if shapes else (self.fields or {}).get(name, Field()).shape
         return len(shape) if shape is not None else None
@@ -349,10 +354,10 @@ class LossChecker(BodyChecker):
         classes = issubclass(op, (ClassLoss, Ctc))
         probable = classes and first is not None and self.rank_of(expr) == first.rank and not issubclass(op, Ctc)
         self.wanted = DType.I64 if classes and not probable else DType.COMPUTE
-        name = field_name(expr)
-        if name is not None and first is not None and self.rank_of(expr) is None and not issubclass(op, Ctc):
+        field = field_of(expr)
+        if field is not None and first is not None and self.rank_of(expr) is None and not issubclass(op, Ctc):
             shape = first.shape[:-1] if classes else first.shape
-            return self.field(name, expr.span, TensorType(self.wanted, shape))
+            return self.field(field, TensorType(self.wanted, shape))
         return self.tensor(self.value(expr), expr)
 
     def op_call(self, op: type[Op], expr: ast.Call) -> OpCall:
@@ -379,8 +384,8 @@ class LossChecker(BodyChecker):
             raise
 
 
-def field_name(expr: ast.Expr) -> str | None:
+def field_of(expr: ast.Expr) -> ast.Attr | None:
     """The field that an expression is: `data.label`."""
     expr = expr.inner if isinstance(expr, ast.Paren) else expr
     plain = isinstance(expr, ast.Attr) and isinstance(expr.base, ast.Name) and expr.base.id == "data"
-    return expr.name.id if plain and isinstance(expr, ast.Attr) else None
+    return expr if plain and isinstance(expr, ast.Attr) else None

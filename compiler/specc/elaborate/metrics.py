@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from specc.diagnostics import Label
 from specc.elaborate import settings as known
-from specc.elaborate.losses import LossChecker, field_name
+from specc.elaborate.losses import LossChecker, field_of
 from specc.elaborate.names import available, closest, replaced
 from specc.elaborate.values import Poisoned
 from specc.ir.graph import Value
@@ -106,16 +106,16 @@ def _compared(place: LossChecker, name: str, left: ast.Expr, right: ast.Expr) ->
 
 
 def _target(place: LossChecker, name: str, found: Value | None, expr: ast.Expr) -> Value | None:
-    field = field_name(expr)
+    field = field_of(expr)
     rank = place.rank_of(expr)
     classes = name in known.CLASS_METRICS and found is not None and rank != found.type.rank
     whole = classes or name in known.TEXT_METRICS
-    used = next((dtype for (n, dtype) in place.read if n == field), None)
+    used = next((dtype for (n, dtype) in place.read if field is not None and n == field.name.id), None)
     outer, place.wanted = place.wanted, used or (DType.I64 if whole else DType.COMPUTE)
     try:
         if field is not None and found is not None and rank is None and name not in known.TEXT_METRICS:
             shape = found.type.shape[:-1] if classes else found.type.shape
-            return place.field(field, expr.span, TensorType(place.wanted, shape))
+            return place.field(field, TensorType(place.wanted, shape))
         return place.tensor(place.value(expr), expr)
     except Poisoned:
         return None

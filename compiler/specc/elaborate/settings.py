@@ -96,6 +96,8 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "split": ("part",),
 }  # fmt: skip
 """What the functions of a section take, in order; the optimisers of torch what torch's take."""
+WORDS = ("adjust_lr_fn", "monitor", "mode")
+"""Arguments of optimisers and schedules that are words."""
 OPTIMISER = ("no_decay", "groups")
 """What every optimiser takes beside its own arguments."""
 REQUIRED = {"step": 1, "noam": 2, "one_cycle": 1, "best": 1, "early_stopping": 1, "tokens": 1, "split": 1}

@@ -201,7 +201,9 @@ class TrainChecker:
                 raise self.place.fail("E125", message, value.span, expected="an int | tokens(..)")
             check_call(self.place, value, "tokens")
             return
-        self._number(name, value, lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, "an int")
+        found = self.place.value(value)
+        whole = isinstance(found, int) and not isinstance(found, bool)
+        self._number(name, value, lambda v: whole and v >= 0, "an int of at least 0" if whole else "an int")
 
     def _number(self, name: str, value: ast.Expr, fits: Any, expected: str) -> None:
         found = self.place.value(value)
@@ -247,11 +249,16 @@ class TrainChecker:
                 if argument.name in fields:
                     self._fitting(argument, fields[argument.name])
                 elif not argument.optional:
+                    data = self.settings["data"]
+                    untold = (
+                        argument.name in known.TOKENIZED and "text" in fields and keyword(data, "tokenizer") is None
+                    )
+                    bound = f"inputs = bind({argument.name} = data.{next(iter(fields))})"
                     raise self.place.fail(
                         "T504",
                         f"no data field feeds the input `{argument.name}`",
-                        self.settings["data"].span.head(),
-                        help=f"inputs = bind({argument.name} = data.{next(iter(fields))})",
+                        data.span.head(),
+                        help='tokenizer = "bytes", bpe(8000), ..  makes ids of `text`' if untold else bound,
                         available=available(fields),
                     )
 

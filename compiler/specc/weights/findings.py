@@ -54,6 +54,8 @@ class Findings:
         **notes: str,
     ) -> None:
         path = section_path(self.section.node, self.file)
+        if span is None and label:  # nothing in a spec to stand beside
+            notes = {**notes, "why": "; ".join(filter(None, (label, notes.get("why"))))}
         rows = tuple((key, text) for key, text in notes.items() if text)
         finding = Diagnostic(
             code, message, span, label, others, path, (), rows, help, edits if help else (), note, severity

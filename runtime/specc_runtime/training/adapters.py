@@ -124,7 +124,7 @@ def adapted(
 
     if section.call("lora") is None:
         return None, None
-    fit = Fit(section, module, made.interface(str(section.value("entry", "forward"))), counts)
+    fit = Fit(section, module, made.interface(section.entry), counts)
     with saving(module) as saved:
         fit.rehearse(batch)
     precision = str(section.value("precision", "32"))

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from specc.diagnostics import Diagnostic, Rejected
-from specc_runtime.build import Request as BuildRequest
-from specc_runtime.build import build
-from specc_runtime.module import Build, open_build
+from specc_runtime.module import Build
 from specc_runtime.trained import RUN
-from specc_runtime.training.plan import Plan, bound, check_data, plan
+from specc_runtime.training.emitted import emitted
+from specc_runtime.training.plan import Plan, check_data, plan
 from specc_runtime.training.runs import opened
 from specc_runtime.training.section import Section, open_section
 
@@ -71,9 +70,9 @@ def evaluate(request: Request) -> Measured:
             section = replace(section, settings={k: v for k, v in section.settings.items() if k != setting})
     counts = plan(section, None)
     with tempfile.TemporaryDirectory(prefix="specc-eval-") as work:
-        made = _built(section, request, target, Path(work), counts)
+        made = emitted(section, counts, target, Path(work), request.trust)
         held = counts.val if counts.val is not None else counts.train
-        held = check_data(section, held, made.interface(_entry(section)))
+        held = check_data(section, held, made.interface(section.entry))
         values = _values(section, made, replace(counts, val=held))
     title = f'{section.model} "{section.name}"'
     return Measured(request.run, title, weights, held.name, len(held), counts.val is not None, values)
@@ -95,32 +94,6 @@ def _asked(request: Request) -> tuple[str, str | None]:
     return os.path.relpath(path), name
 
 
-def _entry(section: Section) -> str:
-    return str(section.value("entry", "forward"))
-
-
-def _built(section: Section, request: Request, target: str, work: Path, counts: Plan) -> Build:
-    """The emitted module with the weights, in a temporary folder."""
-    entry = _entry(section)
-    fed = {*counts.train.fields, *bound(section)}
-    inputs = section.checked.model.entries[entry].full.inputs
-    asked = BuildRequest(
-        target,
-        preset=section.preset,
-        model=section.model,
-        sets=section.sets,
-        weights=section.weights,
-        emit=frozenset({"torch"}),
-        verify=False,
-        render=False,
-        out=work / "build",
-        without=frozenset(a.name for a in inputs if a.optional and a.name not in fed),
-        entries=(entry,),
-        trust=request.trust,
-    )
-    return open_build(build(asked).folder)
-
-
 def _values(section: Section, made: Build, counts: Plan) -> dict[str, float]:
     """Lightning's validation of the rows in `counts.val`."""
     import logging
@@ -138,7 +111,7 @@ def _values(section: Section, made: Build, counts: Plan) -> dict[str, float]:
     lightning.seed_everything(counts.seed, verbose=False)
     assert counts.val is not None
     how = (counts.batch, None, counts.tokens)
-    fit = loop.Fit(section, made.module(), made.interface(_entry(section)), counts)
+    fit = loop.Fit(section, made.module(), made.interface(section.entry), counts)
     fit.rehearse(next(iter(loader(counts.val, *how))))
     shown = progress.on_terminal()
     with warnings.catch_warnings():

@@ -131,10 +131,10 @@ class Fitting:
 
     def _base(self) -> dict[str, Any]:
         """What the adapters are for, if there are any."""
-        if self.adapters is None or self.section.weights is None:
+        section = self.section
+        if self.adapters is None or section.weights is None:
             return {}
-        entry = str(self.section.value("entry", "forward"))
-        base = base_of(self.made, self.section.project.path, self.section.weights, entry, self.counts.seed)
+        base = base_of(self.made, section.project.path, section.weights, section.entry, self.counts.seed)
         return {"base": base.to_json(self.folder)}
 
     def join(self, prepared: Prepared) -> None:
@@ -169,7 +169,7 @@ class Fitting:
         return found
 
     def _copies(self) -> None:
-        """The spec, as it is and as it was resolved, what is computed of a batch, and the tokenizer."""
+        """The spec, as it is and as it was resolved, what is computed of a batch, the tokenizer and how texts begin."""
         (self.folder / self.section.project.path.name).write_text(self.section.project.file.source.text, "utf-8")
         (self.folder / RESOLVED).write_text(resolved(self.section), "utf-8")
         (self.folder / "objective.py").write_text(self.fit.objective.source, "utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,8 @@ def loss_first(item: tuple[str, float]) -> tuple[bool, str]:
 
 
 def less_is_better(name: str) -> bool:
-    return name.endswith(LESS_IS_BETTER)
+    """Whether the best value is the smallest: of losses and errors, and not of accuracies; `perplexity_2` is one."""
+    return re.sub(r"_\d+$", "", name).endswith(LESS_IS_BETTER)
 
 
 def best(found: Mapping[str, Series]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from specc.elaborate.names import available, closest
 from specc_runtime.inputs import Interface
 from specc_runtime.programs import TORCH_ERRORS
 from specc_runtime.training.batches import Batch
+from specc_runtime.training.history import less_is_better
 from specc_runtime.training.keeping import Best, Keeper, average
 from specc_runtime.training.metrics import Meter, meters
 from specc_runtime.training.objective import Objective
@@ -86,7 +88,9 @@ class Fit(lightning.LightningModule):
                 raise failed("T505", "no parameter that is trained has a part in the loss", span)
             for meter in self.meters:
                 metric = meter.create(self.objective)
-                meter.update(metric, self.objective, loss.detach())
+                with warnings.catch_warnings():  # of a loss that is no number, which the first step tells
+                    warnings.filterwarnings("ignore", module="torchmetrics")
+                    meter.update(metric, self.objective, loss.detach())
                 metric.reset()
                 self.measures.append(metric)
         except TORCH_ERRORS as error:
@@ -200,17 +204,18 @@ def measured(section: Section, plan: Plan) -> list[str]:
 
 
 def _monitored(section: Section, plan: Plan, setting: str, names: tuple[str, ...]) -> dict[str, Any] | None:
-    """The arguments of `best(..)` or `early_stopping(..)`."""
+    """The arguments of `best(..)` or `early_stopping(..)`; without a `mode`, what is measured tells which way is up."""
     call = section.call(setting)
     if call is None:
         return None
     given = call.arguments(("monitor", *names), 1)
+    given.setdefault("mode", "min" if less_is_better(str(given["monitor"])) else "max")
     known = measured(section, plan)
     if given["monitor"] not in known:
         guess = closest(str(given["monitor"]), known)
         help = f'did you mean "{guess}"?' if guess else f"available: {available(known) or 'none: give `val`'}"
         raise failed("E103", f'{call.name}: nothing measured is called "{given["monitor"]}"', call.expr.span, help)
-    if given.get("mode", "min") not in ("min", "max"):
+    if given["mode"] not in ("min", "max"):
         raise failed("E125", f'{call.name}: `mode` is "min" or "max"', call.expr.span)
     for key in ("patience", "keep", "every"):
         value = given.get(key, 1)
@@ -237,7 +242,7 @@ def keeping(section: Section, plan: Plan, run: Path) -> tuple[Keeper, int | None
     given = _monitored(section, plan, "checkpoint", ("mode", "keep", "every"))
     if given is None:
         return Keeper(folder, often, None), None
-    best = Best(folder, given["monitor"], given.get("mode", "min"), int(given.get("keep", 1)))
+    best = Best(folder, given["monitor"], given["mode"], int(given.get("keep", 1)))
     every = given.get("every")
     return Keeper(folder, often, best), int(every) if every else None
 

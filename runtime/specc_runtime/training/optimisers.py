@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from specc.elaborate import settings as known
 from specc.elaborate.groups import Group
 from specc.elaborate.partwise import matches as matches
+from specc.elaborate.values import show
 from specc.source import Span
 from specc_runtime.folding import own_name
 from specc_runtime.training.section import Called, Section, failed
@@ -58,6 +59,9 @@ def optimiser(section: Section, module: torch.nn.Module) -> torch.optim.Optimize
         raise failed(
             "E125", "`groups` is a list of groups", call.expr.span, 'groups = [group(["*.head.*"], lr = 1e-3)]'
         )
+    for key, value in given.items():
+        if isinstance(value, str) and key not in known.WORDS:
+            raise failed("E125", f"{call.name}: `{key}` cannot be {show(value)}", call.expr.span)
     trained = {own_name(name): p for name, p in module.named_parameters() if p.requires_grad}
     try:
         if call.name == "muon":

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from specc.ir.graph import Apply, Value
 from specc.ops.losses import CrossEntropy, Nll
-from specc.syntax import ast
 from specc_runtime.inputs import Interface
 from specc_runtime.training.data.checks import check_lengths, check_padding, fed
 from specc_runtime.training.data.order import batches_by_tokens
@@ -70,19 +69,12 @@ def plan(section: Section, limit: int | None) -> Plan:
 # ---- data against the model ------------------------------------------------------------------------------------------
 
 
-def bound(section: Section) -> dict[str, ast.Expr]:
-    """`inputs = bind(name = ..)`."""
-    expr = section.settings.get("inputs")
-    args = expr.args if isinstance(expr, ast.Call) else ()
-    return {a.name.id: a.value for a in args if isinstance(a, ast.Arg) and a.name is not None}
-
-
 def check_data(section: Section, data: Data, of: Interface) -> Data:
     """The data with inputs in the dtypes that the model takes; raises `Rejected` (T531) with the first wrong row."""
     fields = dict(data.fields)
     for item in of.inputs:
-        if item.name in fields and item.name not in bound(section):
-            fields[item.name] = fed(section, data, item, of)
+        if item.name in fields and item.name not in section.bound:
+            fields[item.name] = fed(data, item, of)
     _check_labels(section, data)
     check_padding(section, data)
     return replace(data, fields=fields)
@@ -106,13 +98,11 @@ def _check_labels(section: Section, data: Data) -> None:
             continue
         column = f", column `{data.columns[field]}`" if data.columns.get(field) else ""
         for start, values in data.fields[field].parts():
-            if values.dtype.kind == "f" and np.any(values != np.round(values)):
-                message = f"`{field}` of {data.name} has fractions, {node.op.name} takes classes 0 to {classes - 1}"
-                raise bad(message, target.span)
-            wrong = np.argwhere(((values < 0) | (values >= classes)) & (values != node.op.ignore_index))
+            fits = (values >= 0) & (values < classes) & (values == np.round(values))
+            wrong = np.argwhere(~fits & (values != node.op.ignore_index))
             if len(wrong):
                 label, place_ = values[tuple(wrong[0])], data.place(start + int(wrong[0][0]))
-                message = f"{place_}{column}: the label is {label}, the classes are 0 to {classes - 1}"
+                message = f"{place_}{column}: the label is {label:.12g}, the classes are 0 to {classes - 1}"
                 raise bad(message, target.span)
 
 

@@ -115,7 +115,7 @@ def strategy_of(section: Section, count: int, unused: bool) -> Any:
     for name in ("ema", "lora"):
         if name in section.settings:
             raise unsupported(f'`{name}` with `strategy = "fsdp"`', section.span(name), 'strategy = "ddp"')
-    if section.value("entry", "forward") != "forward":
+    if section.entry != "forward":
         raise unsupported('`entry` with `strategy = "fsdp"`', section.span("entry"), 'strategy = "ddp"')
     return Sharded(count, 1, save_distributed_checkpoint=False, process_group_backend=backend)
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.elaborate.partwise import matches
-from specc_runtime.build import Request as BuildRequest
-from specc_runtime.build import build
-from specc_runtime.module import Build, open_build
+from specc_runtime.module import Build
+from specc_runtime.trained import RUN
 from specc_runtime.training.adapters import adapted, reaching
+from specc_runtime.training.emitted import emitted
 from specc_runtime.training.footprint import saving
 from specc_runtime.training.frozen import hold
 from specc_runtime.training.history import reached
 from specc_runtime.training.optimisers import patterns_of
 from specc_runtime.training.overview import described, fresh_tensors, overview
-from specc_runtime.training.plan import Plan, bound, check_data, folder, plan
+from specc_runtime.training.plan import Plan, check_data, folder, plan
 from specc_runtime.training.request import Request as Request
 from specc_runtime.training.request import resuming
 from specc_runtime.training.resume import Record, continued
@@ -53,55 +53,41 @@ def train(request: Request, say: Say = lambda _: None) -> Run | None:
         run = request.resume
         request, record = continued(request, run)
         if record["status"] == "finished" and (request.max_steps or 0) <= record["step"]:
-            say(f"{run} is finished after {record['step']:,} steps: there is nothing to resume")
-            return Run(run, interrupted=False)
+            return _nothing(run, record, say)
     section = open_section(request.target, request.name, request.sets, request.weights)
+    run = request.resume or folder(request.out, section)
     counts = plan(section, request.max_steps)
+    if record is not None and record["status"] == "finished" and counts.last <= record["step"]:
+        return _nothing(run, record, say)
     with tempfile.TemporaryDirectory(prefix="specc-train-") as work:
         made = _built(section, request, Path(work), counts)
-        of = made.interface(_entry(section))
+        of = made.interface(section.entry)
         counts = replace(
             counts,
             train=check_data(section, counts.train, of),
             val=check_data(section, counts.val, of) if counts.val is not None else None,
         )
-        return _run(section, counts, request, made, record, say)
+        return _run(section, counts, request, run, made, record, say)
 
 
-def _entry(section: Section) -> str:
-    return str(section.value("entry", "forward"))
+def _nothing(run: Path, record: Record, say: Say) -> Run:
+    say(f"{run} is finished after {record['step']:,} steps: there is nothing to resume")
+    return Run(run, interrupted=False)
 
 
 def _built(section: Section, request: Request, work: Path, counts: Plan) -> Build:
-    """The section's configuration as a build without a proof: the emitted module and its first weights."""
-    entry = _entry(section)
-    fed = {*counts.train.fields, *bound(section)}
-    arguments = section.checked.model.entries[entry].full.inputs
-    without = frozenset(a.name for a in arguments if a.optional and a.name not in fed)
+    """The emitted module with the weights that the run begins with."""
     anew = patterns_of("fresh", section.value("fresh", ()), section.span("fresh"))
     if section.weights is None and section.call("lora") is not None:
         message = "`lora` adapts weights that were trained: the section has none"
         raise failed("E124", message, section.span("lora"), 'weights = "DIR" in the section, or --weights DIR')
-    asked = BuildRequest(
-        request.target,
-        preset=section.preset,
-        model=section.model,
-        sets=section.sets,
-        weights=section.weights,
-        emit=frozenset({"torch"}),
-        verify=False,
-        render=False,
-        out=work / "build",
-        without=without,
-        entries=(entry,),
-        seed=counts.seed,
-        anew=lambda name: matches(name, anew),
-        trust=request.trust,
-    )
-    return open_build(build(asked).folder)
+    how = {"seed": counts.seed, "anew": lambda name: matches(name, anew)}
+    return emitted(section, counts, request.target, work, request.trust, **how)
 
 
-def _run(section: Section, counts: Plan, request: Request, made: Build, record: Record | None, say: Say) -> Run | None:
+def _run(
+    section: Section, counts: Plan, request: Request, run: Path, made: Build, record: Record | None, say: Say
+) -> Run | None:
     """Rehearse, tell the plan, train, write."""
     import logging
 
@@ -118,14 +104,13 @@ def _run(section: Section, counts: Plan, request: Request, made: Build, record: 
     lightning.seed_everything(counts.seed + rank(), verbose=False)
     module = made.module()
     freeze(section, module)
-    batch = next(iter(loader(counts.train, counts.batch, None)))
+    batch = next(iter(loader(counts.train, counts.batch, None, counts.tokens)))
     adapters, whole = adapted(section, counts, made, module, batch)
     hold(module)
-    fit = loop.Fit(section, module, made.interface(_entry(section)), counts)
+    fit = loop.Fit(section, module, made.interface(section.entry), counts)
     fit.configure_optimizers()
     with saving(module) as saved, reaching(section, adapters):
         fit.rehearse(batch)
-    run = request.resume or folder(request.out, section)
     fitting = Fitting(section, counts, made, fit, run, request, say, adapters)
     trainer = fitting.prepared()
     if request.joined:
@@ -141,7 +126,8 @@ def _run(section: Section, counts: Plan, request: Request, made: Build, record: 
         done = fitting.run(trainer, record)
     except OSError as error:
         message = f"cannot write the run: {error.strerror or error} ({run})"
-        help = f"what was kept stays; mend it, then go on:  {resuming(request, run)}"
+        again = f"what was kept stays; mend it, then go on:  {resuming(request, run)}"
+        help = again if (run / RUN).is_file() else "choose another place with --out DIR"
         raise Rejected([Diagnostic("B640", message, help=help)]) from None
     say(_closing(section, request, run, counts, done))
     return Run(run, done.interrupted)
@@ -156,7 +142,9 @@ def _closing(section: Section, request: Request, run: Path, counts: Plan, done: 
         chosen += ["--set", f"{name}={text}"]
     command = shlex.join(["specc", "build", request.target, *chosen, "--weights", str(run)])
     if not done.interrupted:
-        return f"trained {done.step:,} steps{reached(run)}\nnext:\n  {command}"
+        early = done.step < counts.last and "early_stop" in section.settings
+        steps = f"{done.step:,} of {counts.last:,} steps, as early_stop has it" if early else f"{done.step:,} steps"
+        return f"trained {steps}{reached(run)}\nnext:\n  {command}"
     again = resuming(request, run)
     return (
         f"stopped after step {done.step:,} of {counts.last:,}; to go on:\n  {again}\nor, of what there is:\n  {command}"

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from specc.elaborate import settings
 from specc.elaborate.names import available, closest
 from specc.source import Span
+from specc_runtime.training.history import less_is_better
 from specc_runtime.training.section import Called, Section, failed
 
 if TYPE_CHECKING:
     import torch
-
-WORDS = {"monitor", "mode"}
 
 
 def schedule(
@@ -28,8 +27,11 @@ def schedule(
         return None
     given = call.arguments(settings.ARGUMENTS[call.name], settings.REQUIRED.get(call.name, 0))
     for key, value in given.items():
-        if key not in WORDS and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+        if key not in settings.WORDS and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
             raise failed("E125", f"{call.name}: `{key}` is a number of at least 0", call.expr.span)
+        if key in ("warmup", "total") and value >= 1 and value != int(value):
+            message = f"{call.name}: `{key}` is a number of steps, or a part of all of them below 1.0"
+            raise failed("E125", message, call.expr.span)
     total = _count(given.get("total", steps), steps)
     if call.name == "one_cycle" and total < steps:
         raise failed("E125", f"one_cycle: `total` is {total} steps, the run has {steps}", call.expr.span)
@@ -38,7 +40,8 @@ def schedule(
             cycled = any(key in group for group in optimizer.param_groups for key in ("momentum", "betas"))
             return OneCycleLR(optimizer, max_lr=given["max_lr"], total_steps=total, cycle_momentum=cycled)
         if call.name == "plateau":
-            return ReduceLROnPlateau(optimizer, **{k: v for k, v in given.items() if k != "monitor"})
+            mode = "min" if less_is_better(str(given.pop("monitor", "val_loss"))) else "max"
+            return ReduceLROnPlateau(optimizer, **{"mode": mode, **given})
     except (ValueError, TypeError) as error:
         raise failed("E125", f"{call.name}: {error}", call.expr.span) from None
     warmup = _count(given.get("warmup", 0), steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ RUN = (
     "early_stop", "log", "devices", "strategy", "workers",
 )  # fmt: skip
 """The settings that are run; another one is refused (B650), and what these do not take of their values."""
+OTHER_NAMES = {"learning_rate": "lr", "max_lr": "lr", "wd": "weight_decay"}
+"""Arguments of the optimiser, as they are called elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,18 @@ class Section:
     def folder(self) -> Path:
         """What paths of the section are relative to."""
         return self.project.path.parent
+
+    @property
+    def entry(self) -> str:
+        """The entry that is trained."""
+        return str(self.value("entry", "forward"))
+
+    @property
+    def bound(self) -> dict[str, ast.Expr]:
+        """`inputs = bind(name = ..)`."""
+        expr = self.settings.get("inputs")
+        args = expr.args if isinstance(expr, ast.Call) else ()
+        return {a.name.id: a.value for a in args if isinstance(a, ast.Arg) and a.name is not None}
 
     @property
     def lets(self) -> tuple[ast.Let, ...]:
@@ -167,9 +181,9 @@ def open_section(target: str, name: str | None, sets: Mapping[str, str], weights
     project = driver.open_project(target)
     node = _chosen(project, target, name)
     settings = {s.name.id: s.value for s in node.items if isinstance(s, ast.Setting)}
-    settings, own = _overridden(settings, driver.parse_sets(sets))
     try:
         decl = model_of_section(project.file, node.model)
+        settings, own = _overridden(settings, driver.parse_sets(sets), {p.name.id for p in decl.node.params})
         preset = chosen_preset(project.elaborator, project.file, settings.get("preset"))
         first = weights_of(project.path.parent, settings, weights)
         texts = {key: sets[key] for key in own}
@@ -212,9 +226,12 @@ def _chosen(project: driver.Project, target: str, name: str | None) -> ast.Train
 
 
 def _overridden(
-    settings: dict[str, ast.Expr], sets: Mapping[str, Given]
+    settings: dict[str, ast.Expr], sets: Mapping[str, Given], params: Collection[str]
 ) -> tuple[dict[str, ast.Expr], dict[str, Given]]:
-    """`--set`: a setting, an argument of the optimiser, or else a hyper-parameter of the model."""
+    """`--set`: a setting, an argument of the optimiser, or else a hyper-parameter of the model.
+
+    Raises `Rejected`: T501 for what is called otherwise here.
+    """
     own: dict[str, Given] = {}
     for key, given in sets.items():
         assert given.expr is not None
@@ -224,9 +241,21 @@ def _overridden(
             settings[key] = given.expr
         elif key == "lr" or keyword(settings.get("optim"), key) is not None:
             settings["optim"] = _with(settings.get("optim"), key, given.expr)
+        elif key in params:
+            own[key] = given
+        elif key in _arguments(settings.get("optim")):
+            settings["optim"] = _with(settings.get("optim"), key, given.expr)
+        elif name := known.ALIASES.get(key) or OTHER_NAMES.get(key):
+            raise failed("T501", f"--set {key}: no setting is called so", None, f"--set {name}={given.text}")
         else:
             own[key] = given
     return settings, own
+
+
+def _arguments(optim: ast.Expr | None) -> tuple[str, ...]:
+    """What the optimiser of a section takes."""
+    name = optim.func.id if isinstance(optim, ast.Call) and isinstance(optim.func, ast.Name) else ""
+    return (*known.ARGUMENTS.get(name, ()), *known.OPTIMISER)
 
 
 def _with(call: ast.Expr | None, key: str, value: ast.Expr) -> ast.Expr:

@@ -15,15 +15,15 @@ from specc.syntax import ast
 from specc_runtime.inputs import NUMPY, Input, Interface
 from specc_runtime.training.data.columns import Column, Data, bad
 from specc_runtime.training.data.order import row_lengths
-from specc_runtime.training.section import Section, evaluated
+from specc_runtime.training.section import Section, evaluated, failed
 
 CLASS_LOSSES = ("cross_entropy", "nll")
 
 
-def fed(section: Section, data: Data, item: Input, of: Interface) -> Column:
+def fed(data: Data, item: Input, of: Interface) -> Column:
     """A field as the input of its name, in the input's element type; raises `Rejected` (T531)."""
-    column, span = data.fields[item.name], section.span("data")
-    _check_shape(section, data, item, of)
+    column, span = data.fields[item.name], data.span
+    _check_shape(data, item, of)
     wanted: np.dtype[Any] = np.dtype(NUMPY[item.dtype])
     if wanted.kind in "iu" and column.dtype.kind == "f":
         raise bad(f"the input `{item.name}` takes integers, the field has fractions", span)
@@ -35,23 +35,23 @@ def fed(section: Section, data: Data, item: Input, of: Interface) -> Column:
                 message = f"the tokenizer has {data.vocabulary:,} ids, the model takes {bottom} to {top - 1}"
                 raise bad(f"`{item.name}`: {message}", span, f"a model with {data.vocabulary} rows of its embedding")
         else:
-            _check_range(data, item.name, bottom, top, section)
+            _check_range(data, item.name, bottom, top)
     return column.cast(wanted)
 
 
-def _check_shape(section: Section, data: Data, item: Input, of: Interface) -> None:
-    column, span = data.fields[item.name], section.span("data")
+def _check_shape(data: Data, item: Input, of: Interface) -> None:
+    column, span = data.fields[item.name], data.span
     expected = f"[{', '.join(map(str, item.shape))}]"
     found = f"[{', '.join(str(n) if n is not None else '*' for n in (len(column), *column.row))}]"
     sizes = list(zip(item.shape[1:], column.row, strict=False))
     if column.ndim != len(item.shape) or any(d.value is not None and d.value != n for d, n in sizes):
         flat = column.ndim == 1 and len(item.shape) == 2
         help = f'{item.name} = ["column"]  is a field with two axes' if flat else ""
-        message = f"the field `{item.name}` does not fit the input `{item.name}`"
+        message = f"the field `{item.name}` of {data.name} does not fit the input `{item.name}`"
         raise bad(message, span, help, expected=expected, found=found)
     for dim, size in sizes:
         if size is not None and dim.value is None and (why := _unfit(dim, size, of)):
-            raise bad(f"the field `{item.name}` is {found}: {why}", span, expected=expected)
+            raise bad(f"the field `{item.name}` of {data.name} is {found}: {why}", span, expected=expected)
 
 
 def _unfit(dim: Dim, size: int, of: Interface) -> str:
@@ -68,18 +68,20 @@ def _unfit(dim: Dim, size: int, of: Interface) -> str:
     return f"the model takes multiples of {n} as {name}" if size % n != rest and rest == 0 else ""
 
 
-def _check_range(data: Data, name: str, bottom: int, top: int, section: Section) -> None:
+def _check_range(data: Data, name: str, bottom: int, top: int) -> None:
     for start, values in data.fields[name].parts():
         wrong = np.argwhere((values < bottom) | (values >= top))
         if len(wrong):
             at = tuple(wrong[0])
             place = data.place(start + int(at[0]))
             message = f"{place}: `{name}` is {values[at]}, the model takes {bottom} to {top - 1}"
-            raise bad(message, section.span("data"))
+            raise bad(message, data.span)
 
 
 def check_lengths(data: Data, most: int, span: Span) -> None:
-    """No row has more ids than a batch may have (T531)."""
+    """There are ids to count (E125), and no row has more of them than a batch may have (T531)."""
+    if not any(c.ndim == 2 and c.dtype.kind in "iu" for c in data.fields.values()):
+        raise failed("E125", f"tokens(..) counts ids of texts: {data.name} has none", span, "batch = 32")
     lengths = row_lengths(data)
     if (lengths > most).any():
         row = int(np.argmax(lengths > most))

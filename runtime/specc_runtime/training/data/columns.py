@@ -330,6 +330,8 @@ class Data:
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ids: tuple[str, ...] = ()
     padded: Mapping[str, int] = field(default_factory=dict)
+    span: Span | None = None
+    """Where the section names it."""
 
     def __len__(self) -> int:
         return len(next(iter(self.fields.values())))

@@ -11,9 +11,12 @@ import numpy as np
 
 from specc.diagnostics import Rejected
 from specc.elaborate.evaluate import Evaluator
+from specc.elaborate.names import available, closest
 from specc.elaborate.values import Fail, number
+from specc.op import operators
 from specc.source import Span
 from specc.syntax import ast
+from specc.syntax.unparse import unparse
 from specc_runtime.training.data.asked import Asked, arguments
 from specc_runtime.training.data.blobs import Blobs
 from specc_runtime.training.data.columns import Array, Column, Data, Whole, bad, combined, settled
@@ -24,6 +27,8 @@ from specc_runtime.training.section import failed, unsupported
 ARITHMETIC: Mapping[str, Callable[[Any, Any], Any]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
 }  # fmt: skip
+OF_COLUMNS = ("column", "classes", "flatten", "pixels", "log_mel")
+"""Functions that a field is computed by."""
 
 
 class Table(ABC):
@@ -144,7 +149,11 @@ class Fields(Evaluator):
                 return combined(flat, found)
         if name == "tokens":
             raise failed("E125", "`tokens(..)` is a field by itself", expr.span, 'input_ids = tokens("text")')
-        raise unsupported(f"`{name}(..)` in a field", expr.span)
+        if name in operators():
+            raise unsupported(f"`{name}(..)` in a field", expr.span)
+        guess = closest(name, OF_COLUMNS)
+        help = f"did you mean `{guess}`?" if guess else f"available: {available(OF_COLUMNS)}"
+        raise failed("E103", f"`{name or unparse(expr)}` is no function of fields", expr.span, help)
 
     def _classes(self, column: ast.Str) -> Column:
         """Texts as numbers: by their place among the texts that there are, sorted."""
@@ -196,4 +205,4 @@ def gathered(asked: Asked, table: Table, fields: Mapping[str, ast.Expr]) -> Data
     empty = next((key for key, n in lengths.items() if not n), None)
     if empty is not None:
         raise bad(f"the field `{empty}` of {table.name} has no rows", fields[empty].span)
-    return Data(table.name, columns, table.place, used, classes=classes)
+    return Data(table.name, columns, table.place, used, classes=classes, span=asked.span)

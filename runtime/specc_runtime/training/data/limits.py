@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from specc.syntax import ast
 from specc_runtime.inputs import Input, Interface, interface
 from specc_runtime.training.section import Section
 
 
 def fed(section: Section) -> Interface:
     """The section's entry, without the optional inputs that neither a field nor `bind` feeds."""
-    entry = str(section.value("entry", "forward"))
-    of = section.checked.model
-    given = {*(section.checker.place.fields or ()), *_bound(section)}
+    entry, of = section.entry, section.checked.model
+    given = {*(section.checker.place.fields or ()), *section.bound}
     without = frozenset(a.name for a in of.entries[entry].full.inputs if a.optional and a.name not in given)
     return interface(of, entry, without)
-
-
-def _bound(section: Section) -> set[str]:
-    """Inputs that `inputs = bind(..)` feeds."""
-    expr = section.settings.get("inputs")
-    args = expr.args if isinstance(expr, ast.Call) else ()
-    return {a.name.id for a in args if isinstance(a, ast.Arg) and a.name is not None}
 
 
 def input_of(section: Section, field: str) -> tuple[Interface, Input | None]:
     """The input that a field feeds."""
     of = fed(section)
-    return of, next((i for i in of.inputs if i.name == field and field not in _bound(section)), None)
+    return of, next((i for i in of.inputs if i.name == field and field not in section.bound), None)
 
 
 def most_ids(section: Section, field: str) -> int | None:

@@ -18,6 +18,7 @@ from specc_runtime.training.data.columns import Array, bad
 from specc_runtime.training.data.fields import Table
 
 MAX_INTEGER = 2**63 - 1
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def text_of(name: str, path: Path, span: Span) -> str:
@@ -88,6 +89,10 @@ def read_csv(asked: Asked) -> Table:
             lines.append(reader.line_num)
     except csv.Error as error:
         raise bad(f"{name}, line {reader.line_num}: {error}", asked.span) from None
+    other = next((sign for sign in (";", "\t", "|") if len(header) == 1 and sign in header[0]), None)
+    if other is not None:
+        message = f"{name} has one column, `{header[0]}`: it is divided by {json.dumps(other)}"
+        raise bad(message, asked.span, "a csv is divided by commas: save it so")
     repeated = next((c for i, c in enumerate(header) if c in header[:i]), None)
     if repeated is not None:
         raise bad(f"{name} has two columns `{repeated}`", asked.span)
@@ -110,6 +115,8 @@ def _number(text: str, where: str, column: str, span: Span) -> int | float:
             raise bad(f"{where}: expected a number, found {shown}", span, help) from None
     if found - found != 0:
         raise bad(f"{where}: {text} is not a finite number", span)
+    if abs(found) > LARGEST:
+        raise bad(f"{where}: {text} is more than single precision holds", span)
     return found
 
 
@@ -161,6 +168,8 @@ class Objects(Table):
                 raise bad(f"{where}: the lists have different lengths", span) from None
             if value.dtype.kind not in "biuf" or value.dtype == np.uint64 or not np.isfinite(value).all():
                 raise bad(f"{where}: expected finite numbers, found {json.dumps(given)[:40]}", span)
+            if value.dtype.kind == "f" and (np.abs(value) > LARGEST).any():
+                raise bad(f"{where}: {json.dumps(given)[:40]} is more than single precision holds", span)
             if shape is not None and value.shape != shape:
                 help = f'tokens("{column}")  takes rows of different lengths' if value.ndim == 1 else ""
                 message = f"{where}: the shape is {list(value.shape)}, before it was {list(shape)}"
@@ -246,6 +255,9 @@ def finite(values: Array, where: str, span: Span) -> Array:
     """Numbers as int64, single precision or the bytes they are; T531 if one is not finite."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise bad(f"{where}{np.argwhere(~np.isfinite(values))[0].tolist()}: not a finite number", span)
+    if values.dtype == np.float64 and np.abs(values).max(initial=0) > LARGEST:
+        at = np.argwhere(np.abs(values) > LARGEST)[0].tolist()
+        raise bad(f"{where}{at}: more than single precision holds", span)
     if values.dtype == np.uint64 and values.max(initial=0) > MAX_INTEGER:
         raise bad(f"{where}{np.argwhere(values > MAX_INTEGER)[0].tolist()}: a number of more than 63 bits", span)
     if values.dtype == np.uint8:

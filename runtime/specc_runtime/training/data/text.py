@@ -54,7 +54,9 @@ def read_text(asked: Asked) -> Data:
         return f"{name}, ids {i * length} to {(i + 1) * length - 1}"
 
     found = {"input_ids": rows}
-    return Data(name, found, place, tokenizer=tokenizer.json, vocabulary=tokenizer.size, ids=("input_ids",))
+    return Data(
+        name, found, place, tokenizer=tokenizer.json, vocabulary=tokenizer.size, ids=("input_ids",), span=asked.span
+    )
 
 
 @dataclass(frozen=True)
