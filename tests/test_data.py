@@ -641,7 +641,9 @@ def test_text_is_the_same_in_blocks_of_any_size(tmp_path: Path, monkeypatch: pyt
 def test_ids_of_a_text_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("the cat sat on the mat\n" * 100)
     of = 'text("a.txt", tokenizer = bpe(vocab), length = 8)'
-    first = values(data_of(tmp_path, LM, of), "input_ids")
+    data = data_of(tmp_path, LM, of)
+    first = values(data, "input_ids")
+    assert generation_config(data) == {}
     with monkeypatch.context() as patched:
         patched.setattr(running, "_encoded", lambda *_: pytest.fail("encoded again"))
         patched.setattr("specc_runtime.training.data.vocabulary.trained", lambda *_: pytest.fail("trained again"))
