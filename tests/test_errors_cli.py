@@ -91,6 +91,20 @@ model Net(vocab: int = 16, dim: int = 4, context: int = 8) {
 }
 """
 
+BOTH = """\
+dim B, T, N
+model Net(dim: int = 8) {
+  fn encode(source: Tensor[B, 2, N, dim]) -> memory: Tensor[B, 2, N, dim] = tanh(source)
+  fn decode(x: Tensor[B, 2, T, dim], memory: Tensor[B, 2, N, dim]) -> y: Tensor[B, 2, T, dim] {
+    k = cached(x, along = T)
+    y = sdpa(x, k, k, causal = true)
+    k, v = once(memory, 2*memory)
+    return y + sdpa(x, k, v)
+  }
+  forward(x: Tensor[B, 2, T, dim]) -> y: Tensor[B, 2, T, dim] = tanh(x)
+}
+"""
+
 WIDE = """\
 dim B
 model Net {
@@ -188,6 +202,7 @@ model Net(dim: int = 40) {
 BUILD = "specc build net.spec --no-render"
 UNBIASED = f"{BUILD} --set bias=false --no-verify"
 STEPS = "specc build lm.spec --no-render --no-verify"
+FUSE = f"{STEPS} --entry decode --cache concat --fuse-once"
 
 GENERATE = "specc generate build/lm --no-stats"
 
@@ -297,6 +312,26 @@ SESSIONS = {
         [f"specc build {name}.spec --no-render --position-ids" for name in ("net", "part", "two", "own", "texts")],
         [f"{BUILD} --position-ids"],
         mended={"net.spec": PLACES},
+    ),
+    "B623": Session(
+        {
+            "lm.spec": DECODER,
+            "both.spec": BOTH,
+            "read.spec": BOTH.replace("+ sdpa(x, k, v)", "+ sdpa(x, k, v) + mean(memory)"),
+            "types.spec": BOTH.replace("= tanh(source)", "= tanh(source[:, :, :, :4])").replace(
+                "memory: Tensor[B, 2, N, dim] =", "memory: Tensor[B, 2, N, 4] ="
+            ),
+            "names.spec": BOTH.replace("encode(source:", "encode(x:").replace("tanh(source)", "tanh(x)"),
+        },
+        [
+            f"{STEPS} --cache concat --fuse-once forward",
+            f"{FUSE.replace('lm', 'both')} decode",
+            f"{FUSE.replace('lm', 'read')} encode",
+            f"{FUSE.replace('lm', 'types')} encode",
+            f"{FUSE.replace('lm', 'names')} encode",
+        ],
+        [f"{FUSE} encode"],
+        mended={"lm.spec": BOTH},
     ),
     "B630": Session(
         {"net.spec": EXTERN, "twice.py": TWICE.replace('"Add"', '"Mul"')},

@@ -159,6 +159,7 @@ CODES: dict[str, str] = {
     "B620": "an entry has no cache",
     "B621": "onnxruntime-genai cannot run this model",
     "B622": "positions cannot be an input",
+    "B623": "what is computed once cannot be appended to an entry",
     "B630": "torch and ONNX outputs differ",
     "B631": "a spec and another program differ",
     "B640": "the build cannot be written",

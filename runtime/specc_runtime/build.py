@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,21 +13,20 @@ import specc
 from specc import driver
 from specc.diagnostics import Diagnostic, Rejected
 from specc.elaborate.models import Options
-from specc.elaborate.names import available, closest
 from specc.ir import graph as ir
 from specc.ir.json import to_json
-from specc.passes.incremental import innermost, keeps_state, without_cache
 from specc.quantisation import Scheme
 from specc.reading import project_root
 from specc.types import DType
 from specc.weights.mapping import Anew
 from specc_runtime import manifest, memory
 from specc_runtime.cache import Request as CacheRequest
-from specc_runtime.cache import cached_entry, every_choice, incremental, once_file
+from specc_runtime.cache import cached_entry, every_choice
 from specc_runtime.companions import SpecialTokens, copy_companions, special_tokens
 from specc_runtime.destination import destination
 from specc_runtime.externs import Loaded, load_trusted, write_copies
 from specc_runtime.genai import write_config
+from specc_runtime.graphs import graphs_of, protos
 from specc_runtime.module import WEIGHTS, python_name
 from specc_runtime.publish import publishing
 from specc_runtime.quantised import Quantised, graph_file, refuse
@@ -115,7 +114,7 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
                 )
             )
             externs = load_trusted(checked, project_root(project.path), request.trust)
-        graphs = _graphs(checked.model, request)
+        graphs = graphs_of(checked.model, request)
         if request.verify and not request.no_weights and request.emit >= {"torch", "onnx"}:
             memory.check_proof(ir.parameter_count(checked.model.module))
         target = destination(request.out, checked.model.name)
@@ -269,41 +268,16 @@ def _protos(
     quant: Scheme | None = None,
 ) -> dict[str, ModelProto]:
     """File -> the graph."""
-    from specc.backends.onnx.buffers import build_buffered
-    from specc.backends.onnx.cached import build_cached, build_once
-    from specc.backends.onnx.export import build as build_onnx
-
-    opset, version = request.opset, _version()
-    if graph.incremental is not None:
-        made = {
-            graph.file: build_buffered if graph.incremental.buffered else build_cached,
-            **({once_file(graph.incremental): build_once} if graph.incremental.once else {}),
-        }
-        return {
-            file: write(
-                model,
-                graph.incremental,
-                opset=opset,
-                weights=weights,
-                compute=request.dtype,
-                version=version,
-                externs=externs,
-                quant=quant,
-            )
-            for file, write in made.items()
-        }
-    proto = build_onnx(
+    return protos(
         model,
-        graph.entry,
-        opset=opset,
-        without=graph.without,
+        graph,
+        opset=request.opset,
         weights=weights,
         compute=request.dtype,
-        version=version,
+        version=_version(),
         externs=externs,
         quant=quant,
     )
-    return {graph.file: proto}
 
 
 def _prove_half(
@@ -333,44 +307,6 @@ def _configure_genai(work: Path, model: ir.Model, source: Source | None, graphs:
     [entry] = [cached_entry(model, g.incremental, g.file, g.without) for g in graphs if g.incremental]
     file = entry.file if request.quant is None else graph_file(entry.file, request.quant)
     write_config(work, file, entry, special_tokens(source.checkpoint) if source is not None else SpecialTokens())
-
-
-def _graphs(model: ir.Model, request: Request) -> list[Graph]:
-    """The entries to build, each with the optional inputs to leave out."""
-    graphs = []
-    asked = dict.fromkeys(model.entries if request.entries is None else request.entries)
-    continued = _continued(model, asked, request.cache) if request.cache is not None else []
-    for name in dict.fromkeys([*asked, *continued]):
-        if name not in model.entries:
-            raise _unknown(f"{model.module.name} has no entry `{name}`", name, list(model.entries))
-        file = "model.onnx" if name == "forward" else f"model.{name}.onnx"
-        graphs.append(Graph(name, file, request.without & model.entries[name].full.present))
-    optional = sorted({name for g in graphs for name in model.entries[g.entry].full.present})
-    for name in sorted(request.without - {*optional}):
-        raise _unknown(f"--without {name}: there is no such optional input", name, optional)
-    if request.cache is None:
-        return graphs
-    cached = []
-    for graph in graphs:
-        if graph.entry in continued:
-            found = incremental(model, graph.entry, graph.without, request.cache)
-            cached.append(Graph(graph.entry, f"model.{found.name}.onnx", graph.without, found))
-    return [*graphs, *cached]
-
-
-def _continued(model: ir.Model, asked: Iterable[str], cache: CacheRequest) -> list[str]:
-    """The entries that `--cache` is about: of those asked for, the innermost that keep something; B620 if none does."""
-    names = [name for name in asked if name in model.entries]
-    kept = [name for name in names if keeps_state(model, name)]
-    if names and not kept:
-        raise Rejected([without_cache(model, names[0])])
-    return list(dict.fromkeys(innermost(model, name) for name in kept)) if cache.innermost else kept
-
-
-def _unknown(message: str, name: str, known: list[str]) -> Rejected:
-    guess = closest(name, known)
-    help = f"did you mean `{guess}`?" if guess else ""
-    return Rejected([Diagnostic("E103", message, help=help, notes=(("available", available(known) or "none"),))])
 
 
 def _version() -> str:

@@ -10,6 +10,7 @@ from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
 from specc.ir.graph import Model
 from specc.passes.buffered import context, derive_buffered, text_input
+from specc.passes.fused import fuse
 from specc.passes.incremental import Incremental, derive, static, step_facts
 from specc.passes.last import last_only
 from specc.passes.plain import is_past
@@ -35,6 +36,7 @@ class Request:
     innermost: bool = True
     logits: Literal["all", "last"] | None = None
     genai: bool = False
+    fuse_once: str | None = None  # the entry that the values computed once are appended to
 
     @property
     def text(self) -> str:
@@ -65,11 +67,22 @@ class Kept:
 
 @dataclass(frozen=True)
 class Once:
-    """A graph that runs once a sequence: the inputs that it reads, and what it gives for every step to take in."""
+    """A graph that runs once a sequence: the inputs of the entry that it computes from, and what it gives for every
+    step to take in.
+
+    `of`: the entry whose graph it is part of (`--fuse-once`), which gives these inputs; None where it is a graph of its
+    own, which takes them.
+    """
 
     file: str
     inputs: tuple[str, ...]
     states: tuple[tuple[Kept, ...], ...]
+    of: Interface | None = None
+
+    @property
+    def fed(self) -> tuple[str, ...]:
+        """What its graph takes."""
+        return self.inputs if self.of is None else tuple(i.name for i in self.of.inputs)
 
     @property
     def flat(self) -> tuple[Kept, ...]:
@@ -119,13 +132,17 @@ class Cache:
             "states": _written(self.states),
             "once": None
             if self.once is None
-            else {"onnx": self.once.file, "inputs": list(self.once.inputs), "states": _written(self.once.states)},
+            else {
+                "onnx": self.once.file,
+                "inputs": list(self.once.inputs),
+                "states": _written(self.once.states),
+                **({"of": self.once.of.to_json()} if self.once.of is not None else {}),
+            },
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Cache:
         """Reads what `to_json` wrote."""
-        once = data["once"] and Once(data["once"]["onnx"], tuple(data["once"]["inputs"]), _read(data["once"]["states"]))
         return cls(
             data["of"],
             data["length"],
@@ -134,10 +151,15 @@ class Cache:
             data["wide"],
             _read(data["states"]),
             data["context"],
-            once,
+            data["once"] and _read_once(data["once"]),
             tuple(data["last"]),
             data["mask"],
         )
+
+
+def _read_once(data: Mapping[str, Any]) -> Once:
+    of = Interface.from_json(data["of"]) if "of" in data else None
+    return Once(data["onnx"], tuple(data["inputs"]), _read(data["states"]), of)
 
 
 def _written(states: tuple[tuple[Kept, ...], ...]) -> list[list[dict[str, Any]]]:
@@ -216,6 +238,11 @@ def incremental(model: Model, entry: str, without: frozenset[str], asked: Reques
     found = derive(model, entry, without) if not asked.genai else derive_buffered(model, entry, without)
     if isinstance(found, list):
         raise Rejected(found)
+    if asked.fuse_once is not None:
+        fused = fuse(model, found, asked.fuse_once, without & model.entries[asked.fuse_once].full.present)
+        if isinstance(fused, Diagnostic):
+            raise Rejected([fused])
+        found = fused
     step = found.step.size
     tokens = all(a.type.dtype.is_int for a in found.graph.inputs if a.value is not None and step in a.type.shape)
     if (asked.logits or ("last" if tokens else "all")) == "last":
@@ -246,8 +273,12 @@ def describe(model: Model, found: Incremental, compute: DType = DType.F32) -> Ca
     }
     once = None
     if found.once:
+        of = None
+        if found.into is not None:
+            absent = model.entries[found.into.method].full.present - found.into.present
+            of = interface(model, found.into.method, absent, compute)
         inputs = tuple(a.name for a in found.graph.inputs if a.name in found.once_needs and a.value is not None)
-        once = Once(once_file(found), inputs, _kept(found.once, compute))
+        once = Once(once_file(found), inputs, _kept(found.once, compute), of)
     past = growing[0] if found.length is None else f"past({found.step.size})"
     return Cache(
         found.entry,
@@ -265,7 +296,12 @@ def describe(model: Model, found: Incremental, compute: DType = DType.F32) -> Ca
 
 def once_file(found: Incremental) -> str:
     """The file of the graph that computes what is the same in every step."""
-    return f"model.{found.once_name}.onnx"
+    return f"model.{found.once_name}.onnx" if found.into is None else entry_file(found.into.method)
+
+
+def entry_file(entry: str) -> str:
+    """The file of an entry's graph."""
+    return "model.onnx" if entry == "forward" else f"model.{entry}.onnx"
 
 
 def _kept(groups: tuple[tuple[State, ...], ...], compute: DType) -> tuple[tuple[Kept, ...], ...]:

@@ -21,6 +21,7 @@ from specc_runtime.cache import CachedEntry
 from specc_runtime.certificate import Run, Skipped
 from specc_runtime.compare import Figures, compare, tolerance
 from specc_runtime.divergence import Mismatch
+from specc_runtime.fused import given, given_sizes
 from specc_runtime.inputs import Input, Output, draw, positions_of
 from specc_runtime.programs import PROGRAMS, Outputs
 from specc_runtime.sizes import MEMORY_BUDGET, admissible, too_large
@@ -130,6 +131,7 @@ class CachedProof:
     def _sizes(self, text: Text) -> dict[str, int] | None:
         """The sizes of the whole text in the plain entry."""
         wanted = dict.fromkeys(self.plain.dims, 2) | {self.cache.step: text.length}
+        wanted |= given_sizes(self.cache.once, self.plain, len(text.padding))
         batch = self._batch
         if batch is not None:
             wanted[batch] = len(text.padding)
@@ -161,6 +163,7 @@ class CachedProof:
         feeds = self._feeds(text, sizes)
         known = Mismatch(self.of.method, self.of, sizes, feeds, weights, module, self.file)
         try:
+            feeds |= given(self.cache.once, module, len(text.padding), self.seed)
             reference = self._reference(module, feeds, text)
             figures, able = {}, self._able(steps, text)
             for program, runner in able.items():

@@ -31,7 +31,7 @@ class Encoder:
     tokens: Input | None
     mask: Input | None
     passed: Mapping[str, str]
-    run: Any  # an onnxruntime session, or the method of the emitted module
+    run: Any  # an onnxruntime session, the method of the emitted module, or None where the first step runs it
     device: Device
 
     @property
@@ -69,7 +69,9 @@ class Encoder:
     def read(self, given: Mapping[str, Array]) -> dict[str, Array]:
         """What the decoder takes of it. Raises `Crash`."""
         names = [output.name for output in self.of.outputs]
-        if hasattr(self.run, "get_inputs"):
+        if self.run is None:
+            found = dict(given)
+        elif hasattr(self.run, "get_inputs"):
             found = programs.run_session(self.run, programs.OPTIMISED, given, names)
         else:
             found = self._torch(given, names)
@@ -90,6 +92,11 @@ class Encoder:
 
 def open_encoder(build: Build, steps: Steps, needed: Sequence[str], device: Device, quantized: bool) -> Encoder | None:
     """The entry of a build that gives what a decoder needs; None if it needs nothing. Raises `Rejected` (G705)."""
+    once = steps.cache.once
+    if once is not None and once.of is not None:
+        passed = {one: one.removeprefix(_PREFIX) for one in needed}
+        if set(passed.values()) <= set(once.fed):
+            return Encoder(once.of, *_text_inputs(once.of), passed, None, device)
     if not needed:
         return None
     for name, entry in build.manifest["entries"].items():

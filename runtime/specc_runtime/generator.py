@@ -77,7 +77,8 @@ class Generator:
 
     def _needed(self) -> list[str]:
         """Inputs of a step, and of what runs once, that are neither tokens nor their mask."""
-        once = self.cache.once.inputs if self.cache.once is not None else ()
+        first = self.cache.once
+        once = first.inputs if first is not None and first.of is None else ()
         return [name for name in dict.fromkeys((*once, *self.decoder.more)) if name not in (self.decoder.mask,)]
 
     def _tokenizer(self, given: str | Path | None) -> Tokenizer | None:

@@ -25,12 +25,14 @@ from specc.types import DType
 from specc.weights.layout import Read
 from specc.weights.sections import model_tensors
 from specc_runtime import divergence, manifest, programs
-from specc_runtime.cache import CachedEntry, cached_entry, incremental, once_file
+from specc_runtime.cache import CachedEntry, cached_entry, incremental
 from specc_runtime.cache import Request as CacheRequest
 from specc_runtime.certificate import Certificate, Half
 from specc_runtime.checkpoint import Checkpoint
 from specc_runtime.compare import Figures, compare
 from specc_runtime.externs import Loaded, load_copies
+from specc_runtime.fused import given, given_sizes
+from specc_runtime.graphs import appended, protos
 from specc_runtime.inputs import Interface, draw, interface
 from specc_runtime.module import WEIGHTS, Build, extern_copies, python_name
 from specc_runtime.origin import origin_of
@@ -42,9 +44,7 @@ from specc_runtime.weights_writer import NewTensor, write_safetensors
 
 if TYPE_CHECKING:
     import torch
-    from onnx import ModelProto
 
-    from specc.backends.onnx.proto import WeightsRef
 
 Say = Callable[[str], None]
 
@@ -112,7 +112,7 @@ def repeat_half(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
         model,
         folder,
         DType(record["dtype"]),
-        [_graph(model, name, entry) for name, entry in record["entries"].items()],
+        appended([_graph(model, name, entry) for name, entry in record["entries"].items()]),
         load_copies(model, extern_copies(made)),
         next(entry["opset"] for entry in record["entries"].values()),
         (record["certificate"] or {}).get("seed", 0),
@@ -126,7 +126,12 @@ def _graph(model: Model, name: str, entry: Mapping[str, Any]) -> Graph:
     without, cache = frozenset(entry["without"]), entry.get("cache")
     if cache is None:
         return Graph(name, entry["onnx"], without)
-    asked = CacheRequest(cache["length"], logits="last" if cache["last"] else "all", genai=cache["kind"] == "genai")
+    asked = CacheRequest(
+        cache["length"],
+        logits="last" if cache["last"] else "all",
+        genai=cache["kind"] == "genai",
+        fuse_once=cache["once"]["of"]["method"] if cache["once"] and "of" in cache["once"] else None,
+    )
     return Graph(cache["of"], entry["onnx"], without, incremental(model, cache["of"], without, asked))
 
 
@@ -142,28 +147,10 @@ def fp32_form(of: Narrow) -> Iterator[Path]:
         places = _widen(of.model, of.folder / WEIGHTS, folder / WEIGHTS)
         weights = External(WEIGHTS, {name: Slot(p.offset, p.nbytes) for name, p in places.items()})
         for graph in of.graphs:
-            for file, proto in _protos(of, graph, weights):
+            made = protos(of.model, graph, opset=of.opset, weights=weights, externs=of.externs)
+            for file, proto in made.items():
                 (folder / file).write_bytes(proto.SerializeToString(deterministic=True))
         yield folder
-
-
-def _protos(of: Narrow, graph: Graph, weights: WeightsRef) -> Iterator[tuple[str, ModelProto]]:
-    """The fp32 graphs of an entry, by their files."""
-    from specc.backends.onnx.buffers import build_buffered
-    from specc.backends.onnx.cached import build_cached, build_once
-    from specc.backends.onnx.export import build
-
-    model, opset, externs, steps = of.model, of.opset, of.externs, graph.incremental
-    if steps is None:
-        yield (
-            graph.file,
-            build(model, graph.entry, opset=opset, without=graph.without, weights=weights, externs=externs),
-        )
-        return
-    build_steps = build_buffered if steps.buffered else build_cached
-    yield graph.file, build_steps(model, steps, opset=opset, weights=weights, externs=externs)
-    if steps.once:
-        yield once_file(steps), build_once(model, steps, opset=opset, weights=weights, externs=externs)
 
 
 def _widen(model: Model, narrow: Path, wide: Path) -> Mapping[str, Any]:
@@ -227,7 +214,9 @@ def _stepped(of: Narrow, entry: CachedEntry, graph: Graph, module: torch.nn.Modu
     if room is not None and room < sum(parts):
         parts = (1,)
     sizes = dict.fromkeys(entry.plain.dims, 2) | {step: sum(parts)}
+    sizes |= given_sizes(entry.cache.once, entry.plain, 2)
     feeds = draw(entry.plain, sizes, seed=of.seed, masks="all true")
+    feeds |= given(entry.cache.once, module, 2, of.seed)
     reference = programs.run_torch(module, entry.plain, feeds)
     session = programs.open_session(programs.OPTIMISED, of.folder / entry.file)
     first = entry.cache.once

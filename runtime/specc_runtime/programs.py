@@ -50,15 +50,20 @@ def run_torch(module: torch.nn.Module, of: Interface, feeds: Mapping[str, Array]
     """The entry's outputs in eager mode; raises `Crash`."""
     import torch
 
-    arguments = {i.argument: torch.from_numpy(feeds[i.name]) for i in of.inputs}
     try:
         with torch.inference_mode():
-            method = module if of.method == "forward" else getattr(module, of.method)
-            found = method(**arguments)
+            found = called(module, of, {i.name: torch.from_numpy(feeds[i.name]) for i in of.inputs})
     except TORCH_ERRORS as error:
         raise Crash("torch", error) from error
+    return {name: as_numpy(value) for name, value in found.items()}
+
+
+def called(module: torch.nn.Module, of: Interface, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The results of a method by name."""
+    method = module if of.method == "forward" else getattr(module, of.method)
+    found = method(**{i.argument: feeds[i.name] for i in of.inputs})
     results = found if isinstance(found, tuple) else (found,)
-    return {o.name: as_numpy(r) for o, r in zip(of.outputs, results, strict=True)}
+    return {o.name: value for o, value in zip(of.outputs, results, strict=True)}
 
 
 def as_numpy(value: torch.Tensor) -> Array:

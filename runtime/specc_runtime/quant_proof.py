@@ -22,6 +22,7 @@ from specc_runtime.cache import CachedEntry
 from specc_runtime.certificate import Certificate
 from specc_runtime.checkpoint import WEIGHTS, Checkpoint
 from specc_runtime.compare import Figures, compare, tolerance
+from specc_runtime.fused import first_feeds, given_sizes
 from specc_runtime.inputs import Interface, draw
 from specc_runtime.loss import Deviation, Loss
 from specc_runtime.perplexity import perplexity, predicts
@@ -82,14 +83,16 @@ class Stepping:
         return self.entry.plain
 
     def feeds(self, seed: int) -> Iterator[Feeds]:
-        step, room = self.entry.cache.step, self.entry.cache.room
+        step, room, once = self.entry.cache.step, self.entry.cache.room, self.entry.cache.once
         for parts in _PARTS:
             if self.entry.cache.mask is not None:
                 parts = (parts[0], *(1 for _ in parts[1:]))  # a buffer goes on by one position, in a batch
             length = sum(parts)
-            sizes = admissible(self.plain, dict.fromkeys(self.plain.dims, 2) | {step: length})
+            wanted = dict.fromkeys(self.plain.dims, 2) | given_sizes(once, self.plain, 2) | {step: length}
+            sizes = admissible(self.plain, wanted)
             if sizes is not None and sizes[step] == length and (room is None or length <= room):
-                yield draw(self.plain, sizes, seed=seed, masks="all true") | {_SPLIT: np.array(parts)}
+                feeds = draw(self.plain, sizes, seed=seed, masks="all true") | first_feeds(once, 2, seed)
+                yield feeds | {_SPLIT: np.array(parts)}
 
     def runner(self, make: Make) -> Runner:
         cache = self.entry.cache

@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Graph:
     """An ONNX file of a build. `without`: the optional inputs that it leaves out; `incremental`: what it is of, if it
-    continues the entry's earlier calls."""
+    continues the entry's earlier calls; `once`: the one whose values computed once are appended to it."""
 
     entry: str
     file: str
     without: frozenset[str]
     incremental: Incremental | None = None
+    once: Incremental | None = None
 
     @property
     def name(self) -> str:

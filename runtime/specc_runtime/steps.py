@@ -82,7 +82,7 @@ class TorchSteps(Steps):
         self.module = module
         self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self.past: list[tuple[torch.Tensor, ...]] | None = None
-        self.constant: dict[str, Array] = {}  # what the first step gave for all
+        self.constant: dict[str, torch.Tensor] = {}  # what the first step gave for all
 
     def reset(self) -> None:
         super().reset()
@@ -94,18 +94,30 @@ class TorchSteps(Steps):
     def _run(self, feeds: Mapping[str, Array], count: int) -> Outputs:
         import torch
 
-        if self.cache.once is not None:
-            self.constant |= {name: feeds[name] for name in self.cache.once.inputs if name in feeds}
-        fed = {name: torch.from_numpy(value).to(self.device) for name, value in {**self.constant, **feeds}.items()}
-        given = {python_name(name): value for name, value in fed.items()}
+        fed = {name: torch.from_numpy(value).to(self.device) for name, value in feeds.items()}
         try:
             with torch.inference_mode():
+                fed = self._with_constant(fed)
+                given = {python_name(name): value for name, value in fed.items()}
                 *results, self.past = getattr(self.module, f"{self.cache.of}_cached")(**given, past=self.past)
         except programs.TORCH_ERRORS as error:
             raise programs.Crash("torch", error) from error
         kept = {state.output for state in self.cache.flat}
         names = [o.name for o in self.of.outputs if o.name not in kept]
         return {name: programs.as_numpy(value) for name, value in zip(names, results, strict=True)}
+
+    def _with_constant(self, fed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The arguments of a step: what the first step was given for all is with each."""
+        once = self.cache.once
+        if once is None:
+            return fed
+        if once.of is None:
+            self.constant |= {name: fed[name] for name in once.inputs if name in fed}
+            return {**self.constant, **fed}
+        if self.past is None:
+            found = programs.called(self.module, once.of, fed)
+            self.constant = {name: found[name] for name in once.inputs}
+        return {name: value for name, value in fed.items() if name not in once.fed} | self.constant
 
 
 class OnnxSteps(Steps):
@@ -293,7 +305,9 @@ def part_of(steps: Steps, plain: Interface, feeds: Mapping[str, Array], start: i
             elif dim.is_symbol() and dim.symbols[0] == steps.cache.step:
                 value = value[(*before, slice(start, start + count))]
         given[item.name] = np.ascontiguousarray(value)
-    return given
+    once = steps.cache.once
+    fused = once.fed if once is not None and once.of is not None else ()
+    return given | {name: feeds[name] for name in fused}
 
 
 def open_steps(

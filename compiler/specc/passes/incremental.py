@@ -58,6 +58,7 @@ class Incremental:
     buffered: bool = False  # attention writes into buffers longer than the text
     last: tuple[str, ...] = ()  # outputs of which only the last position is computed (`passes.last`)
     whole: Graph | None = None  # what `graph` was before that
+    into: Graph | None = None  # the entry that the `once` values are appended to (`passes.fused`)
 
     @property
     def name(self) -> str:

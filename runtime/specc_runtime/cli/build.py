@@ -93,6 +93,11 @@ _MAKING = (
         help="Also build entries that go on: keys and values come in and go out, growing or in room for N positions.",
     ),
     click.option(
+        "--fuse-once",
+        metavar="ENTRY",
+        help="What such an entry computes once a sequence is given by this one: an encoder's keys and values.",
+    ),
+    click.option(
         "--logits",
         type=click.Choice(["all", "last"]),
         help="Of which new positions such an entry gives results.  [default: last, of tokens; all, of anything else]",
@@ -154,6 +159,11 @@ def make(
     given["dtype"] = DType(given["dtype"])
     if given.pop("target") == "genai":
         given["cache"] = for_genai(given)
+    fuse_once = given.pop("fuse_once")
+    if fuse_once is not None:
+        if given["cache"] is None:
+            raise click.UsageError("--fuse-once is about entries that go on from earlier calls: add --cache concat")
+        given["cache"] = replace(given["cache"], fuse_once=fuse_once)
     logits = given.pop("logits")
     if logits is not None:
         if given["cache"] is None:

@@ -7,7 +7,7 @@ engine that gives both one buffer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from onnx import ModelProto
@@ -31,7 +31,7 @@ from specc.op import Buffer, Emitter, Step
 from specc.ops.convolution import CausalConv1d
 from specc.ops.positions import counted
 from specc.passes.incremental import Incremental, step_facts
-from specc.passes.plain import entry_facts, entry_sizes
+from specc.passes.plain import Sizes, entry_facts, entry_sizes
 from specc.passes.stepping import State, StepSizes
 from specc.quantisation import Scheme
 from specc.types import DType, TensorType
@@ -235,13 +235,20 @@ class OnceFlattener(CachedFlattener):
     """Runs the graphs of the plain entry; only what `once` is given goes out."""
 
     def run_entry(self) -> None:
+        self._run(self._declared(self.incremental.once_needs), entry_sizes(self.incremental.graph))
+
+    def append(self, given: Mapping[str, Ref], sizes: Sizes) -> None:
+        """After another entry's graph, whose results are `given`; `sizes`: those of the entry in its sizes."""
+        inputs = self.incremental.graph.inputs
+        self._run([given[a.name] if a.name in self.incremental.once_needs else None for a in inputs], sizes)
+
+    def _run(self, operands: list[Argument], sizes: Sizes) -> None:
         graph = self.incremental.graph
-        operands = self._declared(self.incremental.once_needs)
         unread = self._unread(operands)
-        self.run(Frame(graph, (), "", entry_sizes(graph), None, {}), operands)
+        self.run(Frame(graph, (), "", sizes, None, {}), operands)
         states = [state for group in self.incremental.once for state in group]
         for state, ref in zip(states, self.present, strict=True):
-            self.emit.output(state.output, ref, state.after)
+            self.emit.output(state.output, ref, sizes.type(state.after))
         self.emit.inputs = [ref for ref in self.emit.inputs if id(ref) not in unread]
 
     def _kept(self, node: Apply, operands: Sequence[Argument]) -> tuple[Argument, ...]:
