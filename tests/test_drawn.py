@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from specc_runtime.build import Request, build
 from specc_runtime.cli import cli
 from specc_runtime.drawn.costs import attach, known, own_methods
 from specc_runtime.drawn.parts import find
-from specc_runtime.drawn.places import name_nodes, parse, scopes, text, within
+from specc_runtime.drawn.places import name_nodes, parse, scopes, shared, text, within
 from specc_runtime.drawn.subject import Chosen
 
 SPEC = """\
@@ -90,6 +91,9 @@ def test_paths() -> None:
     assert [text(parse(path)) for path in ("h.0..11.attn", "h.3", "")] == ["h.0..11.attn", "h.3", ""]
     assert within(parse("h.3.attn.q"), parse("h.0..11.attn"))
     assert not within(parse("h.12.attn"), parse("h.0..11.attn"))
+    assert shared(parse("h.0..11.attn"), parse("h.3..5.attn")) == Fraction(1, 4)
+    assert shared(parse("h.3.attn"), parse("h.0..11.attn")) == 1
+    assert shared(parse("h.3.attn"), parse("h.3")) == shared(parse("h.3"), parse("h.4..5")) == 0
     assert not within(parse("h"), parse("h.0..11"))
 
 
@@ -205,6 +209,20 @@ def test_figures_are_those_of_all_places_together(chosen: Chosen) -> None:
     assert sum(shares[f"Mlp: {name}"] for name in ("up", "down")) * total == pytest.approx(6 * (mlp - 2 * 3 * 16))
     assert shown["h.0..2", "parameters"].startswith(f"{3 * (8 * 16 * 2 + 24 + 16)} ")
     assert ours["title"] == f"FLOPs at B = 2, T = 3: shares of {total / 1000:.4g} k"
+
+
+def test_of_equal_rows_a_drawn_part_has_its_own(tmp_path: Path) -> None:
+    """Blocks of two kinds in turn are drawn one by one, where the tree of costs has one row."""
+    (tmp_path / "net.spec").write_text(
+        SPEC.replace("h: [Layer(dim)", "h: [Layer(dim, i % 2 == 0)")
+        .replace("block Layer(dim: int) {", "block Layer(dim: int, up: bool) {")
+        .replace("= x + mlp(ln(x))", "= x + mlp(ln(x)) if up else mlp(ln(x)) + x")
+    )
+    chosen = Chosen(str(tmp_path / "net.spec"))
+    counted = report(chosen.checked.model, at=AT)
+    _, ours = figures(chosen.drawing[0], "flops", known(counted, {}))
+    assert counted.root.children[0].path == "h.{0..2}"
+    assert ours["shares"]["h.0"] == ours["shares"]["h.1"] == ours["shares"]["h.2"] > 0.1
 
 
 def test_times_go_to_the_nodes_that_took_them(chosen: Chosen) -> None:

@@ -17,9 +17,11 @@ from specc.backends.onnx.export import build, build_debug
 from specc.backends.onnx.functions import view
 from specc.backends.onnx.proto import Embedded
 from specc.backends.onnx.text import onnx_text
-from specc.driver import load
+from specc.diagnostics import Rejected
+from specc.driver import load, open_project
 from specc.ir import graph as ir
 from specc.ir.taps import walk
+from specc.syntax import ast
 
 SPECS = Path(__file__).parent.parent / "specs"
 SMALL = {
@@ -168,3 +170,15 @@ def test_same_bytes_in_every_process() -> None:
         for seed in ("0", "1")
     }
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("spec", sorted(SPECS.glob("*.spec")), ids=lambda path: path.stem)
+def test_every_model_of_the_zoo_is_drawn(spec: Path) -> None:
+    """At its full size: nothing of its weights is needed."""
+    try:
+        model = load(spec).model
+    except Rejected:  # several models: a preset says which
+        preset = next(item.name.value for item in open_project(spec).file.tree.items if isinstance(item, ast.Preset))
+        model = load(spec, preset=preset).model
+    for name in model.entries:
+        check(view(model, name)[0])

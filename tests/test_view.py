@@ -292,6 +292,67 @@ def test_the_page_in_a_real_browser(model: Path) -> None:
     assert seen["errors"] == []
 
 
+@pytest.mark.render
+@pytest.mark.skipif(browser.find_browser() is None, reason=browser.no_browser())
+def test_nodes_are_coloured_by_what_they_take(tmp_path: Path) -> None:
+    """In the graph and in a function that is opened; the figures are in Netron's own sidebar."""
+    inner = [helper.make_node("Relu", ["v"], ["w"], name="own/a"), helper.make_node("Neg", ["w"], ["r"], name="own/b")]
+    own = helper.make_function("own", "Own", ["v"], ["r"], inner, [helper.make_opsetid("", 23)])
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", 3]) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("Own", ["x"], ["y"], name="own", domain="own")], "g", info[:1], info[1:]
+    )
+    opsets = [helper.make_opsetid("", 23), helper.make_opsetid("own", 1)]
+    model = tmp_path / "m.onnx"
+    model.write_bytes(
+        helper.make_model(graph, functions=[own], opset_imports=opsets, ir_version=11).SerializeToString()
+    )
+    costs = {
+        "signature": "netron:attachment",
+        "metrics": [{"kind": "node", "target": "own", "name": "FLOPs", "value": "3 M (100.0%)"}],
+        "specc": {"title": "FLOPs: shares of 3 M", "shares": {"own": 1.0, "own/a": 0.02, "own/b": 0.0004}},
+    }
+    with Server(model, attachment=json.dumps(costs).encode()) as server:
+        assert json.loads(get(server.url + "data/costs.json")[1]) == costs
+        assert b"specc-heat-4" in get(server.url + "grapher.css")[1]
+        seen = asyncio.run(opened(server.url))
+    assert seen["whole"] == [["specc-heat-4"] * 2, ["100%"]]
+    assert seen["inside"] == [["specc-heat-1"], ["specc-heat-0"], ["2.0%", "<0.1%"]]
+    assert seen["legend"] == "FLOPs: shares of 3 M" and seen["errors"] == []
+    assert "METRICS" in seen["sidebar"] and "3 M (100.0%)" in seen["sidebar"]
+
+
+async def opened(url: str) -> dict[str, Any]:
+    """Classes and shares of the graph's nodes, then the sidebar of the first, then what is in its function."""
+    from playwright.async_api import async_playwright
+
+    look = """JSON.stringify([
+      ...Array.from(document.querySelectorAll('#nodes > .node[id^="node-name-"]'),
+        (node) => Array.from(node.querySelectorAll('.node-item-type'), (item) => [...item.classList].pop())),
+      Array.from(document.querySelectorAll('.specc-share'), (share) => share.textContent)])"""
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(
+            executable_path=browser.find_browser(), args=render._FLAGS, chromium_sandbox=not render._is_root()
+        )
+        page = await chromium.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        devtools = await page.context.new_cdp_session(page)
+        await page.goto(url)
+        await page.wait_for_selector(".specc-legend")
+        seen: dict[str, Any] = {"whole": json.loads(await render._evaluate(devtools, look))}
+        seen["legend"] = await page.text_content(".specc-legend > text")
+        await page.click("#node-name-own .node-item-type >> nth=0")
+        await page.wait_for_selector(".sidebar-section >> text=Metrics")
+        seen["sidebar"] = await page.inner_text("#sidebar-content")
+        await page.keyboard.press("Escape")
+        await page.click("#node-name-own .node-item-type >> nth=1")
+        await page.wait_for_selector('[id="node-name-own/a"] .specc-share')
+        seen["inside"] = json.loads(await render._evaluate(devtools, look))
+        await chromium.close()
+    return {**seen, "errors": errors}
+
+
 async def visit(url: str) -> dict[str, Any]:
     """What a browser with nothing blocked makes of the page."""
     from playwright.async_api import async_playwright

@@ -28,6 +28,7 @@ from specc_runtime.drawn.places import (
     parse,
     scope,
     scopes,
+    shared,
     within,
 )
 
@@ -132,15 +133,14 @@ class _Costs:
         return found
 
     def _parts(self, parts: Sequence[Place], method: str) -> Figures:
-        """From the rows that are these parts; of several methods of a part the one that is called."""
-        rows = [r for r in self._of.rows if any(len(r.place) == len(p) and within(r.place, p) for p in parts)]
-        called = [row for row in rows if row.method == method] or rows
+        """From the rows of these parts, each of equal ones; of several methods of a part the one that is called."""
+        rows = [(row, share) for row in self._of.rows if (share := sum(shared(row.place, part) for part in parts))]
+        called = [(row, share) for row, share in rows if row.method == method] or rows
         if not rows:
             return {}
-        found: Figures = {"parameters": sum(row.parameters for row in rows)}
-        flops = [row.flops for row in called]
-        if self._of.totals.get("flops") and None not in flops:
-            found["flops"] = sum(number for number in flops if number is not None)
+        found: Figures = {"parameters": float(sum(row.parameters * share for row, share in rows))}
+        if self._of.totals.get("flops") and all(row.flops is not None for row, _ in called):
+            found["flops"] = float(sum((row.flops or 0) * share for row, share in called))
         return found
 
     def _time_of(self, node: NodeProto, parts: Sequence[Place]) -> Figures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,6 +41,17 @@ def text(place: Place) -> str:
 def within(part: Place, whole: Place) -> bool:
     """Whether every part that `part` stands for is, or is inside, one that `whole` stands for."""
     return len(part) >= len(whole) and all(_covers(w, p) for p, w in zip(part, whole, strict=False))
+
+
+def shared(place: Place, other: Place) -> Fraction:
+    """How many of the parts that `place` stands for `other` stands for, too: 1 for all of them, 0 for none."""
+    found = Fraction(len(place) == len(other))
+    for a, b in zip(place, other, strict=False):
+        if isinstance(a, str) or isinstance(b, str):
+            found *= a == b
+        else:
+            found *= Fraction(max(0, min(a[1], b[1]) - max(a[0], b[0]) + 1), a[1] - a[0] + 1)
+    return found
 
 
 def _covers(whole: Segment, part: Segment) -> bool:

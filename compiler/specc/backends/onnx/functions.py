@@ -20,6 +20,7 @@ from specc.backends.onnx.flatten import Argument, Flattener, Frame, is_leaf
 from specc.backends.onnx.proto import function_proto, listing, model_proto
 from specc.backends.onnx.repeats import Run, runs
 from specc.backends.onnx.values import Ref
+from specc.dims import Dim
 from specc.ir.graph import (
     Apply,
     Call,
@@ -173,7 +174,8 @@ class _Drawing(Flattener):
     def block(self, graph: Graph, called: Sizes) -> None:
         """Dims keep the names of the signature; the axes of a `...` are those of the first call."""
         sizes = entry_sizes(graph)
-        sizes.update((name, called[name]) for name in sizes if name.startswith("..."))
+        rest = {name: called[name] for name in sizes if name.startswith("...")}
+        sizes.update(_given_names(rest, {s for n, size in sizes.items() if n not in rest for s in size.symbols}))
         self.entry(graph, sizes)
         merge_heads(self.emit)
 
@@ -328,3 +330,13 @@ class _Drawing(Flattener):
                 record.metadata["repeat"] = str(count)
             if loop:
                 record.metadata["loop"] = loop
+
+
+def _given_names(axes: Mapping[str, Dim], known: set[str]) -> dict[str, Dim]:
+    """Sizes of the axes of a `...`; one that is a formula over sizes which the block's inputs do not tell is a name."""
+    known = known | {size.symbols[0] for size in axes.values() if size.is_symbol()}
+    names: dict[Dim, Dim] = {}
+    for size in axes.values():
+        if not known.issuperset(size.symbols):
+            names.setdefault(size, Dim.symbol(f"D{len(names)}"))
+    return {name: names.get(size, size) for name, size in axes.items()}
