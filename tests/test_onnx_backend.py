@@ -591,7 +591,7 @@ def test_a_repeated_block_is_drawn_once(small: ir.Model) -> None:
     assert [n.op_type for n in picture.functions[0].node] == ["Attention", "Add"]
     node = picture.graph.node[0]
     assert node.name == "layers.0..2"
-    assert {p.key: p.value for p in node.metadata_props} == {"repeat": "3"}
+    assert {p.key: p.value for p in node.metadata_props} == {"repeat": "3", "loop": "layer"}
     assert "layers.0..2.attn.q_proj.weight" in node.input
     assert "layers.0.attn.q_proj.weight" in {i.name for i in picture.graph.initializer}, "the tie names a real tensor"
     assert list(blocks) == ["Attention"]
