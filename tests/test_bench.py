@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 
 from specc_runtime.bench import results
 from specc_runtime.bench.profile import NodeTime, by_line, by_scope, profile
-from specc_runtime.bench.request import Case, Measured, cases, items, usual
+from specc_runtime.bench.request import Case, Measured, cases, feeds, items, usual
 from specc_runtime.build import Request, build
+from specc_runtime.cache import Request as CacheRequest
 from specc_runtime.cli import cli
 from specc_runtime.module import Build, open_build
 
@@ -155,3 +156,91 @@ def test_lines_of_a_profile() -> None:
     found: list[tuple[Any, ...]] = [(one.line, one.seconds, one.nodes, one.operators) for one in by_line(nodes)]
     assert found == [("m.spec:3", 1.0, 2, ("Gemm",)), ("m.spec:4", 0.25, 1, ("Add",)), ("", 0.1, 1, ("Transpose",))]
     assert by_scope(nodes) == {"": 1.35, "h": 1.25, "h.0": 0.75, "h.1": 0.5}
+
+
+CACHED = """\
+from std.nn import Embedding, Linear
+dim B, T
+
+block Attention(dim: int, heads: int) {
+  let d = dim / heads
+  qkv: Linear(dim, 3*dim)
+  forward(x: Tensor[B, T, dim]) -> Tensor[B, T, dim] {
+    q, k, v = qkv(x) |> rearrange([B, T, 3*heads*d] -> [3, B, heads, T, d])
+    k, v = cached(k, v, along = T)
+    return sdpa(q, k, v, causal = true) |> rearrange([B, heads, T, d] -> [B, T, heads*d])
+  }
+}
+
+model Net(vocab: int = 50, dim: int = 16) {
+  dim T <= 64
+  wte: Embedding(vocab, dim)
+  attn: Attention(dim, 2)
+  forward(ids: Int[B, T]) -> y: Tensor[B, T, dim] = attn(wte(ids))
+}
+"""
+SCANNED = """\
+dim B, T
+
+model Net(dim: int = 8) {
+  forward(x: Tensor[B, T, dim]) -> y: Tensor[B, T, dim] {
+    ys, h = scan u in x along T with h = zeros([B, dim]) {
+      h = tanh(h + u)
+      emit h
+    }
+    return ys
+  }
+}
+"""
+
+
+def of_text(folder: Path, text: str, **request: Any) -> Build:
+    path = folder / "net.spec"
+    path.write_text(text, "utf-8")
+    return open_build(build(Request(str(path), verify=False, render=False, out=folder / "net", **request)).folder)
+
+
+@pytest.mark.parametrize("length", [None, 16])
+def test_what_continues_a_call_is_measured_with_one_new_position(tmp_path: Path, length: int | None) -> None:
+    made = of_text(tmp_path, CACHED, cache=CacheRequest(length))
+    entry = "forward_cached"
+    (case,) = cases(made, ["onnxruntime"], [], [1], entry)
+    assert case.sizes["T"] == 1
+    if length is None:
+        assert case.sizes["past(T)"] == 63  # 128 at most, the model has 64 positions
+    else:
+        assert feeds(made, case)["past_length"] == length - 1
+    assert profile(made, case, runs=3)
+    done = run(made, "--entry", entry, "--threads", "1", "--json", str(tmp_path / "r.json"))
+    assert done.exit_code == 0, done.output
+    assert ("torch's cache grows" in done.output) == (length is not None)
+    too_long = run(made, "--entry", entry, "--at", f"T={17 if length else 65}")
+    assert too_long.exit_code == 1 and "error[E009]" in too_long.output, too_long.output
+
+
+def test_the_time_of_a_loop_is_that_of_its_lines(tmp_path: Path) -> None:
+    made = of_text(tmp_path, SCANNED)
+    case = Case("onnxruntime", "forward", {"B": 2, "T": 64}, 1)
+    nodes = profile(made, case, runs=5)
+    lines = {one.line: one.seconds for one in by_line(nodes)}
+    assert lines["net.spec:6"] > 0  # inside the loop
+    whole = next(n for n in nodes if n.operator == "Scan")
+    assert whole.line == "net.spec:5" and whole.seconds > 0
+    done = run(made, "--profile", "--at", "B=2,T=64")
+    assert "net.spec:6  h = tanh(h + u)" in done.output, done.output
+
+
+def test_results_that_cannot_be_written(made: Build, tmp_path: Path) -> None:
+    for place in (tmp_path / "none" / "r.json", tmp_path):
+        done = run(made, "--json", str(place))
+        assert done.exit_code == 1 and "cannot write" in done.output and "median" not in done.output
+
+
+def test_builds_that_onnxruntime_cannot_run(tmp_path: Path) -> None:
+    made = of_text(tmp_path, SPEC, emit=frozenset({"torch"}))
+    done = run(made, "--profile")
+    assert done.exit_code == 1 and "has no ONNX graph of `forward`" in done.output
+    made = of_text(tmp_path, SPEC)
+    (made.folder / "model.onnx").write_bytes(b"x")
+    done = run(made, "--profile", "--at", "B=1,T=2", "--threads", "1")
+    assert done.exit_code == 1 and "error[B660]: onnxruntime[B=1,T=2]-1 does not run" in done.output, done.output

@@ -14,7 +14,7 @@ from typing import Any
 
 from specc.api import written
 from specc.diagnostics import Diagnostic, Rejected
-from specc.reading import zoo_folders
+from specc.reading import PACKAGE, zoo_folders
 from specc_runtime import manifest
 
 
@@ -42,6 +42,29 @@ def origin_of(folder: Path) -> Origin:
         position_ids=record["spec"].get("position_ids", False),
         without={entry: frozenset(made["without"]) for entry, made in record["entries"].items()},
     )
+
+
+def sources_of(folder: Path) -> dict[str, Path]:
+    """The files that a build was made from, by the names that it has for them: those that are found as they were.
+
+    Raises `Rejected` (B660) where the spec itself isn't.
+    """
+    record = manifest.read(folder, "manifest.json")
+    main, *others = record["spec"]["files"]
+    found = {main: origin_of(folder).file}
+    for name in others:
+        for root in (PACKAGE, *found[main].parents):
+            if _is(root / name, record["spec"]["files"][name]):
+                found[name] = root / name
+                break
+    return found
+
+
+def _is(path: Path, digest: str) -> bool:
+    try:
+        return sha256(path.read_bytes()).hexdigest() == digest
+    except OSError:
+        return False
 
 
 def _setting(value: Any) -> str:

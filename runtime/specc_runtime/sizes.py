@@ -81,7 +81,9 @@ def admissible(of: Interface, wanted: Mapping[str, int]) -> dict[str, int] | Non
         return clamped
 
     def distance(env: Mapping[str, int]) -> tuple[float, ...]:
-        return (sum(abs(log(env[name] / wanted[name])) for name in wanted), *env.values())
+        # earlier positions may be none at all, which is as far from one as one is from two
+        ratios = (max(env[name], 0.5) / max(wanted[name], 0.5) for name in wanted)
+        return (sum(abs(log(ratio)) for ratio in ratios), *env.values())
 
     best = min(of.facts.sample(wanted, near=tuple(wanted.values())), key=distance, default=None)
     return None if best is None else {name: best[name] for name in wanted}

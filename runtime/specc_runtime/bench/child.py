@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specc.diagnostics import Rejected
-from specc_runtime.bench.request import Case
+from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime.bench.request import Case, cache_of, feeds
 from specc_runtime.inputs import Interface, draw
 from specc_runtime.module import Build, open_build
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     Array = np.ndarray[Any, Any]
 
@@ -32,10 +33,10 @@ def measure(case: Case, folder: Path, seconds: float) -> dict[str, Any]:
     """Times of the runs of about `seconds`, at least five of them."""
     made = open_build(folder)
     of = made.interface(case.entry)
-    feeds = draw(of, case.sizes, masks="all true")
+    given = feeds(made, case)
     bare = _libraries(case)
     start = time.perf_counter()
-    step = _prepared(case, made, of, feeds)
+    step = _prepared(case, made, of, given)
     loading = time.perf_counter() - start
     first = _seconds(step)
     for _ in range(WARM_UP - 1):
@@ -60,22 +61,22 @@ def _libraries(case: Case) -> int:
     return _resident()
 
 
-def _prepared(case: Case, made: Build, of: Interface, feeds: Mapping[str, Array]) -> Callable[[], object]:
+def _prepared(case: Case, made: Build, of: Interface, drawn: Mapping[str, Array]) -> Callable[[], object]:
     """What runs the entry once."""
     cuda = case.backend.endswith("-cuda")
     if case.backend.startswith("torch"):
-        return _torch(case, made, of, feeds, cuda)
+        return _torch(case, made, of, drawn, cuda)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = case.threads
     session = made.session(case.entry, options, "cuda" if cuda else "cpu", quantized=case.quantized)
     taken = {i.name for i in session.get_inputs()}
-    given = {name: value for name, value in feeds.items() if name in taken}
+    given = {name: value for name, value in drawn.items() if name in taken}
     return lambda: session.run(None, given)
 
 
-def _torch(case: Case, made: Build, of: Interface, feeds: Mapping[str, Array], cuda: bool) -> Callable[[], object]:
+def _torch(case: Case, made: Build, of: Interface, drawn: Mapping[str, Array], cuda: bool) -> Callable[[], object]:
     import torch
 
     from specc_runtime.devices import check_torch
@@ -83,16 +84,10 @@ def _torch(case: Case, made: Build, of: Interface, feeds: Mapping[str, Array], c
     check_torch("cuda" if cuda else "cpu")
     device = "cuda" if cuda else "cpu"
     module = made.module().to(device)
-    given = {name: torch.from_numpy(value).to(device) for name, value in feeds.items()}
-    arguments: dict[str, Any] = {i.argument: given[i.name] for i in of.inputs}
-    cache = made.manifest["entries"][case.entry].get("cache")
-    if cache is not None:  # torch's states are one argument, a tuple for each group of them
-        if cache["kind"] != "concat":
-            raise ValueError("torch has no preallocated cache")
-        states = [[state["input"] for state in group] for group in cache["states"]]
-        arguments = {i.argument: given[i.name] for i in of.inputs if not any(i.name in group for group in states)}
-        arguments["past"] = [tuple(given[name] for name in group) for group in states]
+    given = {name: torch.from_numpy(value).to(device) for name, value in drawn.items()}
     method: Callable[..., Any] = module if case.entry == "forward" else getattr(module, case.entry)
+    with torch.inference_mode():
+        arguments = _arguments(case, made, of, given, method)
     if case.backend.startswith("torch.compile"):
         method = torch.compile(method)
 
@@ -103,6 +98,32 @@ def _torch(case: Case, made: Build, of: Interface, feeds: Mapping[str, Array], c
                 torch.cuda.synchronize()
 
     return run
+
+
+def _arguments(
+    case: Case, made: Build, of: Interface, given: Mapping[str, torch.Tensor], method: Callable[..., Any]
+) -> dict[str, Any]:
+    """Of a call in torch, where the states of a cache are one argument, a tuple for each group of them."""
+    import torch
+
+    kept = cache_of(made, case.entry)
+    if kept is None:
+        return {i.argument: given[i.name] for i in of.inputs}
+    if kept.length is not None or kept.mask is not None:
+        raise Rejected([Diagnostic("B650", "torch's cache grows: it has no buffers of a fixed length")])
+    once = [state.input for group in kept.once.states for state in group] if kept.once is not None else []
+    states = [[state.input for state in group] for group in kept.states]
+    own = [i for i in of.inputs if i.name not in {*once, *(name for group in states for name in group)}]
+    arguments: dict[str, Any] = {i.argument: given[i.name] for i in own}
+    if kept.once is None:
+        return arguments | {"past": [tuple(given[name] for name in group) for group in states]}
+    plain = made.interface(kept.of)  # torch keeps what it computes of these in its own order: a first call gives it
+    sizes = {**case.sizes, kept.step: max(1, case.sizes.get(kept.past, 0))}
+    place = next(iter(given.values())).device
+    first = {name: torch.from_numpy(value).to(place) for name, value in draw(plain, sizes, masks="all true").items()}
+    constant = {i.argument: first[i.name] for i in plain.inputs if i.name in kept.once.inputs}
+    *_, past = method(**{i.argument: first[i.name] for i in plain.inputs})
+    return arguments | constant | {"past": past if case.sizes.get(kept.past) else None}
 
 
 def _seconds(step: Callable[[], object]) -> float:

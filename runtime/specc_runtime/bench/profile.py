@@ -9,25 +9,26 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from specc_runtime.bench.request import Case
-from specc_runtime.inputs import draw
+from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime.bench.request import Case, feeds
 from specc_runtime.module import Build
+from specc_runtime.programs import Crash, crashing
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 RUNS = 20
 
 
 @dataclass(frozen=True)
 class NodeTime:
-    """Seconds per run of one node that onnxruntime executed.
+    """Seconds per run of one node that onnxruntime executed, without those of the nodes inside a loop or a branch.
 
     `name` is the node's in the build's graph, empty for what onnxruntime adds; `line` is where the spec says it
     (`gpt2.spec:52:9`), `scope` the part's path.
@@ -51,34 +52,39 @@ class LineTime:
 
 
 def profile(made: Build, case: Case, runs: int = RUNS) -> list[NodeTime]:
-    """Seconds per run of every node, in the order of execution; raises `Rejected` as `Build.session` does."""
+    """Seconds per run of every node, in the order of execution; raises `Rejected` as `Build.session` does, and B660
+    where onnxruntime fails."""
     import onnx
     import onnxruntime
 
-    file = made.manifest["entries"][case.entry]["quantised" if case.quantized else "onnx"]
-    graph = onnx.load(made.folder / file, load_external_data=False)
     with tempfile.TemporaryDirectory(prefix="specc-profile-") as work:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = case.threads
-        options.log_severity_level = 3  # it warns that the optimised graph is for this machine alone
+        options.log_severity_level = 4  # it warns that the optimised graph is for this machine alone
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(work) / "run")
         options.optimized_model_filepath = str(Path(work) / "optimised.onnx")
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimised.data")
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-        session = made.session(case.entry, options, quantized=case.quantized)
-        taken = {i.name for i in session.get_inputs()}
-        feeds = {k: v for k, v in draw(made.interface(case.entry), case.sizes, masks="all true").items() if k in taken}
-        for _ in range(runs):
-            session.run(None, feeds)
+        try:
+            with crashing("onnxruntime"):
+                session = made.session(case.entry, options, quantized=case.quantized)
+                taken = {i.name for i in session.get_inputs()}
+                given = {name: value for name, value in feeds(made, case).items() if name in taken}
+                for _ in range(runs):
+                    session.run(None, given)
+        except Crash as crash:
+            raise Rejected([Diagnostic("B660", f"{case.name} does not run: {crash}")]) from None
         events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
         executed = onnx.load(Path(work) / "optimised.onnx", load_external_data=False)
+    file = made.manifest["entries"][case.entry]["quantised" if case.quantized else "onnx"]
+    graph = onnx.load(made.folder / file, load_external_data=False)
     return _nodes(events, graph, executed, runs)
 
 
 def _nodes(events: Iterable[Mapping[str, Any]], graph: ModelProto, executed: ModelProto, runs: int) -> list[NodeTime]:
-    made_by = {output: node for node in graph.graph.node for output in node.output if output}
-    outputs = {node.name: list(node.output) for node in executed.graph.node}
+    made_by = {output: node for node in _every(graph.graph) for output in node.output if output}
+    outputs = {node.name: list(node.output) for node in _every(executed.graph)}
     taken: dict[str, list[float]] = defaultdict(list)
     operators: dict[str, str] = {}
     for event in events:
@@ -87,16 +93,39 @@ def _nodes(events: Iterable[Mapping[str, Any]], graph: ModelProto, executed: Mod
         name = event["name"].removesuffix("_kernel_time")
         taken[name].append(event["dur"] / 1e6)
         operators[name] = event["args"].get("op_name", "")
+    seconds = {name: _per_run(times, runs) for name, times in taken.items()}
+    own = dict(seconds)
+    for node in _every(executed.graph):  # the time of a loop holds that of its nodes
+        inside = sum(seconds.get(inner.name, 0.0) for body in _bodies(node) for inner in body.node)
+        if inside and node.name in own:
+            own[node.name] = max(0.0, seconds[node.name] - inside)
     found = []
-    for name, times in taken.items():
+    for name in taken:
         source = next((made_by[o] for o in outputs.get(name, ()) if o in made_by), None)
         scope = source.name.rpartition("/")[0].replace("/", ".") if source is not None else ""
         line = source.doc_string if source is not None else ""
-        each = len(times) // runs  # a node in a loop runs several times
-        totals = [sum(times[i * each : (i + 1) * each]) for i in range(1, runs)]  # the first run also warms the caches
-        seconds = median(totals) if len(times) == each * runs else sum(times[each:]) / (runs - 1)
-        found.append(NodeTime(source.name if source is not None else "", operators[name], line, scope, seconds))
+        found.append(NodeTime(source.name if source is not None else "", operators[name], line, scope, own[name]))
     return found
+
+
+def _per_run(times: list[float], runs: int) -> float:
+    """The first run, which also warms the caches, is left out."""
+    each = len(times) // runs  # a node in a loop runs several times
+    totals = [sum(times[i * each : (i + 1) * each]) for i in range(1, runs)]
+    return median(totals) if len(times) == each * runs else sum(times[each:]) / (runs - 1)
+
+
+def _bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """What a loop repeats, the branches of a choice."""
+    return (attribute.g for attribute in node.attribute if attribute.HasField("g"))
+
+
+def _every(graph: GraphProto) -> Iterator[NodeProto]:
+    """Nodes, those inside of others included; names are unique in all of a graph."""
+    for node in graph.node:
+        yield node
+        for body in _bodies(node):
+            yield from _every(body)
 
 
 def by_line(nodes: Iterable[NodeTime]) -> list[LineTime]:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from specc.diagnostics import Diagnostic, Rejected
-from specc_runtime.inputs import Interface
+from specc.dims import Dim
+from specc.inspect.formulas import total
+from specc_runtime.cache import PAST_LENGTH, Cache
+from specc_runtime.inputs import Interface, draw
 from specc_runtime.module import Build
 from specc_runtime.sizes import admissible
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
 
 Backend = Literal["torch", "torch.compile", "onnxruntime", "onnxruntime-cuda", "torch-cuda", "torch.compile-cuda"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 USUAL = 128
-"""What a size is where nothing is said and the model allows it; the first axis, the batch, is 1."""
+"""What a size is where nothing is said and the model allows it; the first axis, the batch, is 1, and of what continues
+an earlier call there is one new position."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,9 @@ def cases(
 
     Raises `Rejected`: B660 for an entry that the build does not have, E009 for sizes that the model does not take.
     """
-    of = made.interface(entry)
-    chosen = [chosen_sizes(of, entry, given) for given in sizes] or [usual(of)]
+    of, kept = interface_of(made, entry), cache_of(made, entry)
+    step = kept.step if kept is not None else ""
+    chosen = [chosen_sizes(of, entry, given, step) for given in sizes] or [usual(of, step)]
     found = []
     for count in threads:
         for at in chosen:
@@ -72,21 +82,49 @@ def cases(
     return found
 
 
-def usual(of: Interface) -> dict[str, int]:
-    """One row, 128 of every other size, or what the model allows that is nearest to it."""
+def cache_of(made: Build, entry: str) -> Cache | None:
+    """What an entry that continues its earlier calls keeps."""
+    found = made.manifest["entries"].get(entry, {}).get("cache")
+    return Cache.from_json(found) if found is not None else None
+
+
+def interface_of(made: Build, entry: str) -> Interface:
+    """An entry's interface; of one that continues its earlier calls with what its cache has room for. Raises `Rejected`
+    (B660) for an entry that the build does not have.
+    """
+    of, kept = made.interface(entry), cache_of(made, entry)
+    if kept is None or kept.room is None:
+        return of
+    positions = total(Dim.symbol(name) for name in (kept.step, kept.past) if name in of.dims)
+    return of if positions is None else replace(of, facts=of.facts.bound(positions, hi=kept.room))
+
+
+def feeds(made: Build, case: Case) -> dict[str, Array]:
+    """Inputs of a case, drawn; every mask is true, a static cache is as full as it can be."""
+    import numpy as np
+
+    found = draw(made.interface(case.entry), case.sizes, masks="all true")
+    kept = cache_of(made, case.entry)
+    if kept is not None and kept.room is not None and PAST_LENGTH in found:
+        found[PAST_LENGTH] = np.array(kept.room - case.sizes.get(kept.step, 1), dtype=np.int64)
+    return found
+
+
+def usual(of: Interface, step: str = "") -> dict[str, int]:
+    """One row, one position of `step`, 128 of every other size, or what the model allows that is nearest to it."""
     batch = next((s for i in of.inputs if i.shape for s in i.shape[0].symbols), "")
-    wanted = {name: 1 if name == batch else USUAL for name in of.dims}
+    wanted = {name: 1 if name in (batch, step) else USUAL for name in of.dims}
     found = admissible(of, wanted)
     return found if found is not None else wanted
 
 
-def chosen_sizes(of: Interface, entry: str, given: Mapping[str, int]) -> dict[str, int]:
+def chosen_sizes(of: Interface, entry: str, given: Mapping[str, int], step: str = "") -> dict[str, int]:
     """Sizes that a user gave, the others as usual; raises `Rejected` (E009)."""
     known = (("available", ", ".join(of.dims) or "none: every size is fixed"),)
     strange = next((name for name in given if name not in of.dims), None)
     if strange is not None:
         raise Rejected([Diagnostic("E009", f"{entry} has no dim `{strange}`", notes=known)])
-    wanted = usual(of) | dict(given)
+    wanted = usual(of, step) | dict(given)
     broken = of.facts.satisfied_by(wanted)
     near = admissible(of, wanted) if broken is not None else wanted
     if near is None or any(near[name] != size for name, size in given.items()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +46,14 @@ def _group(title: str, rows: Iterable[Row], compared: bool) -> Table:
             table.add_row(backend, "-", "-", "-", "-", "-", *(["-"] if compared else []))
             continue
         spread = f"{(row.high - row.low) / row.median:.0%}"
-        rate = f"{row.rate:,.0f} {row.unit}/s"
-        cells = [seconds(row.median), spread, rate, seconds(row.measured.loading), size(row.measured.peak)]
+        rate = f"{row.rate:,.0f}" if row.rate >= 100 else f"{row.rate:.3g}"
+        cells = [
+            seconds(row.median),
+            spread,
+            f"{rate} {row.unit}/s",
+            seconds(row.measured.loading),
+            size(row.measured.peak),
+        ]
         table.add_row(backend, *cells, *([_against(row)] if compared else []))
     return table
 
@@ -62,8 +68,8 @@ def _against(row: Row) -> str:
     return f"[{color}]{row.ratio:.2f} x  {word}[/]"
 
 
-def lines(found: Iterable[LineTime], specs: Sequence[Path]) -> Table:
-    """The slowest lines of a spec, with their text."""
+def lines(found: Iterable[LineTime], specs: Mapping[str, Path]) -> Table:
+    """The slowest lines of a spec, with their text; `specs`: where the files are that lines name."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -89,16 +95,14 @@ def lines(found: Iterable[LineTime], specs: Sequence[Path]) -> Table:
     return table
 
 
-def _source(line: str, specs: Sequence[Path]) -> str:
+def _source(line: str, specs: Mapping[str, Path]) -> str:
     """The text of `gpt2.spec:52`."""
     name, _, number = line.partition(":")
     number = number.partition(":")[0]
-    for path in specs:
-        if path.name == Path(name).name and number.isdigit():
-            text = path.read_text("utf-8").splitlines()
-            if 0 < int(number) <= len(text):
-                return text[int(number) - 1].strip()
-    return ""
+    if name not in specs or not number.isdigit():
+        return ""
+    text = specs[name].read_text("utf-8").splitlines()
+    return text[int(number) - 1].strip() if 0 < int(number) <= len(text) else ""
 
 
 def seconds(value: float) -> str:

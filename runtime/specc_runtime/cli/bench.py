@@ -74,6 +74,8 @@ def command(
     if not console.is_terminal:
         console.width = 120
     with reporting():
+        if to is not None and str(to) != "-":
+            _check_writable(to)
         made = open_build(build)
         before = results.earlier(against) if against is not None else {}
         wanted = ("onnxruntime",) if profile else backends or ("torch", "onnxruntime")
@@ -94,10 +96,30 @@ def command(
         if str(to) == "-":
             click.echo(content, nl=False)
         else:
-            to.write_text(content, "utf-8")
+            with reporting():
+                _write(to, content)
     slower = [row for row in rows if fail_above is not None and row.ratio is not None and row.ratio > fail_above]
     if slower or all(one.failed for one in found):
         stop(1)
+
+
+def _check_writable(to: Path) -> None:
+    """Raises `Rejected` (E006) before anything is measured."""
+    from specc.diagnostics import Diagnostic, Rejected
+
+    if to.is_dir() or not to.absolute().parent.is_dir():
+        why = "it is a folder" if to.is_dir() else f"`{to.parent}` is no folder"
+        raise Rejected([Diagnostic("E006", f"cannot write {to}: {why}")])
+
+
+def _write(to: Path, content: str) -> None:
+    """Raises `Rejected` (E006) where the file cannot be written."""
+    from specc.diagnostics import Diagnostic, Rejected
+
+    try:
+        to.write_text(content, "utf-8")
+    except OSError as error:
+        raise Rejected([Diagnostic("E006", f"cannot write {to}: {error.strerror}")]) from None
 
 
 def _profile(made: Build, chosen: list[Case], console: Console) -> None:
@@ -105,18 +127,19 @@ def _profile(made: Build, chosen: list[Case], console: Console) -> None:
     from specc.diagnostics import Rejected
     from specc_runtime.bench import text
     from specc_runtime.bench.profile import by_line, profile
-    from specc_runtime.origin import origin_of
+    from specc_runtime.origin import sources_of
 
     try:
-        specs = [origin_of(made.folder).file]
+        specs = sources_of(made.folder)
     except Rejected:
-        specs = []
+        specs = {}
     for case in chosen:
         if case.backend != "onnxruntime":
             continue
         nodes = profile(made, case)
         total = sum(node.seconds for node in nodes)
         kind = "onnxruntime quantized" if case.quantized else "onnxruntime"
-        title = f"{kind}, {text.sizes_of(case)}, {case.threads} threads: {text.seconds(total)} in {len(nodes)} nodes"
+        threads = f"{case.threads} thread{'s' if case.threads > 1 else ''}"
+        title = f"{kind}, {text.sizes_of(case)}, {threads}: {text.seconds(total)} in {len(nodes)} nodes"
         console.print(title, style="bold", highlight=False)
         console.print(text.lines(by_line(nodes), specs))

@@ -185,7 +185,9 @@ def _of_build(text: str, folder: Path, entry: str) -> Subject:
     except Rejected as rejected:
         return replace(own, unknown=rejected.diagnostics[0].message)
     project = driver.open_project(origin.file)
-    checked = project.check(Options(origin.model, origin.preset, driver.parse_sets(origin.sets)))
+    checked = project.check(
+        Options(origin.model, origin.preset, driver.parse_sets(origin.sets), position_ids=origin.position_ids)
+    )
     if entry not in checked.model.entries:  # one that goes on: the build's own
         why = f"`{entry}` is the build's own, its spec has no such entry"
         return replace(own, hypers=_hypers(checked.model.module), parts=_parts(checked.model), unknown=why)
