@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from specc.elaborate.evaluate import Evaluator, alive
-from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.names import available, counted, replaced
 from specc.elaborate.scopes import Scope, names_in
 from specc.elaborate.values import (
     POISON,
@@ -130,15 +130,8 @@ class Arguments:
 
     def unknown(self, decl: BlockDecl, name: ast.Ident, caller: Evaluator) -> Fail:
         params = [p.name.id for p in decl.node.params]
-        guess = closest(name.id, params)
-        return caller.fail(
-            "E120",
-            f"{decl.name} has no hyper-parameter `{name.id}`",
-            name.span,
-            help=f"did you mean `{guess}`?" if guess else "",
-            edits=replaced(name.span, guess),
-            available=available(params) or "none",
-        )
+        message = f"{decl.name} has no hyper-parameter `{name.id}`"
+        return caller.no_such("E120", message, name.span, name.id, params)
 
     def signature(self, decl: BlockDecl) -> str:
         shown = [p.name.id + (f" = {unparse(p.default)}" if p.default is not None else "") for p in decl.node.params]

@@ -7,7 +7,7 @@ from typing import Any
 
 from specc.dims import Dim
 from specc.elaborate.evaluate import Evaluator
-from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.names import counted
 from specc.elaborate.values import describe, number, show
 from specc.ir.graph import Absent, Input, Value
 from specc.op import Op, ParamSpec, Pattern
@@ -92,16 +92,8 @@ class OpArguments(Evaluator):
                 name = arg.name.id
                 over = name == "over" and len(axes_of(op)) == 1
                 if name not in params and not over:
-                    guess = closest(name, order)
-                    help = f"did you mean `{guess}`?" if guess else ""
-                    raise self.fail(
-                        "E120",
-                        f"{op.name} has no argument `{name}`",
-                        arg.name.span,
-                        help=help,
-                        edits=replaced(arg.name.span, guess),
-                        available=available(order),
-                    )
+                    message = f"{op.name} has no argument `{name}`"
+                    raise self.no_such("E120", message, arg.name.span, name, order)
             elif bare:
                 name = str(variadic)
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from specc.elaborate import settings as known
 from specc.elaborate.groups import Group
 from specc.elaborate.losses import LossChecker
-from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.names import available, counted
 from specc.syntax import ast
 
 
@@ -27,15 +27,8 @@ def check_call(place: LossChecker, call: ast.Call, name: str) -> None:
             given.append(names[len(given)])
             continue
         if arg.name.id not in every:
-            guess = closest(arg.name.id, every)
-            raise place.fail(
-                "E120",
-                f"{name} has no argument `{arg.name.id}`",
-                arg.name.span,
-                help=f"did you mean `{guess}`?" if guess else "",
-                edits=replaced(arg.name.span, guess),
-                available=available(every, 20),
-            )
+            message = f"{name} has no argument `{arg.name.id}`"
+            raise place.no_such("E120", message, arg.name.span, arg.name.id, every)
         if arg.name.id in given:
             raise place.fail("E121", f"{name}: `{arg.name.id}` is given twice", arg.span)
         given.append(arg.name.id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from specc.elaborate.evaluate import Evaluator
-from specc.elaborate.names import available, closest, replaced
 from specc.elaborate.values import describe, number
 from specc.syntax import ast
 
@@ -37,16 +36,9 @@ def group_of(place: Evaluator, call: ast.Call) -> Group:
                 )
             patterns = tuple(found)
         elif name not in SETTINGS:
-            guess = closest(name, SETTINGS)
             span = arg.name.span if arg.name is not None else arg.span
-            raise place.fail(
-                "E120",
-                f"group has no argument `{name}`" if name else "group takes one list of patterns",
-                span,
-                help=f"did you mean `{guess}`?" if guess else "",
-                edits=replaced(span, guess),
-                available=available(SETTINGS),
-            )
+            message = f"group has no argument `{name}`" if name else "group takes one list of patterns"
+            raise place.no_such("E120", message, span, name, SETTINGS)
         elif not number(value) or value < 0:
             message = f"group: `{name}` is a number of at least 0, found {describe(value)}"
             raise place.fail("E125", message, arg.value.span)

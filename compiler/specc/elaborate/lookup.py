@@ -150,16 +150,8 @@ class Lookup(Applications):
             else:
                 name = arg.name.id
                 if name not in params:
-                    guess = closest(name, order)
-                    help = f"did you mean `{guess}`?" if guess else ""
-                    raise self.fail(
-                        "E120",
-                        f"{what} has no argument `{name}`",
-                        arg.name.span,
-                        help=help,
-                        edits=replaced(arg.name.span, guess),
-                        available=available(order),
-                    )
+                    message = f"{what} has no argument `{name}`"
+                    raise self.no_such("E120", message, arg.name.span, name, order)
             if name in bound:
                 raise self.fail("E123", f"{what}: `{name}` is already bound to {show(bound[name])}", arg.span)
             if name in args:

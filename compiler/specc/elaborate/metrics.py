@@ -64,15 +64,8 @@ def _options(place: LossChecker, name: str, call: ast.Call) -> tuple[tuple[str, 
         if arg.name is None:
             continue
         if arg.name.id not in options:
-            guess = closest(arg.name.id, options)
-            raise place.fail(
-                "E120",
-                f"{name} has no argument `{arg.name.id}`",
-                arg.name.span,
-                help=f"did you mean `{guess}`?" if guess else "",
-                edits=replaced(arg.name.span, guess),
-                available=available(options) or "none",
-            )
+            message = f"{name} has no argument `{arg.name.id}`"
+            raise place.no_such("E120", message, arg.name.span, arg.name.id, options)
         found.append((arg.name.id, arg.value))
     return tuple(found)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Edit
 from specc.elaborate.models import fold
-from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.names import available, closest, counted
 from specc.elaborate.values import describe, show
 from specc.ir.graph import Model, Module, Submodule, aliases, dotted, parameters, walk_members
 from specc.ir.initial import path_pattern
@@ -136,11 +136,8 @@ def _check_lora(checker: TrainChecker, call: ast.Call) -> None:
         name = arg.name.id if arg.name is not None else LORA[at] if at < len(LORA) else ""
         if name not in LORA:
             span = arg.name.span if arg.name is not None else arg.span
-            guess = _PEFT.get(name) or closest(name, LORA)
-            help = f"did you mean `{guess}`?" if guess else ""
             message = f"lora has no argument `{name}`" if name else f"lora takes {len(LORA)} arguments"
-            edits = replaced(span, guess)
-            raise checker.place.fail("E120", message, span, help=help, edits=edits, available=available(LORA))
+            raise checker.place.no_such("E120", message, span, name, LORA, meant=_PEFT.get(name))
         given[name] = arg.value
     for name in ("rank", "alpha", "targets"):
         if name not in given:

@@ -8,7 +8,7 @@ from specc.elaborate.access import Evaluated
 from specc.elaborate.attributes import OpCall
 from specc.elaborate.builtins import ROUTE as NAME
 from specc.elaborate.mismatch import valued
-from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.names import counted
 from specc.elaborate.references import ListRef, PartRef
 from specc.elaborate.values import Fail
 from specc.ir.graph import Iteration, Node, PartList, Submodule, Value, dotted
@@ -85,13 +85,7 @@ class _Routing:
                 raise body.fail("E122", f"{NAME} takes {limit}", arg.span, note=SIGNATURE)
             name = arg.name.id if arg.name is not None else PARAMETERS[position]
             if arg.name is not None and name not in PARAMETERS:
-                guess = closest(name, PARAMETERS)
-                help = f"did you mean `{guess}`?" if guess else ""
-                edits = replaced(arg.name.span, guess)
-                known = available(PARAMETERS)
-                raise body.fail(
-                    "E120", f"{NAME} has no argument `{name}`", arg.name.span, help=help, edits=edits, available=known
-                )
+                raise body.no_such("E120", f"{NAME} has no argument `{name}`", arg.name.span, name, PARAMETERS)
             if name in found:
                 raise body.fail("E121", f"{NAME}: `{name}` is given twice", arg.span)
             found[name] = arg.value

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Edit, Label, Size
 from specc.dims import Dim
 from specc.elaborate.files import FileScope
+from specc.elaborate.names import available, closest, replaced
 from specc.elaborate.values import Binding, BlockValue, Fail, FnValue, Poison, show
 from specc.source import Span
 from specc.syntax import ast
@@ -82,6 +83,20 @@ class Place:
         where = self.elab.where()
         return Fail(
             Diagnostic(code, message, span, label, others, where, rows, lines, help, tuple(edits), note, cause=cause)
+        )
+
+    def no_such(
+        self, code: str, message: str, span: Span, name: str, known: Collection[str], *, meant: str | None = None
+    ) -> Fail:
+        """The finding of a name that is none of `known`, with the one that was `meant`, else the closest."""
+        guess = meant or closest(name, known)
+        return self.fail(
+            code,
+            message,
+            span,
+            help=f"did you mean `{guess}`?" if guess else "",
+            edits=replaced(span, guess),
+            available=available(known, 20) or "none",
         )
 
     def origins(self, expr: ast.Expr) -> Iterator[Size]:

@@ -151,15 +151,7 @@ class TestSection(Evaluator):
     def _setting(self, item: ast.Setting, settings: dict[str, ast.Expr]) -> None:
         name = item.name.id
         if name not in TEST_SETTINGS:
-            guess = closest(name, TEST_SETTINGS)
-            raise self.fail(
-                "T501",
-                f"unknown setting `{name}`",
-                item.name.span,
-                help=f"did you mean `{guess}`?" if guess else "",
-                edits=replaced(item.name.span, guess),
-                available=available(TEST_SETTINGS),
-            )
+            raise self.no_such("T501", f"unknown setting `{name}`", item.name.span, name, TEST_SETTINGS)
         if name in settings:
             raise self.fail("E121", f"`{name}` is given twice", item.name.span)
         settings[name] = item.value
