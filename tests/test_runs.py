@@ -144,7 +144,8 @@ def test_a_damaged_record_gives_no_traceback(content: str) -> None:
 
 def test_a_run_that_was_killed_is_called_so() -> None:
     folder = make("runs/a", "1.5,0.1,0,,", status="running", step=0)
-    assert json.loads(specc("--json").stdout)[0]["status"] == "killed"
+    (killed,) = json.loads(specc("--json").stdout)
+    assert killed["status"] == "killed" and killed["step"] == 1  # what it measured last
     handle = os.open(folder, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     assert json.loads(specc("--json").stdout)[0]["status"] == "running"

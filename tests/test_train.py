@@ -438,6 +438,12 @@ def test_what_is_watched_tells_which_way_is_up(folder: Path) -> None:
     assert less_is_better("val_perplexity_2") and not less_is_better("val_f1_2")
 
 
+def test_the_part_that_gets_what_is_not_finite_is_named(folder: Path) -> None:
+    path = edited(folder, ("|> relu |>", "|> log |>"))
+    with pytest.raises(Rejected, match=r"T532.*at step 1: the first input that is not finite is that of head"):
+        train(Request(path, out=folder / "run"))
+
+
 def test_a_run_folder_in_use_stays(folder: Path) -> None:
     assert "exists: nothing was written" in refused(edited(folder), out=folder)
 

@@ -52,7 +52,16 @@ def trained(weights: str | Path | None) -> Trained | None:
         known = False
     if not known:
         raise Rejected([Diagnostic("B660", f"{file} is damaged or from another version of specc")])
+    if not has_adapters(found.folder) and not (found.folder / WEIGHTS).is_file():
+        raise Rejected([_unfinished(found.folder)])
     return found
+
+
+def _unfinished(run: Path) -> Diagnostic:
+    """B660 for a run that was ended before it wrote its weights."""
+    states = {int(path.parent.name[5:]): path.parent for path in run.glob(f"checkpoints/step-*/{WEIGHTS}")}
+    help = f"specc train --resume {run}" + (f",  or --weights {states[max(states)]}" if states else "")
+    return Diagnostic("B660", f"{run} has no weights: it was ended before it wrote them", help=help)
 
 
 def as_trained(request: Request) -> Request:

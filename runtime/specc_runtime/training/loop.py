@@ -6,7 +6,7 @@ import copy
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -163,16 +163,14 @@ class Fit(lightning.LightningModule):
     # ---- when the loss is no number ------------------------------------------------------------------------------
 
     def not_finite(self, batch: Batch) -> Exception:
-        """T532: the step, and the first part of the model whose output was not finite."""
+        """T532: the step, and the first part of the model whose output, or input already, was not finite."""
         first: list[str] = []
 
         def watch(name: str) -> Callable[..., None]:
             def seen(part: torch.nn.Module, inputs: Any, output: Any) -> None:
-                found = output if isinstance(output, tuple) else (output,)
-                if not first and any(
-                    t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in found if torch.is_tensor(t)
-                ):
-                    first.append(name)
+                if not first and not _finite(output if isinstance(output, tuple) else (output,)):
+                    what = "output" if _finite(inputs) else "input"
+                    first.append(f"the first {what} that is not finite is that of {name}")
 
             return seen
 
@@ -182,12 +180,16 @@ class Fit(lightning.LightningModule):
         for hook in hooks:
             hook.remove()
         broken = next((n for n, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())), None)
-        where = f"the first output that is not finite is that of {first[0]}" if first else ""
-        where = where or "the outputs are finite, the loss of them is not"
+        where = first[0] if first else "the outputs are finite, the loss of them is not"
         note = where + (f"; {broken} is not finite itself" if broken else "")
         message = f"the loss is not finite at step {self.trainer.global_step + 1}"
         error = failed("T532", f"{message}: {note}", self.section.span("loss"), "a lower lr, warmup, or clip = 1.0")
         return error
+
+
+def _finite(values: Iterable[Any]) -> bool:
+    tensors = [t for t in values if torch.is_tensor(t) and t.is_floating_point()]
+    return all(bool(torch.isfinite(t).all()) for t in tensors)
 
 
 def rows(batch: Batch) -> int:

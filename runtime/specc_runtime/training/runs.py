@@ -70,13 +70,16 @@ def read(folder: Path) -> Known:
         if record["format"] != FORMAT:
             raise NoRun(f"{RUN} is of another version of specc")
         found = history(folder)
+        held = record["status"] == "running" and _held(folder)
+        status = "killed" if record["status"] == "running" and not held else str(record["status"])
+        reached = max((series.steps[-1] for series in found.values()), default=0)  # a record is of the beginning or end
         return Known(
             folder,
             str(record["model"]),
             str(record["section"]),
             str(record["preset"]) if record["preset"] is not None else None,
-            "killed" if record["status"] == "running" and not _held(folder) else str(record["status"]),
-            int(record.get("step", 0)),
+            status,
+            max(int(record.get("step", 0)), reached if status in ("running", "killed") else 0),
             int(record["steps"]),
             {str(k): str(v) for k, v in record["settings"].items()},
             {str(k): str(v) for k, v in record["sets"].items()},

@@ -86,7 +86,7 @@ def read_folder(asked: Asked) -> Table:
     if not path.is_dir():
         help = f"paths are relative to the spec: {asked.section.folder}"
         if split is not None and path.parent.is_dir():
-            inside = sorted(p.name for p in path.parent.iterdir() if p.is_dir())
+            inside = sorted(p.name for p in path.parent.iterdir() if p.is_dir() and p.name[0] != ".")
             help = f"the splits are its folders: {available(inside) or 'there are none'}"
         raise bad(f"there is no folder {name}", asked.span, help)
     names = sorted(
