@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench peers report parity golden browser clean moved
+.PHONY: help setup demo test lint format bench peers report parity articles golden browser clean moved
 
 help:
 	@echo "make demo     build three models from their specs: source, graph, weights, pictures"
@@ -22,6 +22,7 @@ help:
 	@echo "make format   ruff format and ruff's safe fixes"
 	@echo "make bench    the benchmark suites, against other exporters too (ARGS=--quick: about ten minutes)"
 	@echo "make report   docs/BENCHMARKS.md from the last \`make bench\`"
+	@echo "make articles train six small systems from their specs, ship them, measure what was shipped"
 	@echo "make parity   the zoo against transformers: the table of the README"
 	@echo "make golden   write the golden files again (then read the diff)"
 	@echo "make clean    remove builds and caches, keep .venv"
@@ -73,6 +74,9 @@ report: $(READY)
 
 parity: $(READY)
 	@$(PYTEST) $(WORKERS) -q --parity tests/test_zoo_*.py tests/test_gpt2_checkpoint.py
+
+articles: $(READY) browser
+	@$(BIN)/python scripts/articles.py $(ARGS)
 
 golden: $(READY)
 	@$(PYTEST) -m "" -k golden --update-golden $(ARGS)
