@@ -241,6 +241,16 @@ def test_times_go_to_the_nodes_that_took_them(chosen: Chosen) -> None:
     assert ours["shares"]["head"] == 0
 
 
+def test_the_time_of_a_fused_operator_is_the_product_s(chosen: Chosen) -> None:
+    times = [
+        NodeTime("h.0.mlp/Relu", "FusedGemm", "net.spec:7", "h.0.mlp", 3e-3),
+        NodeTime("h.0.mlp.down/MatMul", "MatMul", "std/nn.spec:9", "h.0.mlp.down", 1e-3),
+    ]
+    _, ours = figures(chosen.drawing[0], "time", known(None, {}, times))
+    assert ours["shares"]["Mlp: up"] == 0.75 and "Mlp: Relu" not in ours["shares"]
+    assert ours["shares"]["h.0..2.mlp"] == 1.0
+
+
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 

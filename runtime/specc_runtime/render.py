@@ -67,8 +67,10 @@ _STATE = """(() => {
   });
 })()"""
 # The exporter hands its result to the page's host, which would start a download; the bytes are wanted here instead.
+# Nodes are coloured first, if there are figures (`drawn/costs.js`).
 _EXPORT = """(async () => {
   const view = window.__view__;
+  if (window.__specc__) { await window.__specc__(); }
   let picture = null;
   view.host.export = async (name, blob) => { picture = blob; };
   await view.export('model.%s');

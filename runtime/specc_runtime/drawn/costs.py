@@ -114,14 +114,18 @@ class _Costs:
         """Of every node of one function, None for the graph."""
         places = self._scopes.get(key, [])
         operators = Counter(scope(node) for node in nodes if key_of(node) not in self._functions)
-        return [self._node(node, places, operators) for node in nodes]
+        found = [self._node(node, places, operators) for node in nodes]
+        if self._of.times:
+            self._move_fused(nodes, found, places)
+        return found
 
     def _node(self, node: NodeProto, places: Sequence[Scope], operators: Mapping[str, int]) -> Figures:
         if key_of(node) not in self._functions:
             label = scope(node)
             parts = [at.resolve(label) for at in places]
             found = self._parts(parts, "forward") if label and operators[label] == 1 else {}
-            return found | self._time_of(node, parts)
+            ran = self._ran(node, parts)
+            return found | ({"time": sum(t.seconds for t in ran)} if ran else {})
         if is_own(node):
             return self._method(node)
         parts = [at.resolve(piece.replace("/", ".")) for at in places for piece in node.name.split(", ")]
@@ -143,15 +147,29 @@ class _Costs:
             found["flops"] = float(sum((row.flops or 0) * share for row, share in called))
         return found
 
-    def _time_of(self, node: NodeProto, parts: Sequence[Place]) -> Figures:
+    def _ran(self, node: NodeProto, parts: Sequence[Place]) -> list[NodeTime]:
         """The operators of this name on this line, in every part."""
         name = node.name.rpartition("/")[2]
-        taken = [
-            t.seconds
+        return [
+            t
             for place, t in self._of.times
             if t.name.rpartition("/")[2] == name and t.line == node.doc_string and _is_one_of(place, parts)
         ]
-        return {"time": sum(taken)} if taken else {}
+
+    def _move_fused(self, nodes: Sequence[NodeProto], found: Sequence[Figures], places: Sequence[Scope]) -> None:
+        """A product with its activation, which onnxruntime runs as one operator, has the time at the product."""
+        makers = {output: i for i, node in enumerate(nodes) for output in node.output if output}
+        for node, figures in zip(nodes, found, strict=True):
+            if "time" not in figures or key_of(node) in self._functions or not node.input:
+                continue
+            ran = {t.operator for t in self._ran(node, [at.resolve(scope(node)) for at in places])}
+            fused = {operator.removeprefix("Fused") for operator in ran if operator.startswith("Fused")}
+            maker = makers.get(node.input[0])
+            if not fused or ran != {f"Fused{name}" for name in fused} or node.op_type in fused or maker is None:
+                continue
+            is_product = nodes[maker].op_type in fused or key_of(nodes[maker]) in self._functions
+            if is_product and not found[maker].get("time"):
+                found[maker]["time"] = figures.pop("time")
 
     def _method(self, node: NodeProto) -> Figures:
         """A method of the same block: its FLOPs are known, its time is that of what is in it, if nothing else is."""
