@@ -125,7 +125,21 @@ def foreign(other: Any, work: Path) -> Foreign:
     raise TypeError(f"a spec is compared with an nn.Module, an .onnx file, a spec or a build, not with {kind}")
 
 
-class _Module(Foreign):
+class _Torch(Foreign):
+    """A module of torch, as it runs."""
+
+    module: torch.nn.Module
+
+    def seen(self, of: Interface, feeds: Mapping[str, Array]) -> list[Seen]:
+        with watching(self.module) as found:
+            self.run(of, feeds)
+        return found
+
+    def weights(self) -> dict[str, Array] | None:
+        return {name: as_numpy(tensor.detach()) for name, tensor in self.module.state_dict().items()}
+
+
+class _Module(_Torch):
     def __init__(self, module: torch.nn.Module, work: Path) -> None:
         import torch
 
@@ -172,16 +186,8 @@ class _Module(Foreign):
             found = found.long()
         return found.to(self.device)
 
-    def seen(self, of: Interface, feeds: Mapping[str, Array]) -> list[Seen]:
-        with watching(self.module) as found:
-            self.run(of, feeds)
-        return found
 
-    def weights(self) -> dict[str, Array] | None:
-        return {name: as_numpy(tensor.detach()) for name, tensor in self.module.state_dict().items()}
-
-
-class _Built(Foreign):
+class _Built(_Torch):
     """Another spec, by its emitted module."""
 
     def __init__(self, made: Build) -> None:
@@ -190,14 +196,6 @@ class _Built(Foreign):
 
     def run(self, of: Interface, feeds: Mapping[str, Array]) -> dict[str, Array] | list[Array]:
         return run_torch(self.module, self.made.interface(of.method), feeds)
-
-    def seen(self, of: Interface, feeds: Mapping[str, Array]) -> list[Seen]:
-        with watching(self.module) as found:
-            self.run(of, feeds)
-        return found
-
-    def weights(self) -> dict[str, Array] | None:
-        return {name: as_numpy(tensor.detach()) for name, tensor in self.module.state_dict().items()}
 
 
 class _Onnx(Foreign):

@@ -22,13 +22,6 @@ from specc.syntax import ast
 from specc.syntax.unparse import unparse
 from specc_runtime.training.initial import configured, texts_of, weights_of
 
-RUN = (
-    "ema", "save_every", "compile",
-    "data", "val", "val_every", "preset", "entry", "inputs", "weights", "loss", "optim", "sched", "metrics", "batch",
-    "accumulate", "clip", "epochs", "steps", "precision", "seed", "freeze", "fresh", "lora", "checkpoint",
-    "early_stop", "log", "devices", "strategy", "workers",
-)  # fmt: skip
-"""The settings that are run; another one is refused (B650), and what these do not take of their values."""
 OTHER_NAMES = {"learning_rate": "lr", "max_lr": "lr", "wd": "weight_decay"}
 """Arguments of the optimiser, as they are called elsewhere."""
 
@@ -269,10 +262,8 @@ def _with(call: ast.Expr | None, key: str, value: ast.Expr) -> ast.Expr:
 
 
 def _refuse(section: Section) -> None:
-    """B650 for every setting that this version does not run, E124 for what every run needs."""
+    """E125 for numbers that no run can have, E124 for what every run needs."""
     for name, value in section.settings.items():
-        if name not in RUN:
-            raise unsupported(f"`{name}`", value.span)
         count = section.value("devices", "auto") if name == "devices" else "auto"
         if count != "auto" and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
             raise failed("E125", '`devices` is "auto" or a number of at least 1', value.span)
