@@ -26,7 +26,7 @@ COMMANDS = {
     "inspect": "Show what a model is made of and what it costs, what fits into memory, where shapes come from.",
     "diff": "Compare two models: structure, shapes, cost, what becomes of a checkpoint.",
     "bench": "Measure how fast a build runs, and which lines of its spec take the time.",
-    "view": "Open a build (or a spec, or an .onnx file) in Netron.",
+    "view": "See a model in Netron, in pictures, or on one page with its source, cost and proof.",
     "verify": "Repeat the proof that a build's torch and ONNX programs are equal.",
     "generate": "Continue a prompt with a build that has a cache.",
     "test": "Run the `test` sections of a spec.",
