@@ -233,7 +233,7 @@ def test_every_named_value_of_the_zoo_is_explained(name: str) -> None:
 def test_decoding_is_bound_by_memory() -> None:
     at = {"B": 1, "T": 1024}
     found = report(model("llama"), at=at, dtype="bf16")
-    said = estimate(model("llama"), device("h100"), found.spent, found.weights, found.cache, at, "bf16", 2)
+    said = estimate(device("h100"), found.spent, found.weights, found.cache, at, "bf16", 2)
     prefill, decode = said.phases
     assert (prefill.bound, decode.bound) == ("arithmetic", "memory")
     assert decode.bytes == found.weights.dtypes["bf16"] + 131_072 * 1024
@@ -246,7 +246,7 @@ def test_decoding_is_bound_by_memory() -> None:
 def test_a_model_without_a_cache_has_one_pass() -> None:
     at = {"B": 2, "Y": 224, "X": 224}
     found = report(model("resnet"), at=at)
-    said = estimate(model("resnet"), device("1GB/s,1GFLOP/s"), found.spent, found.weights, None, at, "f32", 4)
+    said = estimate(device("1GB/s,1GFLOP/s"), found.spent, found.weights, None, at, "f32", 4)
     assert [phase.name for phase in said.phases] == ["forward"]
     assert said.phases[0].seconds == pytest.approx(said.phases[0].flops / 1e9)
 

@@ -19,7 +19,6 @@ from specc.inspect.formulas import Formula
 from specc.inspect.numbers import byte_text, rounded
 from specc.inspect.spending import Spendings
 from specc.inspect.storages import Spent
-from specc.ir.graph import Model
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,6 @@ class Estimate:
 
 
 def estimate(
-    model: Model,
     device: Device,
     spent: Spent,
     stored: Weights,

@@ -139,7 +139,7 @@ def command(
                 print_diagnostics(checked.warnings)
                 click.echo(shown(found, format, columns), nl=False)
                 return
-            answer = _estimated(checked.model, found, device, schemes)
+            answer = _estimated(found, device, schemes)
     print_diagnostics(checked.warnings)
     click.echo(json.dumps(answer.to_json(), indent=1) if format == "json" else str(answer))
 
@@ -180,7 +180,7 @@ def _fitted(
     return fit(model, entry, graph, parse_bytes(text), at, setup, without)
 
 
-def _estimated(model: Model, found: Report, name: str, schemes: Sequence[Scheme]) -> Estimate:
+def _estimated(found: Report, name: str, schemes: Sequence[Scheme]) -> Estimate:
     from specc.inspect.devices import device
     from specc.inspect.roofline import estimate
 
@@ -197,7 +197,7 @@ def _estimated(model: Model, found: Report, name: str, schemes: Sequence[Scheme]
         )
         raise Rejected([Diagnostic("E009", message, help=help)])
     scheme = schemes[0].text if schemes else None
-    return estimate(model, chosen, found.spent, found.weights, found.cache, found.at, found.dtype, found.width, scheme)
+    return estimate(chosen, found.spent, found.weights, found.cache, found.at, found.dtype, found.width, scheme)
 
 
 def shown(found: Report, format: str, columns: tuple[str, ...]) -> str:
