@@ -99,6 +99,32 @@ def test_sections_are_tests(pytester: pytest.Pytester) -> None:
     assert "= left: [2, 3, 5]" in text and "Traceback" not in text
 
 
+def test_contracts_tell_the_sizes_that_they_are_about(pytester: pytest.Pytester) -> None:
+    broken = """
+test Net "contracts" with B = 2, T = 3 {
+  expect flops(B = 1, T = 1024) < 3
+  expect nodes(onnx) <= 1
+  expect nodes(torch) <= 1
+}
+"""
+    pytester.path.joinpath("net.spec").write_text(SPEC + broken, "utf-8")
+    text = pytester.runpytest_subprocess().stdout.str()
+    flops, nodes, other = (part.partition("error[")[0] for part in text.split("error[")[1:4])
+    assert "= B = 1\n" in flops and "= T = 1024\n" in flops and "B = 2" not in flops
+    assert "= B" not in nodes and "= right: 1" in nodes
+    assert "nodes takes `onnx`" in other
+
+
+def test_a_file_that_is_named_is_read(pytester: pytest.Pytester) -> None:
+    """Without a section that looks like one there is nothing to collect, unless it was meant."""
+    pytester.path.joinpath("odd.spec").write_bytes(b"caf\xe9")
+    pytester.path.joinpath("test_own.py").write_text("def test_a(): pass\n", "utf-8")
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+    result = pytester.runpytest_subprocess("odd.spec")
+    result.assert_outcomes(errors=1)
+    assert "is not UTF-8 text" in result.stdout.str()
+
+
 def test_selection(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("net.spec").write_text(SPEC + TESTS, "utf-8")
     pytester.path.joinpath("test_own.py").write_text("def test_shapes(): pass\n", "utf-8")

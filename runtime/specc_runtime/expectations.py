@@ -29,10 +29,11 @@ class Skip(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """Why an expectation does not hold."""
+    """Why an expectation does not hold. `sizes`: those that it is about, None for the ones of the test."""
 
     message: str
     notes: tuple[tuple[str, str], ...] = ()
+    sizes: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,11 @@ def hold(subject: Subject, expect: ast.Expect) -> tuple[str, Problem | None]:
     if evaluation.condition(cond):
         return "", None
     text = " ".join(cond.span.text.split())
+    sizes = evaluation.counted_at if _is_contract(cond) else None
     if not isinstance(cond, ast.Compare) or len(cond.ops) > 1:
-        return "", Problem(f"`{text}` does not hold")
+        return "", Problem(f"`{text}` does not hold", sizes=sizes)
     left, right = evaluation.value(cond.first), evaluation.value(cond.rest[0])
-    return "", Problem(f"`{text}` does not hold", (("left", _shown(left)), ("right", _shown(right))))
+    return "", Problem(f"`{text}` does not hold", (("left", _shown(left)), ("right", _shown(right))), sizes)
 
 
 def hf_folders(expr: ast.Expr) -> Iterator[str]:
@@ -73,8 +75,13 @@ def hf_folders(expr: ast.Expr) -> Iterator[str]:
             yield from (a.value.value for a in node.args if isinstance(a, ast.Arg) and isinstance(a.value, ast.Str))
 
 
-def _names(expr: ast.Expr) -> Iterator[ast.Name]:
-    return (node for node in _walk(expr) if isinstance(node, ast.Name))
+def _is_contract(expr: ast.Expr) -> bool:
+    """Whether it is about the model, whatever the sizes of the test are."""
+    called = (node.func for node in _walk(expr) if isinstance(node, ast.Call))
+    return any(isinstance(name, ast.Name) and name.id in _CONTRACTS for name in called)
+
+
+_CONTRACTS = ("count_params", "flops", "nodes", "fused")
 
 
 def _walk(node: Any) -> Iterator[ast.Node]:
@@ -111,6 +118,7 @@ class Evaluation(Evaluator):
         bindings = {name: Binding(value, span, f"{name} of the test") for name, value in known.items()}
         super().__init__(subject.checked.elaborator, Scope(subject.project.file, bindings))
         self.subject = subject
+        self.counted_at: dict[str, int] = {}  # the sizes of `flops`
 
     def _Name(self, expr: ast.Name) -> Any:
         programs: dict[str, Callable[[], Mapping[str, Array]]] = {
@@ -134,7 +142,9 @@ class Evaluation(Evaluator):
             return self._flops(expr)
         if name == "fused" and len(args) == 1:
             return self._fused(args[0], expr)
-        if name == "nodes" and len(args) == 1 and isinstance(args[0], ast.Name) and args[0].id == "onnx":
+        if name == "nodes":
+            if len(args) != 1 or not isinstance(args[0], ast.Name) or args[0].id != "onnx":
+                raise self.fail("E125", "nodes takes `onnx`: those of the graph are counted", expr.span)
             return self.subject.nodes
         if name == "shape" and len(args) == 1:
             value = self.value(args[0])
@@ -167,6 +177,7 @@ class Evaluation(Evaluator):
         broken = self.subject.of.facts.satisfied_by(sizes)
         if broken is not None:
             raise self.fail("S223", f"the model promises {broken}", call.span)
+        self.counted_at = sizes
         found = report(self.subject.checked.model).root.flops
         if found is None:
             raise self.fail("E125", f"the FLOPs of {self.subject.test.model.id} have no formula", call.span)

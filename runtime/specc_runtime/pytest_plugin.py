@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from specc_runtime.module import Build
     from specc_runtime.spectest import Report
 
-# Other tools have `.spec` files, too: only a file with a section that looks like ours is read.
+# Other tools have `.spec` files, too: only a file with a section that looks like ours is read, or one that was named.
 _SECTION = re.compile(r'^(?:test\s+\w+\s*"[^"\n]*"[^\n]*\{|preset\s+"[^"\n]*"\s*=)', re.MULTILINE)
 _MARKS = {"passed": "ok", "failed": "FAILED", "skipped": "skipped"}
 
@@ -39,7 +39,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     if file_path.suffix != ".spec":
         return None
     try:
-        ours = _SECTION.search(file_path.read_text("utf-8")) is not None
+        ours = parent.session.isinitpath(file_path) or _SECTION.search(file_path.read_text("utf-8")) is not None
     except (OSError, UnicodeDecodeError):
         return None
     found: pytest.Collector | None = SpecFile.from_parent(parent, path=file_path) if ours else None

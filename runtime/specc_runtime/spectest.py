@@ -107,7 +107,8 @@ def _expect(subject: Subject, expect: ast.Expect) -> Outcome:
         return Outcome(text, "failed", diagnostic=fail.diagnostic)
     if problem is None:
         return Outcome(text, "passed", detail)
-    sizes = tuple(Size(name, str(size)) for name, size in subject.sizes.items())
+    about = subject.sizes if problem.sizes is None else problem.sizes
+    sizes = tuple(Size(name, str(size)) for name, size in about.items())
     path = f'in test "{subject.test.name.value}"'
     diagnostic = Diagnostic("T520", problem.message, expect.span, path=path, sizes=sizes, notes=problem.notes)
     return Outcome(text, "failed", diagnostic=diagnostic)

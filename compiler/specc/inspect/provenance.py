@@ -13,6 +13,7 @@ from typing import Any
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim, DimError, Facts
+from specc.inspect.repeats import folded
 from specc.ir.graph import (
     Apply,
     Call,
@@ -33,7 +34,7 @@ from specc.ir.graph import (
 )
 from specc.op import OpError
 from specc.passes.plain import Sizes, call_sizes, entry_sizes
-from specc.passes.stepping import operand_type
+from specc.passes.steps import operand_type
 from specc.source import Span
 from specc.types import Operand, TensorType
 
@@ -370,5 +371,8 @@ def _lines(found: Provenance) -> Iterator[str]:
         yield from (f"  {meaning}" for meaning in axis.meaning)
         places = max((len(step.where) for step in axis.steps), default=0)
         texts = max((len(step.text) for step in axis.steps), default=0)
-        for step in axis.steps:
-            yield f"  {step.where:<{places}}  {step.text:<{texts}}  {step.rule}".rstrip()
+        for rows, times in folded([(step.where, step.text, step.rule) for step in axis.steps]):
+            yield from (f"  {where:<{places}}  {text:<{texts}}  {rule}".rstrip() for where, text, rule in rows)
+            if times > 1:
+                what = f"these {len(rows)} steps" if len(rows) > 1 else "this step"
+                yield f"  {'':<{places}}  ({what} {times} times)"
