@@ -79,7 +79,7 @@ def test_reviews_are_judged_by_adapters(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_words_are_turned_around(tmp_path: Path) -> None:
-    assert "elcitra" in ran("reverse", tmp_path)
+    assert "elkcip" in ran("reverse", tmp_path)
 
 
 @pytest.mark.slow
