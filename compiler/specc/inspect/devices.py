@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 from specc.diagnostics import Diagnostic, Rejected
 
 
 @dataclass(frozen=True)
 class Device:
-    """`bandwidth`: bytes a second of its memory; `flops`: by dtype, a second; `memory`: bytes; `source`: where from."""
+    """`bandwidth`: bytes a second of its memory; `flops`: by dtype, a second; `memory`: bytes; `source`: where from, empty
+    for what a user gave."""
 
     name: str
     bandwidth: float
@@ -68,8 +70,8 @@ def device(text: str) -> Device:
     found = [_NUMBER.fullmatch(part.strip()) for part in parts]
     if len(parts) == 2 and found[0] is not None and found[1] is not None:
         bandwidth, flops = (float(m.group(1)) * _SCALES[m.group(2)] for m in found if m is not None)
-        if bandwidth > 0 and flops > 0:
-            return Device(text, bandwidth, dict.fromkeys(("f32", "f16", "bf16"), flops), None, "as given")
+        if 0 < bandwidth < inf and 0 < flops < inf:
+            return Device(text, bandwidth, dict.fromkeys(("f32", "f16", "bf16"), flops), None, "")
     notes = (("available", f"{', '.join(DEVICES)}, measured"),)
     help = "or its bandwidth and FLOPs a second:  --device 900GB/s,125TFLOP/s"
     raise Rejected([Diagnostic("E009", f"there is no device `{text}` in the table", notes=notes, help=help)])

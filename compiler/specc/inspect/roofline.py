@@ -144,10 +144,11 @@ def _lines(found: Estimate) -> Iterator[str]:
     one = found.device
     peak = f"{byte_text(round(one.bandwidth))}/s, {rounded(round(one.peak(found.dtype)))}FLOP/s in {found.dtype}"
     said = "measured here" if one.measured else "published, not measured"
-    yield f"{one.name}: {peak} ({said}: {one.source})"
+    yield f"{one.name}: {peak} ({f'{said}: {one.source}' if one.source else 'as given, not measured'})"
     for phase in found.phases:
         speed = f"{phase.rate:,.0f}" if phase.rate >= 100 else f"{phase.rate:,.3g}"
-        time = f"{phase.seconds * 1e3:,.3g} ms, bound by {phase.bound}"
+        took = f"{phase.seconds:,.3g} s" if phase.seconds >= 1 else f"{phase.seconds * 1e3:,.3g} ms"
+        time = f"{took}, bound by {phase.bound}"
         yield f"  {phase.name:<8} at most {speed} {phase.unit} a second  ({time})"
     if one.memory is not None and found.needed > one.memory:
         yield f"  its {byte_text(one.memory)} do not hold {byte_text(found.needed)} of weights and cache"
