@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, count, groupby
 
 from specc.backends.torch.labels import python_name
+from specc.backends.torch.loops import loops_of, write_loop
 from specc.backends.torch.naming import Names
 from specc.backends.torch.optext import OpText, is_identity
 from specc.backends.torch.printer import literal, names_in, protected, tidy
@@ -53,7 +54,7 @@ class Method:
         kept = (python_name(a.of or a.name) for a in graph.inputs if a.optional or a.of is not None)
         reserved = {*self.size_names.values(), *kept}
         reserved |= around.reserved
-        reserved.update(name for item in _loops(self.program.items) for name in item.loop.names)
+        reserved.update(name for item in loops_of(self.program.items) for name in item.loop.names)
         locals_ = {v.name for v in self.program.producer if v.name is not None}
         taken = reserved | arguments | locals_ | self.scope.hypers.keys()
         self.quotients = Quotients(self.program, self.plain, taken)
@@ -99,7 +100,7 @@ class Method:
             if isinstance(item, Step):
                 self._step(item)
             elif isinstance(item, LoopStep):
-                self._loop(item)
+                write_loop(self, item)
             elif isinstance(item, ScanStep):
                 write_scan(self, item)
             else:
@@ -156,86 +157,6 @@ class Method:
         self.names.holder[name] = value
         self.lines[-1].append(assign(name, text))
         return name
-
-    def _loop(self, step: LoopStep) -> None:
-        before = self.names.saved()
-        header = self._header(step)
-        if header is not None:
-            variables, text, copies = header
-            bodies = [self._iteration(items, variables[i]) for i, (_, items) in enumerate(step.iterations)]
-            if all(body == bodies[0] for body in bodies[1:]):
-                if bodies[0]:
-                    self.lines[-1] += [*copies, Block(text, bodies[0])]
-                return
-            self.names.restore(before)
-        if step.start is not None and step.carrier is not None:
-            self.names.of[step.carrier] = self.text(step.start)
-        for _, items in step.iterations:
-            self.lines[-1] += self._iteration(items, ())
-
-    def _iteration(self, items: tuple[Item, ...], binds: tuple[tuple[str, Path], ...]) -> tuple[Statement, ...]:
-        self.lines.append([])
-        self.binds += binds
-        self.emit(items)
-        del self.binds[len(self.binds) - len(binds) :]
-        return tuple(self.lines.pop())
-
-    def _header(self, step: LoopStep) -> tuple[list[tuple[tuple[str, Path], ...]], str, list[Statement]] | None:
-        """Per iteration, what its loop variables stand for; the `for` line; and what must stand before it."""
-        columns: dict[str, list[Path]] = {}
-        for binds, _ in step.iterations:
-            for name, path in binds:
-                if path is not None:
-                    columns.setdefault(name, []).append(path)
-        times = len(step.iterations)
-        columns = {name: paths for name, paths in columns.items() if len(paths) == times}
-        lists = {name: self.list_text(paths) for name, paths in columns.items()}
-        if any(text is None for text in lists.values()):
-            return None
-        names = {name: self._loop_variable(name) for name in columns}
-        variables = [tuple((names[n], columns[n][i]) for n in columns) for i in range(times)]
-        if not columns:
-            if times == 1:
-                return None
-            text = f"for _ in range({times})"
-        elif len(columns) == 1:
-            (name,) = columns
-            text = f"for {names[name]} in {lists[name]}"
-        else:
-            text = f"for {', '.join(names.values())} in zip({', '.join(str(v) for v in lists.values())}, strict=True)"
-        return variables, text, self._carrier(step)
-
-    def _loop_variable(self, name: str) -> str:
-        taken = {*self.names.holder, *(a.of or a.name for a in self.graph.inputs)}
-        name = python_name(name)
-        return f"{name}_" if name in taken else name
-
-    def list_text(self, paths: list[Path]) -> str | None:
-        """The list whose elements the loop runs over."""
-        parent = paths[0][:-1]
-        indices = [path[-1] for path in paths if path and path[:-1] == parent and isinstance(path[-1], int)]
-        return (
-            selection(self.path_text(parent), indices, self.around.list_length(parent))
-            if len(indices) == len(paths)
-            else None
-        )
-
-    def _carrier(self, step: LoopStep) -> list[Statement]:
-        """A fold re-binds what it begins with; if that is still needed afterwards, the fold works on another name."""
-        if step.start is None or step.carrier is None:
-            return []
-        name = self.text(step.start)
-        self.names.position = step.position
-        if (
-            step.start in self.names.of
-            and self.names.over(step.start, step.position)
-            and name not in self.names.reserved
-        ):
-            self.names.hold(step.carrier, name)
-            return []
-        fresh = self.names.fresh(())
-        self.names.hold(step.carrier, fresh)
-        return [assign(fresh, name)]
 
     # ---- names ---------------------------------------------------------------------------------------------------
 
@@ -432,28 +353,3 @@ class Method:
         made = (*self.program.producer, *self.program.scanned)
         values = [v for v in made if v.name == argument.name]
         return all(v.type.dtype.value == "Tensor" for v in values) and argument.type.dtype.value == "Tensor"
-
-
-def selection(text: str, indices: Sequence[str | int], length: int | None) -> str | None:
-    """A list of that length as a loop runs over it: whole, a slice of it, or reversed."""
-    times = len(indices)
-    first = indices[0]
-    if not isinstance(first, int):
-        return None
-    if list(indices) == list(range(first, first + times)):
-        if first == 0 and times == length:
-            return text
-        return f"{text}[{first or ''}:{'' if first + times == length else first + times}]"
-    return f"reversed({text})" if length == times and list(indices) == list(range(times - 1, -1, -1)) else None
-
-
-def _loops(items: Sequence[Item]) -> list[LoopStep]:
-    found: list[LoopStep] = []
-    for item in items:
-        if isinstance(item, LoopStep):
-            found.append(item)
-            for _, body in item.iterations:
-                found += _loops(body)
-        elif isinstance(item, (WhenStep, ScanStep)):
-            found += _loops(item.items)
-    return found

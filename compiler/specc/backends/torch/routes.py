@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from specc.backends.torch.loops import list_text
 from specc.ir.graph import Input
 from specc.ir.route import Route
 from specc.ops.routing import ROUTE
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def route_text(method: Method, node: Route, operands: Sequence[Input]) -> str:
     """`route(x, weights, idx, self.experts)`."""
-    experts = method.list_text(list(node.paths))
+    experts = list_text(method, list(node.paths))
     if experts is None or experts.startswith("reversed("):  # not an `nn.ModuleList` or a slice of one
         experts = f"[{', '.join(method.path_text(path) for path in node.paths)}]"
     name = method.around.helper("route", ROUTE)
