@@ -296,6 +296,8 @@ def test_405b_in_a_second_and_without_torch() -> None:
         (["--fit", "24GiB", "--at", "T=64", "--train", "--lora", "8", "--fsdp", "2"], "FSDP over 2 devices"),
         (["--explain", "h.0.attn.q"], "axis 1: heads = 12"),
         (["--device", "a100", "--at", "B=1,T=64", "--quant", "int4"], "decode   at most"),
+        (["--device", "1GB/s,1GFLOP/s", "--at", "B=1,T=8"], "in f32 (as given, not measured)"),
+        (["--device", "1GB/s,1kFLOP/s", "--at", "B=1,T=8"], " s, bound by arithmetic"),
         (["--columns", "params,live", "--sort", "params", "--at", "B=1,T=8"], "live"),
         (["--quant", "int8", "--quant", "int4:block=128"], "in int4:block=128"),
     ],

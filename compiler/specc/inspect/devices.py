@@ -16,8 +16,9 @@ from specc.diagnostics import Diagnostic, Rejected
 
 @dataclass(frozen=True)
 class Device:
-    """`bandwidth`: bytes a second of its memory; `flops`: by dtype, a second; `memory`: bytes; `source`: where from, empty
-    for what a user gave."""
+    """`bandwidth`: bytes a second of its memory; `flops`: by dtype, a second; `memory`: bytes; `source`: where from,
+    empty for what a user gave.
+    """
 
     name: str
     bandwidth: float
