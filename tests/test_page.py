@@ -240,6 +240,14 @@ def test_options_that_do_not_fit(folder: Path, words: list[str], code: int, mess
     assert done.exit_code == code and message in done.output
 
 
+def test_a_run_of_another_model(folder: Path, run: Path, tmp_path: Path) -> None:
+    record = json.loads((run / "run.json").read_bytes())
+    (run / "run.json").write_text(json.dumps({**record, "model": "Other"}))
+    done = view(folder / "net.spec", "--report", tmp_path / "a.html", "--run", run)
+    assert done.exit_code == 1 and "trained Other, this is Net" in done.output
+    assert not (tmp_path / "a.html").exists()
+
+
 def test_sizes_that_do_not_fit(folder: Path) -> None:
     with pytest.raises(Rejected, match="has no dim"):
         page(Chosen(str(folder / "net.spec")), {"Q": 1}, Pictures())

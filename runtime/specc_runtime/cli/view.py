@@ -116,7 +116,7 @@ def _report(chosen: Chosen, colouring: Colouring, place: Path, run: Path | None)
 
     output.check(place)
     if run is not None:
-        training(run)  # what is wrong with it is told before anything is drawn
+        training(run, chosen.model_name)  # what is wrong with it is told before anything is drawn
     wanted = None
     if (chosen.file is None and not chosen.lost) or colouring.metrics is not None:
         wanted = Wanted(colouring.metrics or "flops", colouring.at, colouring.profile)

@@ -56,6 +56,13 @@ class Chosen:
             return self.folder.resolve().name
         return self.checked.model.name
 
+    @property
+    def model_name(self) -> str | None:
+        """What the spec calls the model; None where there is only an ONNX file."""
+        if self.file is not None:
+            return None
+        return str(self.manifest["model"]) if self.folder is not None else self.checked.model.module.name
+
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """Of a build; raises `Rejected` (B660)."""

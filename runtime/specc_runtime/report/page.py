@@ -88,7 +88,7 @@ def page(chosen: Chosen, sizes: Mapping[str, int], pictures: Pictures, run: Path
             for i, (name, svg) in enumerate(pictures.blocks.items())
         ],
         "no_picture": pictures.missing,
-        "training": training(run) if run is not None else None,
+        "training": training(run, chosen.model_name) if run is not None else None,
     }
     return _rendered(Page(**{**content, **drawn}))
 
@@ -180,7 +180,7 @@ def _of_file(chosen: Chosen, sizes: Mapping[str, int]) -> dict[str, Any]:
         "name": chosen.file.name,
         "kind": "ONNX graph",
         "totals": facts,
-        "summary": told.shown("tree"),
+        "summary": told.shown("tree").partition("\n\n")[0],  # what follows is in the facts
         **_graph(load(chosen.file)),
     }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from specc.diagnostics import Diagnostic, Rejected
 from specc_runtime.report.figures import Fact
 
 
@@ -21,13 +22,16 @@ class Training:
     curves: str
 
 
-def training(folder: Path) -> Training:
-    """Of a run's folder; raises `Rejected` (B660) for one that is none."""
+def training(folder: Path, model: str | None) -> Training:
+    """Of a run's folder; raises `Rejected` (B660) for one that is none, or that trained something else than `model`."""
     from specc_runtime.training.curves import svg
     from specc_runtime.training.history import CURVES, history
     from specc_runtime.training.runs import measures, opened
 
     run = opened(folder)
+    if model is not None and run.model != model:
+        help = "`specc runs` lists those below runs/"
+        raise Rejected([Diagnostic("B660", f"`{folder}` trained {run.model}, this is {model}", help=help)])
     found = history(folder)
     drawn = b""
     if found and find_spec("matplotlib") is not None:
