@@ -11,7 +11,7 @@ from pathlib import Path
 
 METRICS, CURVES = "metrics.csv", "curves.svg"
 NOT_MEASURED = ("epoch", "step", "lr")
-LESS_IS_BETTER = ("loss", "perplexity", "error")
+LESS_IS_BETTER = ("loss", "perplexity", "error", "error_rate")
 """Ends of names whose best value is the smallest."""
 
 
