@@ -19,7 +19,7 @@ from specc.ir.graph import Apply, Graph, Loop, Node
 from specc.op import OpError, Step, operators
 from specc.ops.state import past
 from specc.passes.plain import entry_sizes
-from specc.passes.stepping import operand_type
+from specc.passes.steps import operand_type
 from specc.types import Scalar
 
 assert folder  # the fixture of the same name

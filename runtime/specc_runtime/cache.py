@@ -14,7 +14,7 @@ from specc.passes.fused import fuse
 from specc.passes.incremental import Incremental, derive, static, step_facts
 from specc.passes.last import last_only
 from specc.passes.plain import is_past
-from specc.passes.stepping import State
+from specc.passes.steps import State
 from specc.types import DType, TensorType
 from specc_runtime.genai import with_lengths
 from specc_runtime.inputs import Input, Interface, Output, dtype_name, interface
@@ -272,13 +272,13 @@ def describe(model: Model, found: Incremental, compute: DType = DType.F32) -> Ca
         if any(is_past(symbol) for symbol in size.symbols)
     }
     once = None
-    if found.once:
+    if found.first:
         of = None
         if found.into is not None:
             absent = model.entries[found.into.method].full.present - found.into.present
             of = interface(model, found.into.method, absent, compute)
         inputs = tuple(a.name for a in found.graph.inputs if a.name in found.once_needs and a.value is not None)
-        once = Once(once_file(found), inputs, _kept(found.once, compute), of)
+        once = Once(once_file(found), inputs, _kept(found.first, compute), of)
     past = growing[0] if found.length is None else f"past({found.step.size})"
     return Cache(
         found.entry,

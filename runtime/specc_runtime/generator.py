@@ -79,7 +79,8 @@ class Generator:
         """Inputs of a step, and of what runs once, that are neither tokens nor their mask."""
         first = self.cache.once
         once = first.inputs if first is not None and first.of is None else ()
-        return [name for name in dict.fromkeys((*once, *self.decoder.more)) if name not in (self.decoder.mask,)]
+        own = (self.decoder.tokens, self.decoder.mask, self.decoder.positions)
+        return [name for name in dict.fromkeys((*once, *self.decoder.more)) if name not in own]
 
     def _tokenizer(self, given: str | Path | None) -> Tokenizer | None:
         path = Path(given) if given is not None else self.build.folder / TOKENIZER

@@ -71,7 +71,7 @@ def protos(model: ir.Model, graph: Graph, **how: Any) -> dict[str, ModelProto]:
     steps = graph.incremental
     if steps is not None:
         made = {graph.file: (build_buffered if steps.buffered else build_cached)(model, steps, **how)}
-        if steps.once and steps.into is None:
+        if steps.first and steps.into is None:
             made[once_file(steps)] = build_once(model, steps, **how)
         return made
     if graph.once is not None:

@@ -161,6 +161,7 @@ class OnnxSteps(Steps):
         values = {name: ort.OrtValue.ortvalue_from_numpy(v) for name, v in given.items() if name in taken}
         if not self.kept:
             self.kept, self.constant = self._empty(feeds), self._computed_once(given)
+            self.kept.update((name, self.constant.pop(name)) for name in self.kept.keys() & self.constant.keys())
         values |= self.kept | self.constant
         with programs.crashing(self.program):
             found = self._called(values)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Label
 from specc.dims import Facts
+from specc.elaborate.carried import beside_readers
 from specc.elaborate.evaluate import DTYPES
 from specc.elaborate.instances import Instance
 from specc.elaborate.references import ListRef, PartRef
@@ -110,7 +111,7 @@ class BodyChecker(Scans):
             method=method.name.id,
             inputs=tuple(inputs),
             results=tuple(results),
-            nodes=tuple(self.nodes),
+            nodes=beside_readers(self.nodes),
             dims=tuple(dims),
             facts=self.facts,
             doc=method.doc,

@@ -32,7 +32,7 @@ from specc.ir.graph import (
 )
 from specc.op import Emitter, Op, OpError
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes, entry_sizes
-from specc.passes.stepping import operand_type
+from specc.passes.steps import operand_type
 from specc.quantisation import TO_A_RESULT, Scheme
 from specc.types import DType, TensorType
 

@@ -17,7 +17,7 @@ from specc.ops.convolution import CausalConv1d
 from specc.ops.state import Cached, Carried, Once
 from specc.passes.incremental import innermost, keeps_state, step_sizes
 from specc.passes.plain import Sizes, call_sizes, entry_sizes
-from specc.passes.stepping import StepSizes, operand_type
+from specc.passes.steps import StepSizes, operand_type
 from specc.types import DType, TensorType
 
 

@@ -21,7 +21,7 @@ from specc.ops.state import Once
 from specc.passes.buffered import derive_buffered
 from specc.passes.incremental import Incremental, derive, innermost, keeps_state
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes, entry_sizes
-from specc.passes.stepping import StepSizes, operand_type
+from specc.passes.steps import StepSizes, operand_type
 from specc.source import Span
 from specc.types import DType, Operand, Scalar, TensorType
 

@@ -12,7 +12,7 @@ from specc.diagnostics import Diagnostic
 from specc.dims import Dim
 from specc.ir.graph import Model
 from specc.passes.incremental import Incremental, derive
-from specc.passes.stepping import State, resized
+from specc.passes.steps import State, resized
 from specc.types import DType
 
 LENGTHS = "attention_mask"

@@ -55,6 +55,8 @@ def _refusal(found: Incremental, into: Graph) -> tuple[str, str] | None:
             f"`{found.entry}` computes nothing once a sequence",
             "k, v = once(k, v)  for what is the same in every step",
         )
+    if any(state is not None for state in found.starts):
+        return f"states of `{found.entry}` begin with computed values, which a graph of their own gives", ""
     given = _given(into)
     missing = sorted(found.once_needs - given.keys())
     if missing:

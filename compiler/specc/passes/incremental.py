@@ -19,7 +19,8 @@ from specc.ops.convolution import CausalConv1d
 from specc.ops.recurrent import GRU, LSTM
 from specc.ops.state import Cached, past
 from specc.passes.plain import Sizes, call_sizes, is_past
-from specc.passes.stepping import Known, State, StepSizes, Walk, operand_type, resized, varies
+from specc.passes.stepping import Known, Walk
+from specc.passes.steps import State, StepSizes, operand_type, resized, varies
 from specc.source import Span
 
 STATEFUL = frozenset({"cached", "carried", "causal_conv1d"})
@@ -31,12 +32,13 @@ class Incremental:
     """An entry that continues from what earlier calls of it kept.
 
     `states`: for every `cached` call in the order of execution, its tensors; `once`: the same for `once`. `needs` are
-    the inputs that a step reads, `once_needs` those that the `once` values are computed from. `start`: in which group
-    of all that is kept, and on which axis, the number of positions is seen; None where nothing grows. `carried`: for
-    every recurrence and causal convolution its states; `carriers`: a `carried` -> which state of its reader it is;
-    `consumers`: a reader -> how many states it has; `calls`: those of graphs that differ, where they see the step.
-    `steps`: each graph that differs from its plain form -> the step in its own sizes. `warnings` are about steps that
-    may differ from the whole.
+    the inputs that a step reads, `once_needs` those that the `once` values are computed from, and what states
+    begin with: `starts`, for each that is carried in the order of execution, None where that is 0. `start`: in which
+    group of all that is kept, and on which axis, the number of positions is seen; None where nothing grows.
+    `carried`: for every recurrence and causal convolution its states; `carriers`: a `carried` -> which state of its
+    reader it is; `consumers`: a reader -> how many states it has; `calls`: those of graphs that differ, where they see
+    the step. `steps`: each graph that differs from its plain form -> the step in its own sizes. `warnings` are about
+    steps that may differ from the whole.
     """
 
     entry: str
@@ -45,6 +47,7 @@ class Incremental:
     states: tuple[tuple[State, ...], ...]
     carried: tuple[tuple[State, ...], ...]
     once: tuple[tuple[State, ...], ...]
+    starts: tuple[State | None, ...]
     needs: frozenset[str]
     once_needs: frozenset[str]
     start: tuple[int, int] | None
@@ -67,6 +70,11 @@ class Incremental:
     @property
     def once_name(self) -> str:
         return f"{self.entry}_once"
+
+    @property
+    def first(self) -> tuple[tuple[State, ...], ...]:
+        """All that is computed before the first step: what is the same in every step, then what states begin with."""
+        return (*self.once, *((state,) for state in self.starts if state is not None))
 
     @property
     def step(self) -> Step:
@@ -151,8 +159,8 @@ def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> I
     results = walk.graph(graph, sizes, "", given)
     needs = walk.needs.union(*(known.inputs for known in results))
     if not walk.states and walk.reads_past is not None:
-        message = "positions in an entry that keeps no keys are not supported yet"
-        walk.collector.add(Diagnostic("B650", message, walk.reads_past, help="build without --cache"))
+        message = "positions where nothing is `cached` are not supported yet: nothing tells how many came before"
+        walk.collector.add(Diagnostic("B650", message, walk.reads_past, help="--position-ids makes them an input"))
     found = walk.collector.found
     if any(d.severity == "error" for d in found):
         return found
@@ -163,8 +171,9 @@ def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> I
         states=tuple(walk.states),
         carried=tuple(walk.carried),
         once=tuple(walk.once),
+        starts=tuple(walk.starts),
         needs=needs,
-        once_needs=walk.once_needs,
+        once_needs=walk.once_needs | _sizing(graph, walk, needs),
         start=walk.start,
         carriers=walk.carriers,
         consumers=walk.consumers,
@@ -173,6 +182,15 @@ def derive(model: Model, entry: str, without: frozenset[str] = frozenset()) -> I
         warnings=tuple(found),
         outside_sdpa=tuple(walk.outside.found),
     )
+
+
+def _sizing(graph: Graph, walk: Walk, needs: frozenset[str]) -> frozenset[str]:
+    """The inputs that tell sizes of what states begin with, where nothing that it is computed from does."""
+    given = [(a.name, walk.sizes.type(a.type).shape) for a in graph.inputs if a.value is not None]
+    given.sort(key=lambda one: (one[0] not in walk.once_needs, one[0] not in needs))  # what is read anyway comes first
+    asked = {name for state in walk.starts if state is not None for size in state.before.shape for name in size.symbols}
+    found = (next((name for name, shape in given if Dim.symbol(size) in shape), None) for size in sorted(asked))
+    return frozenset(name for name in found if name is not None)
 
 
 def step_sizes(graph: Graph) -> StepSizes | None:

@@ -17,7 +17,7 @@ from specc.ir.route import Route
 from specc.op import Op, Step
 from specc.ops.index import ALL, Index, Item
 from specc.passes.incremental import Incremental
-from specc.passes.stepping import operand_type
+from specc.passes.steps import operand_type
 from specc.types import Scalar, TensorType
 
 

@@ -10,7 +10,7 @@ from specc.elaborate.positions import POSITION_IDS
 from specc.ir.graph import Apply, Call, Graph, Loop, Model, Node, Scan, When
 from specc.ops.positions import Positions
 from specc.passes.plain import Sizes, call_sizes, entry_sizes
-from specc.passes.stepping import operand_type
+from specc.passes.steps import operand_type
 
 
 def positions_left(model: Model) -> Diagnostic | None:

@@ -12,65 +12,16 @@ from dataclasses import dataclass, field, replace
 from specc.codes import severity
 from specc.diagnostics import Collector, Diagnostic, Edit
 from specc.dims import Dim
-from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Scan, Value, When, dotted
+from specc.ir.graph import Apply, Call, Graph, Input, Loop, Node, Scan, Value, When, dotted
 from specc.op import Op, OpError, Step
 from specc.ops.convolution import CausalConv1d
 from specc.ops.index import Index
 from specc.ops.recurrent import GRU, LSTM
-from specc.ops.state import Cached, Carried, past
-from specc.passes.plain import Sizes, call_sizes, is_past
+from specc.ops.state import Cached, Carried
+from specc.passes.plain import call_sizes, is_past
+from specc.passes.steps import NO_AXIS, State, StepSizes, operand_type, resized, varies
 from specc.source import Span
 from specc.types import Operand, Scalar, TensorType
-
-
-class StepSizes(Sizes):
-    """Sizes in an incremental entry. `step` is the entry's axis of new positions, `earlier` how many came before it.
-
-    `past(X)` is `earlier` where X is `step`, and 0 elsewhere: nothing grows along another axis.
-    """
-
-    def __init__(self, step: Dim, earlier: Dim, known: Mapping[str, Dim] | None = None) -> None:
-        super().__init__(known or {})
-        self.step, self.earlier = step, earlier
-
-    def __missing__(self, name: str) -> Dim:
-        if is_past(name):
-            bound = self.get(name.removeprefix("past(").removesuffix(")"))
-            return self.earlier if bound is not None and bound == self.step else Dim.const(0)
-        return super().__missing__(name)
-
-    def empty(self) -> StepSizes:
-        return StepSizes(self.step, self.earlier)
-
-    @property
-    def is_stepping(self) -> bool:
-        """Whether the graph that these are the sizes of sees the step at all."""
-        return any(size == self.step for size in self.values())
-
-    def own(self, graph: Graph) -> Step:
-        """The step in the sizes of the graph that these are the sizes of."""
-        name = next((name for name in graph.dims if self.get(name) == self.step), None)
-        size = Dim.symbol(name) if name is not None else self.step
-        return Step(size, past(size))
-
-
-NO_AXIS = -1
-"""In place of the axis that grows, for what is kept as it is."""
-
-
-@dataclass(frozen=True)
-class State:
-    """One tensor that is kept: its names and types before and after a step, and the axis that grows."""
-
-    input: str
-    output: str
-    before: TensorType
-    after: TensorType
-    axis: int
-
-
-def resized(type_: TensorType, axis: int, size: Dim) -> TensorType:
-    return type_.with_shape((*type_.shape[:axis], size, *type_.shape[axis + 1 :]))
 
 
 class _NothingPast(dict[str, Dim]):
@@ -116,6 +67,7 @@ class Walk:
     consumers: dict[Node, int] = field(default_factory=dict)
     calls: set[Call] = field(default_factory=set)
     waiting: list[Apply] = field(default_factory=list)  # what is carried and not yet a state of anything
+    starts: list[State | None] = field(default_factory=list)  # of what is carried, in order; None of what begins at 0
     reads_past: Span | None = None
     steps: dict[Graph, Step] = field(default_factory=dict)
     collector: Collector = field(default_factory=Collector)
@@ -205,6 +157,7 @@ class Walk:
         own_form = type(op).torch_step is not Op.torch_step and any(varies(step, t) for t in tensors)
         if own_form or node.op.substitute(_NOTHING_PAST) != node.op:
             self.steps.setdefault(graph, sizes.own(graph))
+        keeps = op.name in ("cached", "once")
         others = [i for position, i in enumerate(node.inputs) if op.name != "sdpa" or position not in (1, 2)]
         if any(isinstance(i, Value) and values.get(i, Known()).cached for i in others):
             message = f"`{op.name}` reads a cached value: a static cache has rows that hold nothing yet"
@@ -212,10 +165,14 @@ class Walk:
         if isinstance(op, (LSTM, GRU)):
             count = len(node.outputs) - 1
             self._carry(graph, node, op.along, node.inputs[1 : 1 + count], ["h", "c"][:count], sizes, path, values)
+            known = _depends(node.inputs, values)
         elif isinstance(op, CausalConv1d) and step.varies(results[0].shape[2]) and op.frames(types[1]):
             self._frames(graph, node, op, types, sizes)
+            keeps = True
         elif isinstance(op, Carried):
             self.waiting.append(node)
+        if keeps and self.waiting:
+            self._say(_unordered(), node.span, path)
         is_kept = isinstance(op, Cached) and op.along == sizes.step
         if isinstance(op, Cached) and is_kept:
             self._keep(node, op, types)
@@ -260,7 +217,7 @@ class Walk:
         names: Sequence[str],
         sizes: StepSizes,
         path: str,
-        values: Mapping[Value, Known],
+        values: dict[Value, Known],
     ) -> None:
         """The states of a recurrence along the step come in and go out; along another axis they are its own."""
         known = [values.get(i, Known()) if isinstance(i, Value) else Known() for i in starts]
@@ -273,17 +230,27 @@ class Walk:
             self._say(
                 OpError("D402", message, found=found, help="carried(..) around what it begins with"), node.span, path
             )
-        elif stepping and not all(k.zero for k in known):
+        elif stepping and any(k.varies or k.last for k in known):
+            message = f"a carried state of `{what}` begins with what depends on the positions of a step"
             self._say(
-                OpError("B650", "a carried state that does not begin at zero is not supported yet"), node.span, path
+                OpError("D402", message, found="what comes before the first step has no positions"), node.span, path
             )
         elif stepping and self.waiting[: len(sources)] != sources:
-            self._say(OpError("B650", "states that are carried in another order than read"), node.span, path)
+            self._say(_unordered(), node.span, path)
         elif stepping:
             kept = [operand_type(i, sizes) for i in starts]
             self._add(graph, node, zip(names, kept, strict=True), sizes)
             self.carriers.update((source, k) for k, source in enumerate(sources))
+            self._begin(known, starts, values)
         self.waiting = [one for one in self.waiting if one not in sources]
+
+    def _begin(self, known: Sequence[Known], starts: Sequence[Input], values: dict[Value, Known]) -> None:
+        """What states begin with is computed before the first step, and read by none."""
+        for k, start, state in zip(known, starts, self.carried[-1], strict=True):
+            self.starts.append(None if k.zero else state)
+            self.once_needs |= k.inputs
+            if isinstance(start, Value):
+                values[start] = replace(k, inputs=frozenset())
 
     def _frames(self, graph: Graph, node: Apply, op: CausalConv1d, types: Sequence[Operand], sizes: StepSizes) -> None:
         """The last inputs of a causal convolution are the left context of the next step."""
@@ -371,6 +338,12 @@ def _fix(code: str, span: Span) -> tuple[Edit, ...]:
     return ()
 
 
+def _unordered() -> OpError:
+    """Steps tell what is kept by its order."""
+    message = "a state is carried before something else is kept, and read after it: not supported yet"
+    return OpError("B650", message, help="carried(..) where the recurrence begins, in its own body")
+
+
 def _is_zero(node: Apply, values: Mapping[Value, Known]) -> bool:
     return all(isinstance(i, Value) and values.get(i, Known()).zero for i in node.inputs)
 
@@ -379,16 +352,3 @@ def _depends(inputs: Sequence[Input], values: Mapping[Value, Known]) -> Known:
     known = [values.get(i, Known()) for i in inputs if isinstance(i, Value)]
     reached = frozenset[str]().union(*(k.inputs for k in known))
     return Known(any(k.varies for k in known), reached, last=any(k.last for k in known))
-
-
-def varies(step: Step, type_: TensorType) -> bool:
-    return any(step.varies(size) for size in type_.shape)
-
-
-def operand_type(input_: Input, sizes: Sizes) -> Operand:
-    if isinstance(input_, Absent):
-        return None
-    if isinstance(input_, Scalar):
-        value = input_.value
-        return Scalar(value.substitute(sizes), input_.label) if isinstance(value, Dim) else input_
-    return sizes.type(input_.type)

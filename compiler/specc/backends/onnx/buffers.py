@@ -28,7 +28,7 @@ from specc.ir.graph import Model
 from specc.op import Buffer, Handle
 from specc.passes.buffered import LENGTHS, text_mask
 from specc.passes.incremental import Incremental, step_facts
-from specc.passes.stepping import State, resized
+from specc.passes.steps import State, resized
 from specc.quantisation import Scheme
 from specc.types import DType, TensorType
 

@@ -32,7 +32,7 @@ from specc.ops.convolution import CausalConv1d
 from specc.ops.positions import counted
 from specc.passes.incremental import Incremental, step_facts
 from specc.passes.plain import Sizes, entry_facts, entry_sizes
-from specc.passes.stepping import State, StepSizes
+from specc.passes.steps import State, StepSizes
 from specc.quantisation import Scheme
 from specc.types import DType, TensorType
 
@@ -232,10 +232,12 @@ class CachedFlattener(Flattener):
 
 
 class OnceFlattener(CachedFlattener):
-    """Runs the graphs of the plain entry; only what `once` is given goes out."""
+    """Runs the graphs of the plain entry; only what `once` is given goes out, and what states begin with."""
 
     def run_entry(self) -> None:
-        self._run(self._declared(self.incremental.once_needs), entry_sizes(self.incremental.graph))
+        step = self.incremental.sizes.step
+        sizes = StepSizes(step, Dim.const(0), entry_sizes(self.incremental.graph))
+        self._run(self._declared(self.incremental.once_needs), sizes)
 
     def append(self, given: Mapping[str, Ref], sizes: Sizes) -> None:
         """After another entry's graph, whose results are `given`; `sizes`: those of the entry in its sizes."""
@@ -247,13 +249,16 @@ class OnceFlattener(CachedFlattener):
         unread = self._unread(operands)
         self.run(Frame(graph, (), "", sizes, None, {}), operands)
         states = [state for group in self.incremental.once for state in group]
-        for state, ref in zip(states, self.present, strict=True):
+        starts = [(s, ref) for s, ref in zip(self.incremental.starts, self.carried, strict=False) if s is not None]
+        for state, ref in (*zip(states, self.present, strict=True), *starts):
             self.emit.output(state.output, ref, sizes.type(state.after))
         self.emit.inputs = [ref for ref in self.emit.inputs if id(ref) not in unread]
 
     def _kept(self, node: Apply, operands: Sequence[Argument]) -> tuple[Argument, ...]:
         if node.op.name == "once":
             self.present += [cast("Ref", ref) for ref in operands]
+        elif node in self.incremental.carriers and self.is_stepping:
+            self.carried.append(cast("Ref", operands[0]))
         return tuple(operands)
 
     def _made(self, frame: Frame, node: Apply, operands: Sequence[Argument]) -> Any:
