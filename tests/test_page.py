@@ -222,6 +222,12 @@ def test_pictures_are_shapes_and_text_alone() -> None:
     assert {a["id"] for _, a in found.elements if "id" in a} == {"p-background", "p-arrow", "p-e"}
     (path,) = found.all("path")
     assert path["style"] == "marker-end: url(#p-arrow); stroke: var(--edge); fill: rgb(189, 43, 43);"
+    cold = b'<svg xmlns="http://www.w3.org/2000/svg"><g class="node specc-heat-0"><path style="fill: rgb(1, 2, 3);"/>'
+    cold += b'<text style="font-size: 9px; fill: rgb(3, 2, 1);">Add</text></g></svg>'
+    quiet = Outline(inlined(cold, "q-", "cold").encode())
+    assert [quiet.all(tag)[0]["style"] for tag in ("path", "text")] == [
+        "fill: var(--cold);", "font-size: 9px; fill: var(--ink);"
+    ]  # fmt: skip
     assert found.said("text") == ["</svg><script>"] and found.all("rect")[0]["fill"] == "none"
     assert found.all("svg")[0]["aria-label"] == 'a "name"'
 

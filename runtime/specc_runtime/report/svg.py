@@ -18,6 +18,9 @@ _GREYS = {
     "stroke: rgb(0, 0, 0)": "stroke: var(--edge)",
     "stroke: rgb(51, 51, 51)": "stroke: var(--edge)",
 }
+COLD = "specc-heat-0"
+"""The class of nodes that take next to nothing (`drawn/costs.js`): a grey, too."""
+_FILL = re.compile(r"(?<![\w-])fill: [^;]+")
 _REFERENCE = re.compile(r"url\(\s*[\"']?#([^)\"']+)[\"']?\s*\)")
 
 
@@ -38,6 +41,10 @@ def inlined(picture: bytes, prefix: str, label: str) -> Markup:
 
 
 def _clean(element: ElementTree.Element, prefix: str) -> None:
+    if COLD in element.get("class", "").split():
+        for child in element:
+            color = "--ink" if child.tag == f"{{{_SVG}}}text" else "--cold"
+            child.set("style", _FILL.sub(f"fill: var({color})", child.get("style", "")))
     for name, value in list(element.attrib.items()):
         if name.startswith(("{", "on")) or name in ("href", "class"):
             del element.attrib[name]
