@@ -298,7 +298,7 @@ def test_folders_of_images(images: Path) -> None:
 
 
 def test_libraries_are_named_with_their_command(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specc_runtime.training.data.asked.find_spec", lambda name: None)
+    monkeypatch.setattr("specc_runtime.libraries.installed", lambda name: name != "PIL")
     text = refused(images, IMAGES, FOLDER)
     assert "this data needs PIL, which is not installed" in text and "specc-ml[train]" in text
     code = (

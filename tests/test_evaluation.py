@@ -195,7 +195,9 @@ def test_a_table_alone(here: Path) -> None:
 
 
 def test_events_that_nothing_writes(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specc_runtime.training.events.find_spec", lambda name: None)
+    for place in ("libraries", "training.events"):
+        there = f"specc_runtime.{place}.installed"
+        monkeypatch.setattr(there, lambda name: not name.startswith("tensorboard"))
     with pytest.raises(Rejected) as caught:
         train(Request("net.spec", sets={"log": '"tensorboard"'}, dry_run=True))
     assert '`log = "tensorboard"` needs tensorboardX' in report.full(caught.value.diagnostics)

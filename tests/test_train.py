@@ -240,7 +240,7 @@ def test_bound_inputs_lets_auxiliary_losses_and_ties(folder: Path) -> None:
 
 
 def test_what_is_missing_is_named_with_its_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specc_runtime.training.run.find_spec", lambda name: None)
+    monkeypatch.setattr("specc_runtime.libraries.find_spec", lambda name: None)
     assert "pip install 'specc-ml[train]'" in refused(edited(folder))
 
 

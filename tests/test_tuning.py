@@ -415,9 +415,9 @@ def test_mistakes(sets: dict[str, str], shown: str, folder: Path) -> None:
 def test_what_is_missing_is_named_with_its_command(
     folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("specc_runtime.folding.find_spec", lambda name: None)
+    monkeypatch.setattr("specc_runtime.libraries.find_spec", lambda name: None)
     assert "pip install 'specc-ml[train]'" in refused(folder / "bert.spec")
-    with pytest.raises(Rejected, match="adapters need peft"):
+    with pytest.raises(Rejected, match="a run with adapters needs peft"):
         merge_run(run, tmp_path / "out")
 
 

@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
+from specc_runtime.libraries import needs
 from specc_runtime.manifest import sha256
 from specc_runtime.module import WEIGHTS, Build, open_build
 
@@ -138,9 +138,7 @@ def fold(run: Path, base: Base, to: Path, build: Callable[[Path], Path]) -> int:
 
 def library() -> ModuleType:
     """peft; raises `Rejected` (B650) where it is not installed."""
-    if find_spec("peft") is None:
-        message = "adapters need peft, which is not installed"
-        raise Rejected([Diagnostic("B650", message, help="pip install 'specc-ml[train]'")])
+    needs("a run with adapters", "peft")
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # what it imports warns of kernels that this machine lacks and nothing here uses
     try:

@@ -26,6 +26,7 @@ from specc_runtime import expectations
 from specc_runtime.expectations import Skip
 from specc_runtime.externs import load_trusted
 from specc_runtime.inputs import NUMPY, Interface, draw, interface
+from specc_runtime.libraries import installed
 from specc_runtime.sizes import admissible
 
 if TYPE_CHECKING:
@@ -358,11 +359,10 @@ class Subject:
         """The outputs of transformers' own model of a local folder; raises `Skip` where there is none."""
         import importlib
         import json
-        from importlib.util import find_spec
 
         if not Path(where).is_dir():
             raise Skip(f'hf("{where}") is not a local folder')
-        if find_spec("transformers") is None:
+        if not installed("transformers"):
             raise Skip(f'hf("{where}") needs transformers')
         import torch
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specc_runtime.atomic import write_atomically
+from specc_runtime.libraries import installed
 from specc_runtime.training.history import CURVES, Series, history
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def smooth(values: tuple[float, ...]) -> list[float]:
 def draw(run: Path) -> bool:
     """Write `curves.svg` into a run's folder, if matplotlib is there and something was measured. Raises `OSError`."""
     found = history(run)
-    if not found or find_spec("matplotlib") is None:
+    if not found or not installed("matplotlib"):
         return False
     write_atomically(run / CURVES, svg(found))
     return True

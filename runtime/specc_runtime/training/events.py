@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from specc.elaborate.settings import CHOICES
+from specc_runtime.libraries import installed, needs
 from specc_runtime.training.logs import Metrics
-from specc_runtime.training.section import Section, failed
+from specc_runtime.training.section import Section
 
 FOLDER = "tensorboard"
 FLUSHED = 10  # seconds
@@ -34,10 +34,9 @@ def loggers(section: Section, run: Path) -> list[Logger]:
     """What `log` asks for; without it both, as far as they are installed. Raises `Rejected` (B650)."""
     asked = section.value("log", None)
     names = asked if isinstance(asked, tuple) else (asked,) if asked is not None else CHOICES["log"]
-    there = any(map(find_spec, ("tensorboardX", "tensorboard")))
+    there = any(map(installed, ("tensorboardX", "tensorboard")))
     if asked is not None and "tensorboard" in names and not there:
-        message = '`log = "tensorboard"` needs tensorboardX, which is not installed'
-        raise failed("B650", message, section.span("log"), "pip install 'specc-ml[train]'")
+        needs('`log = "tensorboard"`', "tensorboardX", span=section.span("log"))
     return [Metrics(run), Events(run)] if "tensorboard" in names and there else [Metrics(run)]
 
 

@@ -6,12 +6,12 @@ import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.elaborate.partwise import matches
+from specc_runtime.libraries import needs
 from specc_runtime.module import Build
 from specc_runtime.trained import RUN
 from specc_runtime.training.adapters import adapted, reaching
@@ -44,10 +44,7 @@ class Run:
 
 def train(request: Request, say: Say = lambda _: None) -> Run | None:
     """Run a section; None for a plan alone. Raises `Rejected` with what was wrong."""
-    for name in NEEDED:
-        if find_spec(name) is None:
-            message = f"`specc train` needs {name}, which is not installed"
-            raise Rejected([Diagnostic("B650", message, help="pip install 'specc-ml[train]'")])
+    needs("`specc train`", *NEEDED)
     record = None
     if request.resume is not None and not request.joined:
         run = request.resume

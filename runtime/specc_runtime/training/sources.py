@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from specc.syntax import ast
+from specc_runtime.libraries import needs
 from specc_runtime.training.data import folders, tables
-from specc_runtime.training.data.asked import Asked, needs
+from specc_runtime.training.data.asked import Asked
 from specc_runtime.training.data.columns import Data as Data
 from specc_runtime.training.data.columns import bad as bad
 from specc_runtime.training.data.fields import Table
@@ -18,14 +19,14 @@ from specc_runtime.training.section import Called, Section, failed
 
 
 def _parquet(asked: Asked) -> Table:
-    needs(asked.span, "pyarrow")
+    needs("this data", "pyarrow", span=asked.span)
     from specc_runtime.training.data.arrow import read_parquet
 
     return read_parquet(asked)
 
 
 def _hf_dataset(asked: Asked) -> Table:
-    needs(asked.span, "datasets")
+    needs("this data", "datasets", span=asked.span)
     from specc_runtime.training.data.arrow import read_hf_dataset
 
     return read_hf_dataset(asked)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +103,6 @@ class Asked:
         guess = closest(column, known)
         help = f"did you mean `{guess}`?" if guess else ""
         return bad(f"{name} has no column `{column}`", span, help, available=available(known) or "none")
-
-
-def needs(span: Span, *libraries: str) -> None:
-    """B650 with its command for a library that is not installed."""
-    missing = next((name for name in libraries if find_spec(name) is None), None)
-    if missing is not None:
-        raise failed(
-            "B650", f"this data needs {missing}, which is not installed", span, "pip install 'specc-ml[train]'"
-        )
 
 
 def arguments(section: Section, call: ast.Call, names: tuple[str, ...]) -> tuple[ast.Expr | None, Mapping[str, Any]]:

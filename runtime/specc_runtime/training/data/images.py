@@ -10,7 +10,7 @@ import numpy as np
 
 from specc.elaborate.values import number
 from specc.source import Span
-from specc_runtime.training.data.asked import needs
+from specc_runtime.libraries import needs
 from specc_runtime.training.data.blobs import Blobs
 from specc_runtime.training.data.columns import Array, Column, Decoded, bad
 from specc_runtime.training.section import failed
@@ -80,14 +80,14 @@ class Pixels:
 
 def image_column(blobs: Blobs, span: Span) -> Column:
     """`column("image")`: the images as they are stored, of one size."""
-    needs(span, "PIL")
+    needs("this data", "PIL", span=span)
     first = Raw(blobs, span)(0)
     return Decoded(Raw(blobs, span, first.shape), len(blobs), first)
 
 
 def pixels(blobs: Blobs, given: Mapping[str, Any], span: Span) -> Column:
     """`pixels(size, range = (0.0, 1.0), channels = 3)`."""
-    needs(span, "PIL")
+    needs("this data", "PIL", span=span)
     size, channels = given.get("size"), given.get("channels", 3)
     if size is not None and (type(size) is not int or size < 1):
         raise failed("E125", "`size` is the height and width of the images, at least 1", span)

@@ -10,7 +10,7 @@ import numpy as np
 
 from specc.elaborate.values import number
 from specc.source import Span
-from specc_runtime.training.data.asked import needs
+from specc_runtime.libraries import needs
 from specc_runtime.training.data.blobs import Blobs
 from specc_runtime.training.data.columns import Array, Column, Decoded, bad
 from specc_runtime.training.section import failed
@@ -67,7 +67,7 @@ class Waves:
 
 def waves(blobs: Blobs, like: Column | None, span: Span) -> Column:
     """`column("audio")`: sounds of one rate as samples, as many as the longest has."""
-    needs(span, "soundfile")
+    needs("this data", "soundfile", span=span)
     import soundfile
 
     try:
@@ -111,7 +111,7 @@ def log_mel(blobs: Blobs, given: Mapping[str, Any], like: Column | None, span: S
 
     Without `seconds` all sounds are as long as the longest one of the data to train on.
     """
-    needs(span, "soundfile", "transformers")
+    needs("this data", "soundfile", "transformers", span=span)
     for name in ("mels", "sample_rate"):
         if name not in given:
             raise failed("E124", f"log_mel needs `{name}`", span, f'log_mel("audio", {_EXAMPLE})')
