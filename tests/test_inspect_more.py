@@ -310,6 +310,15 @@ def test_options(options: list[str], said: str) -> None:
     assert data.exit_code == 0 and json.loads(data.output)
 
 
+@pytest.mark.parametrize(("name", "least"), [("swin", "B=1,Y=193,X=193"), ("unet", "B=1,Y=4,X=4"), ("mlp", "B=1")])
+def test_sizes_that_are_proposed_are_taken(name: str, least: str) -> None:
+    spec = str(SPECS / f"{name}.spec")
+    for options in (["--device", "h100"], ["--at", "B=0"]):
+        done = CliRunner().invoke(cli, ["inspect", spec, *options])
+        assert done.exit_code == 1 and f"--at {least}" in done.output, done.output
+    assert CliRunner().invoke(cli, ["inspect", spec, "--at", least, "--depth", "0"]).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [(["--columns", "params,speed"], "there is no column `speed`"), (["--sort", "size"], "is not one of")],

@@ -12,6 +12,7 @@ from specc.dims import Facts
 from specc.inspect.bits import flat, lora_parameters, weights
 from specc.inspect.caches import cache
 from specc.inspect.counts import Counts
+from specc.inspect.examples import example
 from specc.inspect.formulas import Formula, evaluate, total
 from specc.inspect.numbers import byte_text
 from specc.inspect.spending import Spendings
@@ -117,7 +118,7 @@ def fit(
     Raises `Rejected` (E009) for dims that are not there, more than one left out, sizes that the model refuses.
     """
     facts, dims = entry_facts(model, graph), tuple(entry_sizes(graph))
-    free = _free(entry, dims, at)
+    free = _free(entry, dims, facts, at)
     terms = list(_training(model, graph, setup) if setup.optimizer else _inference(model, entry, graph, setup, without))
 
     def taken(sizes: Mapping[str, int]) -> int:
@@ -220,7 +221,7 @@ def _units(graph: Graph) -> Iterator[Module]:
 # ---- solving ---------------------------------------------------------------------------------------------------------
 
 
-def _free(entry: str, dims: tuple[str, ...], at: Mapping[str, int]) -> str | None:
+def _free(entry: str, dims: tuple[str, ...], facts: Facts, at: Mapping[str, int]) -> str | None:
     missing = [name for name in dims if name not in at]
     known = (("available", ", ".join(dims) or "none: every size is fixed"),)
     unknown = [name for name in at if name not in dims]
@@ -228,9 +229,9 @@ def _free(entry: str, dims: tuple[str, ...], at: Mapping[str, int]) -> str | Non
         raise Rejected([Diagnostic("E009", f"{entry} has no dim `{unknown[0]}`", notes=known)])
     if len(missing) > 1:
         names = ", ".join(f"`{name}`" for name in missing)
-        example = ",".join(f"{name}=1" for name in missing[1:])
         message = f"--fit solves for one size, {names} are free"
-        raise Rejected([Diagnostic("E009", message, notes=known, help=f"--at {example} leaves `{missing[0]}` free")])
+        help = f"{example(dims, facts, missing[1:])} leaves `{missing[0]}` free"
+        raise Rejected([Diagnostic("E009", message, notes=known, help=help)])
     return missing[0] if missing else None
 
 

@@ -12,6 +12,7 @@ from specc.inspect.bits import Weights, weights
 from specc.inspect.caches import Cache, cache
 from specc.inspect.columns import SORTS as SORTS
 from specc.inspect.counts import Counts
+from specc.inspect.examples import example
 from specc.inspect.formulas import Formula, Largest, evaluate
 from specc.inspect.spending import Spendings
 from specc.inspect.storages import Spent
@@ -229,19 +230,19 @@ def chosen_graph(model: Model, entry: str, without: frozenset[str] = frozenset()
 
 def _check_sizes(entry: str, dims: tuple[str, ...], facts: Facts, at: Mapping[str, int]) -> None:
     known = (("available", ", ".join(dims) or "none: every size is fixed"),)
-    example = f"--at {','.join(f'{name}=1' for name in dims)}" if dims else ""
+    help = example(dims, facts)
     found = [
-        Diagnostic("E009", f"{entry} has no dim `{name}`", notes=known, help=example) for name in at if name not in dims
+        Diagnostic("E009", f"{entry} has no dim `{name}`", notes=known, help=help) for name in at if name not in dims
     ]
     missing = [name for name in dims if name not in at]
     if missing:
         what = ", ".join(f"`{name}`" for name in missing)
-        found.append(Diagnostic("E009", f"no size is given for {what}", notes=known, help=example))
+        found.append(Diagnostic("E009", f"no size is given for {what}", notes=known, help=help))
     given = {name: at[name] for name in dims if name in at}
     broken = facts.satisfied_by(given)
     if broken is not None and not found:
         sizes = ", ".join(f"{name} = {value}" for name, value in given.items())
-        found.append(Diagnostic("E009", f"{sizes}: {entry} needs {broken}"))
+        found.append(Diagnostic("E009", f"{sizes}: {entry} needs {broken}", help=help))
     if found:
         raise Rejected(found)
 

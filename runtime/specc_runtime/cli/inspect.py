@@ -103,6 +103,8 @@ def command(
     """
     from specc import driver
     from specc.inspect import chosen_graph, report
+    from specc.inspect.examples import example
+    from specc.passes.plain import entry_facts
     from specc_runtime import foreign
     from specc_runtime.quantised import parse
 
@@ -139,7 +141,7 @@ def command(
                 print_diagnostics(checked.warnings)
                 click.echo(shown(found, format, columns), nl=False)
                 return
-            answer = _estimated(found, device, schemes)
+            answer = _estimated(found, device, schemes, example(found.dims, entry_facts(checked.model, graph)))
     print_diagnostics(checked.warnings)
     click.echo(json.dumps(answer.to_json(), indent=1) if format == "json" else str(answer))
 
@@ -180,7 +182,8 @@ def _fitted(
     return fit(model, entry, graph, parse_bytes(text), at, setup, without)
 
 
-def _estimated(found: Report, name: str, schemes: Sequence[Scheme]) -> Estimate:
+def _estimated(found: Report, name: str, schemes: Sequence[Scheme], help: str) -> Estimate:
+    """`help`: sizes that could be given."""
     from specc.inspect.devices import device
     from specc.inspect.roofline import estimate
 
@@ -191,11 +194,7 @@ def _estimated(found: Report, name: str, schemes: Sequence[Scheme]) -> Estimate:
     else:
         chosen = device(name)
     if found.at is None:
-        message, help = (
-            f"--device {name}: an estimate is for given sizes",
-            "--at " + ",".join(f"{dim}=1" for dim in found.dims),
-        )
-        raise Rejected([Diagnostic("E009", message, help=help)])
+        raise Rejected([Diagnostic("E009", f"--device {name}: an estimate is for given sizes", help=help)])
     scheme = schemes[0].text if schemes else None
     return estimate(chosen, found.spent, found.weights, found.cache, found.at, found.dtype, found.width, scheme)
 

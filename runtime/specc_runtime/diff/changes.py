@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from specc.diagnostics import Collector, Diagnostic, Rejected
 from specc.dims import Dim
+from specc.inspect.examples import example
 from specc.inspect.formulas import ZERO, Formula
 from specc.weights.layout import TensorInfo
 from specc.weights.moved import read_moves
@@ -168,7 +169,7 @@ def _made(before: Subject, after: Subject) -> Iterator[Change]:
 def _check_sizes(before: Subject, after: Subject, at: Mapping[str, int]) -> None:
     dims = tuple(dict.fromkeys((*before.dims, *after.dims)))
     notes = (("available", ", ".join(dims) or "none: every size is fixed"),)
-    help = f"--at {','.join(f'{name}=1' for name in dims)}" if dims else ""
+    help = example(dims, before.facts.union(after.facts))
     strange = next((name for name in at if name not in dims), None)
     if strange is not None:
         raise Rejected([Diagnostic("E009", f"neither model has a dim `{strange}`", notes=notes, help=help)])
@@ -178,7 +179,7 @@ def _check_sizes(before: Subject, after: Subject, at: Mapping[str, int]) -> None
     for side in (before, after):
         broken = side.facts.satisfied_by({name: at[name] for name in side.dims})
         if broken is not None:
-            raise Rejected([Diagnostic("E009", f"{_sizes(at)}: {side.label} needs {broken}", notes=notes)])
+            raise Rejected([Diagnostic("E009", f"{_sizes(at)}: {side.label} needs {broken}", notes=notes, help=help)])
 
 
 def _sizes(at: Mapping[str, int]) -> str:
