@@ -257,6 +257,8 @@ def main(names: list[str]) -> int:
     print()
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    for picture in sorted((ROOT / OUT).glob("*-onnx/model.svg")):
+        print(f"  {picture.relative_to(ROOT)}")
     return int(any(row[-1] != "met" for row in rows))
 
 
