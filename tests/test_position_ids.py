@@ -12,7 +12,7 @@ from building import make, specc
 from specc_runtime import Generator, open_build
 from specc_runtime.build import Request, build
 from specc_runtime.cache import Request as Cache
-from specc_runtime.inputs import positions_of
+from specc_runtime.inputs import draw, positions_of
 from specc_runtime.steps import in_parts, open_steps
 from specc_runtime.verify import repeat
 
@@ -100,6 +100,14 @@ def test_only_the_texts_positions_and_calls_between_methods(tmp_path: Path) -> N
     assert ("position_ids", 2) in inputs["forward"] and ("position_ids", 2) in inputs["decode_cached"]
     assert [name for name, _ in inputs["encode"]] == ["sound"]
     assert manifest["spec"]["position_ids"] is True
+
+
+def test_positions_are_drawn_from_all_there_are_and_in_order_up_to_the_last(tmp_path: Path) -> None:
+    make("gpt2", tmp_path, position_ids=True)
+    of = open_build(tmp_path).interface()
+    whole = draw(of, {"B": 2, "T": 12}, masks="all true")["position_ids"]
+    assert (whole == np.arange(12)).all() and whole.shape == (2, 12)
+    assert set(draw(of, {"B": 9, "T": 9})["position_ids"].ravel()) == set(range(12))
 
 
 def test_positions_of_a_mask() -> None:

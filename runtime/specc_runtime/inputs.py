@@ -10,6 +10,7 @@ from zlib import crc32
 from specc.backends.torch.labels import python_name
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim, Fact, Facts
+from specc.elaborate.positions import POSITION_IDS
 from specc.ir.graph import Graph, Model
 from specc.passes.plain import entry_facts, entry_sizes
 from specc.types import DType, TensorType
@@ -186,7 +187,10 @@ def dtype_name(type_: TensorType, compute: DType = DType.F32) -> str:
 
 
 def draw(of: Interface, sizes: Sizes, *, seed: int = 0, masks: Masks = "random") -> dict[str, Array]:
-    """One set of inputs by name. The same interface, sizes and seed give the same numbers."""
+    """One set of inputs by name. The same interface, sizes and seed give the same numbers.
+
+    With masks of all true, `position_ids` count from 0 as they do of whole texts; otherwise they are any.
+    """
     import numpy as np
 
     feeds: dict[str, Array] = {}
@@ -203,6 +207,8 @@ def positions_of(mask: Array) -> Array:
 
 
 def _draw_one(item: Input, of: Interface, sizes: Sizes, masks: Masks, rng: np.random.Generator) -> Array:
+    import numpy as np
+
     shape = tuple(dim.evaluate(sizes) for dim in item.shape)
     if item.dtype == "bool":
         return _draw_mask(shape, masks, of.visible_every, rng)
@@ -212,7 +218,11 @@ def _draw_one(item: Input, of: Interface, sizes: Sizes, masks: Masks, rng: np.ra
     if item.dtype.startswith("f"):
         return rng.standard_normal(shape).astype(NUMPY[item.dtype])
     low = max((dim.evaluate(sizes) for dim in item.low), default=0)
-    high = min((dim.evaluate(sizes) for dim in item.high), default=FREE_RANGE)
+    placed = item.name == POSITION_IDS and bool(shape)
+    high = min((dim.evaluate(sizes) for dim in item.high), default=shape[-1] if placed else FREE_RANGE)
+    if placed and masks == "all true":  # those of whole texts, up to the last
+        row = np.arange(shape[-1]).clip(low, max(high - 1, low))
+        return np.array(np.broadcast_to(row, shape), NUMPY[item.dtype])
     return rng.integers(low, max(high, low + 1), shape).astype(NUMPY[item.dtype])
 
 
