@@ -490,3 +490,51 @@ def test_labels_of_every_position_are_classes(folder: Path) -> None:
     opened(folder, "cross_entropy(f[:, 1:], data.places[:, 1:])")
     with pytest.raises(Rejected, match="a label is none of the classes: Target 4 is out of bounds"):
         train(Request(spec, dry_run=True))
+
+
+TAGGED = """\
+from std.nn import Embedding
+dim B, T
+model Tagger {
+  table: Embedding(9, 4)
+  forward(ids: Int[B, T]) -> tags: Tensor[B, T, 4] {
+    x = table(ids)
+    when train { aux even = mean(square(x)) }
+    return x
+  }
+}
+train Tagger {
+  data = npz("d.npz", ids = "ids", tag = "tag")
+  val = npz("v.npz", ids = "ids", tag = "tag")
+  loss = cross_entropy(tags, data.tag) + aux.even
+  optim = adam(lr = 1e-2); batch = 3; epochs = 1
+}
+"""
+
+
+def tagged(folder: Path, name: str, length: int, labels: int) -> None:
+    rng = np.random.default_rng(0)
+    ids, tag = rng.integers(0, 9, (6, length)), rng.integers(0, 4, (6, labels))
+    np.savez(folder / name, ids=ids, tag=tag)
+
+
+def test_labels_are_as_long_as_what_they_are_of(tmp_path: Path) -> None:
+    """Rows of 5 ids and 5 labels are [B, T] both; data to validate on has a length of its own."""
+    spec = str(tmp_path / "t.spec")
+    (tmp_path / "t.spec").write_text(TAGGED)
+    tagged(tmp_path, "d.npz", 5, 5)
+    tagged(tmp_path, "v.npz", 7, 7)
+    train(Request(spec, out=tmp_path / "run"))
+    for loss, expected in (
+        ("cross_entropy(tags[:, 1:], data.tag)", "the target is Int[B, 5], expected Int[B, T - 1]"),
+        ("cross_entropy(mean(tags, axis = 1), data.tag)", "the target is Tensor[B, 5], expected Tensor[B, 4]"),
+    ):
+        with pytest.raises(Rejected) as caught:
+            train(Request(spec, sets={"loss": loss}, dry_run=True))
+        assert expected in report.full(caught.value.diagnostics)
+    train(Request(spec, sets={"loss": "aux.even"}, dry_run=True))  # which is of training alone
+    tagged(tmp_path, "v.npz", 7, 6)
+    with pytest.raises(Rejected) as caught:
+        train(Request(spec, dry_run=True))
+    assert "expected Int[B, T]" in (told := report.full(caught.value.diagnostics))
+    assert "(in train Tagger, of v.npz to validate on)" in told

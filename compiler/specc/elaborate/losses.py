@@ -54,6 +54,8 @@ class LossChecker(BodyChecker):
         self.fields: Mapping[str, Field] | None = None
         self.aux_names: list[str] = []
         self.open: set[str] = set()  # symbols of sizes that the data knows
+        self.sizes: dict[str, int | None] = {}  # what the data has of these, where all rows have one
+        self.fed_sizes: dict[str, int] = {}  # and of symbols of the inputs
         self.read: dict[tuple[str, DType], Value] = {}  # fields as they are used
         self.auxiliary: dict[str, Value] = {}
         self.generated: dict[Value, Generated] = {}
@@ -175,10 +177,11 @@ class LossChecker(BodyChecker):
 
     # ---- sizes that the data knows -------------------------------------------------------------------------------
 
-    def fresh_size(self, field: str, axis: int) -> Dim:
-        """A size that nothing is known of before the data is read."""
+    def fresh_size(self, field: str, axis: int, found: int | None = None) -> Dim:
+        """A size that nothing is known of before the data is read, or one `found` there that may be a symbol's."""
         name = f"{field}{axis}"
         self.open.add(name)
+        self.sizes[name] = found
         return Dim.symbol(name)
 
     def opens(self, dim: Dim) -> bool:
@@ -199,6 +202,10 @@ class LossChecker(BodyChecker):
 
     def _settle(self, symbol: str, size: Dim) -> None:
         self.open.discard(symbol)
+        found = self.sizes.get(symbol)
+        fed = {name: Dim.const(n) for name, n in self.fed_sizes.items()}
+        if found is not None and size.plain().substitute(fed).value not in (None, found):
+            size = Dim.const(found)
         for value in {id(v): v for v in self._values()}.values():
             if any(symbol in dim.symbols for dim in value.type.shape):
                 shape = tuple(d.plain().substitute({symbol: size}) if symbol in d.symbols else d

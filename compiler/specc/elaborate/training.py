@@ -31,7 +31,8 @@ class TrainChecker:
 
     `data`: where the data has been read, the sizes of each field's axes but the first, None where rows differ. Then
     everything has a type, and `place.nodes`, divided by `cuts`, is what is computed of a batch: what comes before the
-    model, the loss, the metrics.
+    model, the loss, the metrics. `open`: a size that the data gives to a symbol of an input may stand for it in other
+    fields, too.
     """
 
     def __init__(
@@ -41,8 +42,11 @@ class TrainChecker:
         node: ast.Train,
         settings: Mapping[str, ast.Expr],
         data: Mapping[str, tuple[int | None, ...]] | None = None,
+        *,
+        open: bool = False,
     ) -> None:
         self.elab, self.model, self.node, self.settings, self.data = elab, model, node, settings, data
+        self.open = open
         self.place = LossChecker(elab, model, "forward")
         self.bound: dict[str, tuple[Value | None, ast.Expr]] = {}
         self.loss: Value | None = None
@@ -226,12 +230,24 @@ class TrainChecker:
     def _fields(self) -> Mapping[str, Field] | None:
         """The fields that the data has, if the section says."""
         found = dict(fields_of(self.place, self.settings.get("data")))
+        self.place.fed_sizes = self._fed_sizes() if self.open else {}
+        free = set(self.place.fed_sizes.values())
         for name, sizes in (self.data or {}).items():
             before = found.get(name, Field())
             if before.dtype is None or before.shape is None or len(before.shape) != len(sizes) + 1:
-                axes = (self.place.fresh_size(name, i + 1) if n is None else Dim.const(n) for i, n in enumerate(sizes))
+                axes = (
+                    self.place.fresh_size(name, i, n) if n is None or n in free else Dim.const(n)
+                    for i, n in enumerate(sizes, 1)
+                )
                 found[name] = Field((self.place.batch, *axes), before.dtype)
         return found or None
+
+    def _fed_sizes(self) -> dict[str, int]:
+        """The sizes that the data gives to symbols of the model's inputs, where all rows have one."""
+        bound = {name.id for name, _ in self._bound()}
+        fed = [a for a in self.place.entry.full.inputs if a.name not in bound and a.name in (self.data or {})]
+        pairs = [pair for a in fed for pair in zip(a.type.shape[1:], (self.data or {})[a.name], strict=False)]
+        return {str(dim): n for dim, n in pairs if dim.is_symbol() and n is not None}
 
     def _inputs(self) -> None:
         """Every required input has a field of its name, or is bound (T504)."""

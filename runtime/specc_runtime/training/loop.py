@@ -22,7 +22,7 @@ from specc_runtime.training.batches import Batch
 from specc_runtime.training.history import less_is_better
 from specc_runtime.training.keeping import Best, Keeper, average
 from specc_runtime.training.metrics import Meter, meters
-from specc_runtime.training.objective import Objective
+from specc_runtime.training.objective import Objective, typed
 from specc_runtime.training.optimisers import optimiser
 from specc_runtime.training.plan import Plan
 from specc_runtime.training.plateau import Plateau
@@ -38,6 +38,8 @@ class Fit(lightning.LightningModule):
         super().__init__()
         self.model, self.section, self.of, self.plan = module, section, of, plan
         self.objective = Objective(section, plan.train, of)
+        if plan.val is not None:
+            typed(section, plan.val, f", of {plan.val.name} to validate on")
         self.meters: list[Meter] = meters(section)
         self.measures = torch.nn.ModuleList()
         self.sharded = False
@@ -84,9 +86,12 @@ class Fit(lightning.LightningModule):
                 trained = [p for p in self.model.parameters() if p.requires_grad]
                 found = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
                 self.unused = any(gradient is None for gradient in found)
-            if not loss.requires_grad:
+            auxiliary = bool(self.objective.stages.auxiliary)  # of training alone
+            self.unused = self.unused or auxiliary
+            if not loss.requires_grad and not auxiliary:
                 raise failed("T505", "no parameter that is trained has a part in the loss", span)
             for meter in self.meters:
+                span = meter.span
                 metric = meter.create(self.objective)
                 with warnings.catch_warnings():  # of a loss that is no number, which the first step tells
                     warnings.filterwarnings("ignore", module="torchmetrics")
@@ -95,7 +100,7 @@ class Fit(lightning.LightningModule):
                 self.measures.append(metric)
         except TORCH_ERRORS as error:
             first = str(error).strip().partition("\n")[0]
-            raise failed("E125", f"the loss and metrics cannot be computed of this data: {first}", span) from None
+            raise failed("E125", f"this cannot be computed of the data: {first}", span) from None
         self.model.train()
         torch.random.set_rng_state(state)
 
@@ -124,9 +129,14 @@ class Fit(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        loss = self.loss(batch)
+        try:
+            loss = self.loss(batch)
+            self.measure(loss)
+        except TORCH_ERRORS as error:
+            first = str(error).strip().partition("\n")[0]
+            message = f"batch {index + 1} of the data to validate on cannot be computed: {first}"
+            raise failed("E125", message, self.section.span("val")) from None
         self.log("val_loss", loss, prog_bar=True, batch_size=rows(batch))
-        self.measure(loss)
 
     def on_train_epoch_end(self) -> None:
         if self.plan.val is None:

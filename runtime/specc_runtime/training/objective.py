@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import specc
 from specc.backends.torch.functions import emit_functions
 from specc.backends.torch.optext import torch_dtype
-from specc.diagnostics import Collector
+from specc.diagnostics import Collector, Rejected
 from specc.elaborate.generation import Generated
 from specc.elaborate.stages import Stage, Stages, stages
 from specc.elaborate.training import TrainChecker
@@ -135,24 +135,38 @@ class Objective:
         self.known |= dict(zip(stage.results, results if isinstance(results, tuple) else (results,), strict=True))
 
 
-def typed(section: Section, data: Data) -> Stages:
-    """The functions of a section for this data; raises `Rejected` with what does not fit."""
+def typed(section: Section, data: Data, where: str = "") -> Stages:
+    """The functions of a section for this data; raises `Rejected` with what does not fit, and `where`.
+
+    Rows of 5 ids with 5 labels each are [B, T] both; where nothing fits so, 5 is 5.
+    """
+    try:
+        return stages(_checked(section, data, where))
+    except Rejected as closed:
+        try:
+            return stages(_checked(section, data, where, open=True))
+        except Rejected as error:
+            raise (closed if error.diagnostics[0].code == "B650" else error) from None
+
+
+def _checked(section: Section, data: Data, where: str, *, open: bool = False) -> TrainChecker:
     elab = section.checker.elab
+    context, elab.context = elab.context, elab.context + where
     sizes = {name: column.row for name, column in data.fields.items()}
     outer, elab.collector = elab.collector, Collector()
     try:
         elab.trail = []
-        checker = TrainChecker(elab, section.checked.model, section.node, section.settings, sizes)
+        checker = TrainChecker(elab, section.checked.model, section.node, section.settings, sizes, open=open)
         checker.expressions()
         elab.collector.stop_on_errors()
     finally:
-        elab.collector = outer
+        elab.collector, elab.context = outer, context
     if checker.loss is None:
         raise unsupported("the loss, of fields whose sizes differ from row to row,", section.span("loss"))
     for measure in checker.measures:
         if None in measure.values:
             raise unsupported(f"what `{measure.name}` compares", measure.span)
-    return stages(checker)
+    return checker
 
 
 def greedy(
