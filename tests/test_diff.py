@@ -184,6 +184,9 @@ def test_builds_and_graphs(net: Path) -> None:
     graph = data("one/model.onnx", "net.spec")
     assert changes(graph, "ONNX operators").keys() == {"Relu", "Tanh"} and not changes(graph, "tensors")
     assert "not compared: hyper-parameters, structure" in run("one/model.onnx", "net.spec").output
+    wider = data("one/model.onnx", "net.spec", "--preset", "wide", "--at", "B=2")
+    products = {width: 3 * 2 * 2 * 2 * 8 * width for width in (16, 32)}  # two products in each of three layers
+    assert changes(wider, "cost")["FLOPs of products at B=2"] == ("change", str(products[16]), str(products[32]))
 
 
 def test_builds_that_were_made_otherwise(net: Path) -> None:
@@ -199,6 +202,7 @@ def test_builds_that_were_made_otherwise(net: Path) -> None:
     graph = changes(data("plain", "few/model.int8.onnx"), "ONNX operators")
     assert graph["MatMulInteger"][0] == "add"
     assert not changes(data("plain", "bare"), "tensors")
+    assert data("half", "half/model.onnx", code=0)["equal"]
     net.unlink()
     assert not changes(data("plain", "bare"), "tensors")  # the graph has their shapes
     assert changes(data("plain", "half"), "build") == {"dtype": ("change", "f32", "bf16")}
@@ -255,6 +259,28 @@ def test_presets_of_which_one_ties_its_head() -> None:
     fate = data("llama:llama-2-7b", "llama:smollm2-135m")["checkpoint"]
     names = [change["name"] for change in fate["changes"]]
     assert len(names) == len(set(names)) and not fate["fits"]
+
+
+def test_a_graph_of_another_exporter(net: Path) -> None:
+    """Shapes and axes that a graph stores are no weights; sizes that it declares may be formulas."""
+    tensor, value = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["h"]),
+        onnx.helper.make_node("Reshape", ["h", "shape"], ["y"]),
+    ]
+    stored = [
+        onnx.helper.make_tensor("w", tensor, [8, 2], [0.0] * 16),
+        onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [-1, 2]),
+    ]
+    for name, rows in (("one", "B"), ("two", "B + past")):
+        graph = onnx.helper.make_graph(nodes, "g", [value("x", tensor, [rows, 8])], [value("y", tensor, None)], stored)
+        onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]), f"{name}.onnx")
+    found = data("one.onnx", "two.onnx", "--at", "B=3,past=1")
+    assert changes(found, "cost")["FLOPs of products at B=3, past=1"] == ("change", "96", "128")
+    assert changes(found, "inputs") == {"x": ("change", "Tensor[B, 8]", "Tensor[B + past, 8]")}
+    assert [c["name"] for c in data("one.onnx", "net.spec")["checkpoint"]["changes"] if c["action"] == "remove"] == [
+        "w"
+    ]
 
 
 def test_files_that_are_no_models(net: Path) -> None:

@@ -107,7 +107,7 @@ def difference(before: Subject, after: Subject, at: Mapping[str, int] | None = N
         Section("tensors", tuple(folded(_mappings(_shapes(before, moved), _shapes(after, {}))))),
         Section("ties", tuple(folded(_mappings(before.ties, after.ties)))),
         Section("cost", tuple(_costs(before, after, at))),
-        *([] if costed else [Section("FLOPs and cache", (), unknown)]),
+        *([] if costed else [Section(_uncosted(before, after), (), unknown)]),
         Section("ONNX operators", tuple(_mappings(_counts(before), _counts(after)))),
     ]
     return Difference(before.label, after.label, tuple(sections), _fate(before, after, moved))
@@ -190,6 +190,7 @@ def _costs(before: Subject, after: Subject, at: Mapping[str, int] | None) -> Ite
     if before.parameters is not None and after.parameters is not None:
         yield from _formulas("parameters", Dim.const(before.parameters), Dim.const(after.parameters), None)
     if not (before.costed and after.costed):
+        yield from _formulas("FLOPs of products", before.products, after.products, at)
         return
     yield from _formulas("FLOPs", before.flops, after.flops, at)
     one, other = (
@@ -199,6 +200,11 @@ def _costs(before: Subject, after: Subject, at: Mapping[str, int] | None) -> Ite
     yield from _formulas("cache bytes that do not grow", one[1], other[1], None)
     if at is not None:  # the formula is told by the two above
         yield from (change for change in _formulas("cache bytes", one[2], other[2], at) if " at " in change.name)
+
+
+def _uncosted(before: Subject, after: Subject) -> str:
+    """What is not compared where one side has no formulas of its own."""
+    return "FLOPs and cache" if None in (before.products, after.products) else "FLOPs but of products, cache"
 
 
 def _formulas(name: str, before: Formula, after: Formula, at: Mapping[str, int] | None) -> Iterator[Change]:

@@ -17,7 +17,7 @@ from specc.inspect.caches import Cache
 from specc.inspect.formulas import Formula
 from specc.ir.graph import Model, Module, PartGroup, PartList, Submodule, aliases, dotted, walk_members
 from specc.passes.plain import entry_facts
-from specc.types import DType, TensorType
+from specc.types import TensorType
 from specc.weights.layout import TensorInfo
 from specc.weights.sections import model_tensors
 from specc_runtime.foreign import graph as graphs
@@ -52,7 +52,8 @@ class Part:
 class Subject:
     """One side. What it does not know is None; `unknown` says why.
 
-    `made`: how it was built, of a build. `cache`: what decoding keeps, in f32; `costed`: whether there are formulas.
+    `made`: how it was built, of a build. `cache`: what decoding keeps, in f32; `costed`: whether there are formulas of
+    all FLOPs and of the cache; `products`: FLOPs of matrix products alone, which a graph tells, too.
     `dims`, `facts`: the sizes of the entry.
     """
 
@@ -70,6 +71,7 @@ class Subject:
     parameters: int | None = None
     costed: bool = False
     flops: Formula = None
+    products: Formula = None
     cache: Cache | None = None
     checked: driver.Checked | None = None
     unknown: str = ""
@@ -131,6 +133,7 @@ def _of_model(label: str, checked: driver.Checked, entry: str, without: frozense
         parameters=found.parameters,
         costed=True,
         flops=found.root.flops,
+        products=found.spent.products,
         cache=found.cache,
         checked=checked,
     )
@@ -222,6 +225,7 @@ def _of_manifest(text: str, made: Build, entry: str) -> Subject:
         hypers={name: _value(value) for name, value in record["hyperparameters"].items()},
         ties=record["weights"]["ties"] if record["weights"] else {},
         parameters=record["parameters"],
+        products=graphs.products(graph) if graph is not None else None,
     )
 
 
@@ -250,8 +254,11 @@ def _stored(weights: Path) -> Mapping[str, TensorInfo]:
 
 def _shown(dtype: str, shape: tuple[Dim, ...]) -> str:
     """As a spec writes it; a build in f32 does not tell `Tensor` from `f32`."""
-    kind = "Tensor" if dtype == "f32" else DType(dtype).spec_name
-    return f"{kind}[{', '.join(map(str, shape))}]"
+    return f"{_kind(dtype)}[{', '.join(map(str, shape))}]"
+
+
+def _kind(dtype: str) -> str:
+    return "Tensor" if dtype == "f32" else {"i64": "Int", "bool": "Bool"}.get(dtype, dtype)
 
 
 def _of_onnx(text: str, path: Path) -> Subject:
@@ -264,30 +271,32 @@ def _of_onnx(text: str, path: Path) -> Subject:
         inputs={i.name: _declared(i) for i in inputs},
         outputs={o.name: _declared(o) for o in proto.graph.output},
         operators=graphs.operators(proto.graph),
-        dims=tuple(dict.fromkeys(d.dim_param for i in inputs for d in i.type.tensor_type.shape.dim if d.dim_param)),
+        dims=tuple(graphs.dims(proto)),
+        products=graphs.products(proto),
         unknown=f"`{path.name}` is a graph: it knows no blocks and no hyper-parameters",
     )
 
 
 def _initializers(proto: ModelProto) -> dict[str, TensorInfo]:
-    from onnx import TensorProto
-
-    names = {
-        TensorProto.FLOAT: "F32", TensorProto.FLOAT16: "F16", TensorProto.BFLOAT16: "BF16", TensorProto.INT64: "I64",
-        TensorProto.INT32: "I32", TensorProto.INT8: "I8", TensorProto.UINT8: "U8", TensorProto.BOOL: "BOOL",
-        TensorProto.DOUBLE: "F64", TensorProto.INT16: "I16",
-    }  # fmt: skip
-    return {
-        t.name: TensorInfo(tuple(t.dims), names.get(t.data_type, TensorProto.DataType.Name(t.data_type)))
-        for t in proto.graph.initializer
-        if t.dims
-    }
+    """Weights: scalars and lists of integers are axes, sizes and shapes, which exporters write as they like."""
+    found = {t.name: TensorInfo(tuple(t.dims), _element(t.data_type).upper()) for t in proto.graph.initializer}
+    return {n: t for n, t in found.items() if t.shape and not (len(t.shape) == 1 and t.dtype in ("I64", "I32"))}
 
 
 def _declared(value: ValueInfoProto) -> str:
+    element = _element(value.type.tensor_type.elem_type)
+    return f"{_kind(element)}[{graphs.sizes(value)}]"
+
+
+def _element(number: int) -> str:
+    """`f32` by ONNX's number for it; ONNX's own name for what specc does not have."""
     from onnx import TensorProto
 
-    element = int(value.type.tensor_type.elem_type)
-    names = {int(TensorProto.FLOAT): "Tensor", int(TensorProto.INT64): "Int", int(TensorProto.BOOL): "Bool"}
-    kind = names.get(element) or TensorProto.DataType.Name(element).lower()
-    return f"{kind}[{graphs.sizes(value)}]"
+    name: str = TensorProto.DataType.Name(number).lower()
+    return _ELEMENTS.get(name, name)
+
+
+_ELEMENTS = {
+    "double": "f64", "float": "f32", "float16": "f16", "bfloat16": "bf16", "int64": "i64", "int32": "i32",
+    "int16": "i16", "int8": "i8", "uint8": "u8", "bool": "bool",
+}  # fmt: skip

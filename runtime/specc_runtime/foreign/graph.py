@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
-from specc.inspect.formulas import Formula
+from specc.inspect.formulas import Formula, total
 from specc.inspect.numbers import byte_text, formula, rounded
 from specc_runtime.foreign.products import Shape, dim_of, flops_of
 from specc_runtime.foreign.table import Summary, Tensor, tree
@@ -26,16 +26,9 @@ def graph_summary(path: Path, at: Mapping[str, int] | None, sort: str | None) ->
     shapes = _shapes(model)
     tensors = [_tensor(t) for t in model.graph.initializer]
     known = {t.name for t in tensors}
-    costs: dict[str, list[Formula]] = {}
-    unknown = 0
-    for node in model.graph.node:
-        found = flops_of(node, shapes)
-        if found is not None:
-            costs.setdefault(_part_of(node.name), []).append(found)
-        elif found is None and _is_product(node):
-            unknown += 1
+    costs, unknown = _costs(model, shapes)
     inputs = [v for v in model.graph.input if v.name not in known]
-    symbols = sorted({s for v in inputs for d in shapes.get(v.name, ()) if d is not None for s in d.symbols})
+    symbols = dims(model)
     _check(path, symbols, at)
     root = tree(tensors, costs, sort)
     counts = Counter(operators(model.graph))
@@ -62,6 +55,32 @@ def graph_summary(path: Path, at: Mapping[str, int] | None, sort: str | None) ->
         "not_counted": unknown,
     }
     return Summary(path.name, root, tuple(facts), data, at, counts_flops=True)
+
+
+def products(model: onnx.ModelProto) -> Formula:
+    """FLOPs of matrix products, convolutions and attention; None where ONNX's inference does not tell all shapes."""
+    costs, unknown = _costs(model, _shapes(model))
+    return None if unknown else total(cost for part in costs.values() for cost in part)
+
+
+def dims(model: onnx.ModelProto) -> list[str]:
+    """The names in the shapes of inputs."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    sizes = [d for v in model.graph.input if v.name not in stored for d in map(dim_of, v.type.tensor_type.shape.dim)]
+    return sorted({symbol for size in sizes if size is not None for symbol in size.symbols})
+
+
+def _costs(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> tuple[dict[str, list[Formula]], int]:
+    """FLOPs by part, and how many products have shapes that are not known."""
+    costs: dict[str, list[Formula]] = {}
+    unknown = 0
+    for node in model.graph.node:
+        found = flops_of(node, shapes)
+        if found is not None:
+            costs.setdefault(_part_of(node.name), []).append(found)
+        elif _is_product(node):
+            unknown += 1
+    return costs, unknown
 
 
 def load(path: Path) -> onnx.ModelProto:
