@@ -724,15 +724,17 @@ PAIRS = {
 SMALL = {"dim": "16", "heads": "2", "layers": "1", "batch": "4"}
 ZOO: dict[str, tuple[str, str, dict[str, str]]] = {
     "mlp": ("mnist", 'hf_dataset("mnist", image = flatten(column("image") / 255), label = column("label"))', {}),
-    "keyword": ("", "", {"batch": "4", "val": "split(0.5)", "classes": "2", "channels": "8", "hidden": "8"}),
+    "keyword": ("speech_commands", "",
+                {"batch": "4", "val": "split(0.5)", "classes": "2", "channels": "8", "hidden": "8"}),
     "unet": ("", 'image_folder("images/", image = pixels(size = 8, range = (-1.0, 1.0)))',
              {"base": "8", "mults": "[1, 2]", "batch": "2"}),
-    "transformer": ("", 'hf_dataset("wmt14/", "de-en", input_ids = tokens("en"), decoder_input_ids = tokens("de"), '
+    "transformer": ("wmt14",
+                    'hf_dataset("wmt14/", "de-en", input_ids = tokens("en"), decoder_input_ids = tokens("de"), '
                     "tokenizer = bpe(vocab))", {**SMALL, "batch": "tokens(60)", "vocab": "300", "hidden": "16",
                     "metrics": "[]", "devices": "1", "strategy": '"auto"', "precision": '"32"'}),
-    "bert": ("", 'hf_dataset("sst2/", text = "sentence", label = "label", tokenizer = "hf:bert")',
+    "bert": ("sst2", 'hf_dataset("sst2/", text = "sentence", label = "label", tokenizer = "hf:bert")',
              {**SMALL, "vocab": "90", "hidden": "16", "context": "32", "weights": "none", "lora": "none"}),
-    "gpt": ("", "", {**SMALL, "vocab": "300", "hidden": "16", "context": "16", "val_every": "2",
+    "gpt": ("pretrain", "", {**SMALL, "vocab": "300", "hidden": "16", "context": "16", "val_every": "2",
                      "sched": "cosine(warmup = 1)"}),
     "gpt2": ("", 'text("data/*.txt", tokenizer = "hf:bert", length = context)',
              {**SMALL, "vocab": "90", "context": "16", "accumulate": "2", "precision": '"32"'}),
