@@ -283,6 +283,29 @@ def test_a_graph_of_another_exporter(net: Path) -> None:
     ]
 
 
+def test_functions_of_python_files_are_not_run(net: Path) -> None:
+    Path("own.py").write_text("raise SystemExit('run')\n", "utf-8")
+    spec = (
+        'dim B\nextern fn own(x: Tensor[...]) -> Tensor[...] from "own.py"\n'
+        "model Net(dim: int = 4) {\n  forward(x: Tensor[B, dim]) -> y: Tensor[B, dim] = own(x)\n}\n"
+        'preset "wide" = Net(dim = 8)\n'
+    )
+    Path("extern.spec").write_text(spec, "utf-8")
+    found = data("extern.spec", "extern.spec:wide")
+    assert changes(found, "inputs") == {"x": ("change", "Tensor[B, 4]", "Tensor[B, 8]")}
+    (operators,) = (s for s in found["sections"] if s["title"] == "ONNX operators")
+    assert not operators["changes"] and "own.py is Python code and was not loaded" in operators["unknown"]
+    assert "not compared: ONNX operators (own.py" in run("extern.spec", "net.spec").output
+
+
+def test_builds_without_a_graph(net: Path) -> None:
+    build(Request("net.spec", verify=False, render=False, out=Path("source"), emit=frozenset({"torch"})))
+    assert data("source", "net.spec", code=0)["equal"]
+    net.write_text(SPEC.replace("relu", "tanh"), "utf-8")
+    found = data("source", "net.spec", code=0)
+    assert next(s for s in found["sections"] if s["title"] == "ONNX operators")["unknown"] == "`source` has no graph"
+
+
 def test_files_that_are_no_models(net: Path) -> None:
     Path("a.onnx").write_bytes(b"\x08\x07\xff\xff\xff")
     Path("nothing.onnx").touch()

@@ -108,7 +108,13 @@ def difference(before: Subject, after: Subject, at: Mapping[str, int] | None = N
         Section("ties", tuple(folded(_mappings(before.ties, after.ties)))),
         Section("cost", tuple(_costs(before, after, at))),
         *([] if costed else [Section(_uncosted(before, after), (), unknown)]),
-        Section("ONNX operators", tuple(_mappings(_counts(before), _counts(after)))),
+        _section(
+            "ONNX operators",
+            _mappings(_counts(before), _counts(after)),
+            before.operators,
+            after.operators,
+            before.no_operators or after.no_operators,
+        ),
     ]
     return Difference(before.label, after.label, tuple(sections), _fate(before, after, moved))
 

@@ -61,9 +61,10 @@ class Subject:
     tensors: Mapping[str, TensorInfo]
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
-    operators: Mapping[str, int] | None
+    operators: Mapping[str, int] | None  # `no_operators`: why they are not known
     dims: tuple[str, ...]
     facts: Facts = field(default_factory=Facts)
+    no_operators: str = ""
     made: Mapping[str, str] | None = None
     hypers: Mapping[str, str] | None = None
     parts: Mapping[str, Part] | None = None
@@ -111,20 +112,20 @@ def _of_spec(label: str, file: str | Path, choice: Choice) -> Subject:
 
 
 def _of_model(label: str, checked: driver.Checked, entry: str, without: frozenset[str] = frozenset()) -> Subject:
-    from specc.backends.onnx.export import build
-
     model = checked.model
     found = report(model, entry, without=without)
     graph = chosen_graph(model, entry, without)
     outputs = {
         name: str(_plain(value.type)) for name, (_, value) in zip(graph.output_names, graph.results, strict=True)
     }
+    operators, no_operators = _built(model, entry, without)
     return Subject(
         label=label,
         tensors=model_tensors(model.module),
         inputs={a.name: str(_plain(a.type)) for a in graph.inputs if a.value is not None},
         outputs=outputs,
-        operators=graphs.operators(build(model, entry, without=without).graph),
+        operators=operators,
+        no_operators=no_operators,
         dims=found.dims,
         facts=entry_facts(model, graph),
         hypers=_hypers(model.module),
@@ -137,6 +138,16 @@ def _of_model(label: str, checked: driver.Checked, entry: str, without: frozense
         cache=found.cache,
         checked=checked,
     )
+
+
+def _built(model: Model, entry: str, without: frozenset[str]) -> tuple[dict[str, int] | None, str]:
+    """Operators of the graph, or why there are none: files of extern functions are not run to compare models."""
+    from specc.backends.onnx.export import build
+
+    try:
+        return graphs.operators(build(model, entry, without=without).graph), ""
+    except Rejected as rejected:
+        return None, rejected.diagnostics[0].message
 
 
 def _plain(type_: TensorType) -> TensorType:
@@ -202,6 +213,7 @@ def _of_build(text: str, folder: Path, entry: str) -> Subject:
         inputs=of_spec.inputs if plain else own.inputs,
         outputs=of_spec.outputs if plain else own.outputs,
         operators=own.operators if own.operators is not None else of_spec.operators,
+        no_operators=of_spec.no_operators if own.operators is None else "",
         made=own.made,
     )
 
@@ -219,6 +231,7 @@ def _of_manifest(text: str, made: Build, entry: str) -> Subject:
         inputs={i.name: _shown(i.dtype, i.shape) for i in of.inputs},
         outputs={o.name: _shown(o.dtype, o.shape) for o in of.outputs},
         operators=graphs.operators(graph.graph) if graph is not None else None,
+        no_operators="" if graph is not None else f"`{text}` has no graph",
         dims=of.dims,
         facts=of.facts,
         made=_made(record, entry),

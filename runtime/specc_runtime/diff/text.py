@@ -22,10 +22,11 @@ def lines(found: Difference) -> Iterator[str]:
             yield section.title
             grouping = grouped if section.title == "cost" else str
             yield from _table(section.changes, grouping)
-    missing = [section.title for section in found.sections if section.unknown]
-    if missing:
+    reasons = dict.fromkeys(section.unknown for section in found.sections if section.unknown)
+    if reasons:
         yield ""
-        why = next(section.unknown for section in found.sections if section.unknown)
+    for why in reasons:
+        missing = [section.title for section in found.sections if section.unknown == why]
         yield f"not compared: {', '.join(missing)} ({why})"
     yield ""
     yield from _fate(found.checkpoint, found)
