@@ -34,6 +34,17 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
     return compare
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For small models, whose threads only wait for each other, the longer the busier the machine is."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def parity_property(request: pytest.FixtureRequest) -> Iterator[None]:
     """What a test compared with transformers goes into its report, which a worker hands to the process that prints."""

@@ -8,30 +8,21 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
-from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from specc_runtime.cli import cli
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).parent.parent
 ARTICLES = runpy.run_path(str(ROOT / "scripts/articles.py"))
 SYSTEMS = {system.name: system for system in ARTICLES["SYSTEMS"]}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads of such small models only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def ran(name: str, out: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from specc_runtime.verify import repeat
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 GPT2 = Family(
     "gpt2",
@@ -55,14 +56,6 @@ BART = Family(
 )  # fmt: skip
 LONG = {"max_position_embeddings": 96}
 CONCAT, STATIC = Cache(), Cache(80)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def greedy(steps: Steps, ids: Any, mask: Any, count: int) -> Any:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from specc_runtime.training.resolved import resolved
 from specc_runtime.training.run import Request, train
 from specc_runtime.training.section import Section, open_section
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPEC = """\
 from std.nn import Linear
 dim B
@@ -45,15 +46,6 @@ train Net "points" {
   epochs = 3
 }
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads of such small models only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

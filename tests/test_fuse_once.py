@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from test_cached import one_thread as one_thread
 from test_zoo_decoders import T5, WHISPER, Family, checkpoint
 
 from specc.types import DType
@@ -19,6 +18,8 @@ from specc_runtime.companions import SpecialTokens
 from specc_runtime.quantised import parse
 from specc_runtime.steps import open_steps
 from specc_runtime.verify import repeat
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPTS = [[5, 9, 2, 33, 41], [3, 11, 20], [7]]
 FUSED = Cache(fuse_once="encode")

@@ -13,7 +13,6 @@ import pytest
 from building import specc
 from test_cached import GPT2, LONG
 from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, Family, checkpoint
-from test_zoo_decoders import one_thread as one_thread
 from test_zoo_moe import MIXTRAL
 from test_zoo_more import NEOX, PHI3
 
@@ -32,6 +31,8 @@ from specc_runtime.verify import repeat
 
 genai = pytest.importorskip("onnxruntime_genai")
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 GENAI = Cache(genai=True)
 PAD = 60  # ends a text and pads one: in no prompt, and not chosen before the least length

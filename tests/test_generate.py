@@ -13,7 +13,6 @@ import pytest
 from building import command, make, specc
 from parity import randomised
 from test_cached import BART, GPT2, LONG
-from test_cached import one_thread as one_thread
 from test_sampling import found
 from test_tokens import TEXT, bpe
 from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family, checkpoint
@@ -32,6 +31,8 @@ from specc_runtime.steps import OnnxSteps
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONCAT = Cache()
 BACKENDS = ("onnxruntime", "torch")

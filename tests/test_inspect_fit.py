@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,6 @@ def model(name: str, sets: Mapping[str, str] | None = None) -> Model:
 
 def solved(of: Model, budget: int, at: Mapping[str, int], **setup: Any) -> Fit:
     return fit(of, "forward", of.entries["forward"].full, budget, at, Setup(**setup))
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several threads."""
-    torch = pytest.importorskip("torch")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # ---- a training step -------------------------------------------------------------------------------------------------

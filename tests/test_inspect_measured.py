@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 from test_ops import ACCEPTED, SIZES, Example, _checked, data_of, module_of, spec_of  # noqa: E402
-from test_torch_quality import listed, loss, once, one_thread, small  # noqa: E402, F401 - fixtures
+from test_torch_quality import listed, loss, once, small  # noqa: E402, F401 - fixtures
 
 from specc import driver  # noqa: E402
 from specc.inspect.spending import Spendings, Spent  # noqa: E402
@@ -22,6 +22,8 @@ from specc.op import operators  # noqa: E402
 from specc.passes.plain import entry_sizes  # noqa: E402
 from specc_runtime.origin import origin_of  # noqa: E402
 from specc_runtime.sizes import admissible  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

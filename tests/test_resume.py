@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,8 @@ from specc_runtime.training import checkpoints, keeping
 from specc_runtime.training.loop import Fit
 from specc_runtime.training.resume import holding
 from specc_runtime.training.run import Request, Run, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # none of several may be there when a process forks
 
 SPEC = """\
 from std.nn import Linear, BatchNorm1d
@@ -85,15 +87,6 @@ KINDS = {
   freeze = ["first.bias"]
 """,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads of such small models only wait for each other, and none may be there when a process forks."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

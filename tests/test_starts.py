@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from test_cached import one_thread as one_thread
 
 from specc.diagnostics import Rejected
 from specc_runtime import Generator, open_build
 from specc_runtime.build import Request, build
 from specc_runtime.cache import Request as Cache
 from specc_runtime.verify import repeat
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEARNED = """\
 from std.nn import Embedding, Linear

@@ -5,7 +5,6 @@ dynamic sizes, trained as the reference is, right in half precision, made of the
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,21 +19,14 @@ from specc_runtime.inputs import Interface, Masks, draw
 from specc_runtime.sizes import admissible
 
 torch = pytest.importorskip("torch")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from zoo import CASES, SPECS, Case  # noqa: E402 - it needs transformers
 
 Tensors = dict[str, Any]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small run slower on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def once() -> list[Any]:

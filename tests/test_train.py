@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
@@ -33,6 +32,8 @@ from specc_runtime.training.schedules import schedule
 from specc_runtime.training.section import open_section
 from specc_runtime.training.sources import read
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).parent.parent
 
 SPEC = """\
@@ -51,15 +52,6 @@ train Net "points" {
   epochs = 3
 }
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads of such small models only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from specc_runtime.module import Build, open_build
 from specc_runtime.training.evaluation import Request as EvalRequest
 from specc_runtime.training.evaluation import evaluate
 from specc_runtime.training.run import Request, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SPECS = Path(__file__).parent.parent / "specs"
 SIZES: dict[str, Any] = {
@@ -50,15 +51,6 @@ train Bert "tune" {{
   epochs  = 2
 }}
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads of such small models only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ transformers = pytest.importorskip("transformers")
 
 import test_zoo_decoders as decoders  # noqa: E402 - it needs the two above
 
-one_thread = decoders.one_thread
+pytestmark = pytest.mark.usefixtures("one_thread")
 MAMBA = decoders.Family(
     "mamba",
     transformers.MambaConfig,
