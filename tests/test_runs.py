@@ -113,6 +113,11 @@ def test_one_run(two: tuple[Path, Path]) -> None:
     }
 
 
+def test_what_a_run_began_with(two: tuple[Path, Path]) -> None:
+    make("runs/tuned", asked={"spec": "../../net.spec", "weights": "../a"})
+    assert ["weights", '"runs/a"'] in cells(specc("runs/tuned").stdout)
+
+
 def test_what_is_no_run_is_skipped_with_a_note(two: tuple[Path, Path]) -> None:
     make("runs/later", format="specc-run/9")
     make("runs/torn")

@@ -412,6 +412,7 @@ def test_overrides_go_where_their_name_is(folder: Path) -> None:
     given = open_section(spec, None, {"weight_decay": "0.1", "hidden": "4"})
     assert "weight_decay = 0.1" in unparse(given.settings["optim"]) and given.sets == {"hidden": "4"}
     assert "--set batch=16" in refused(spec, sets={"batch_size": "16"})
+    assert "T502" in refused(spec, sets={"epochs": "1", "steps": "1"})
     assert "--set lr=0.1" in refused(spec, sets={"learning_rate": "0.1"})
 
 

@@ -308,6 +308,7 @@ def fresh_tensors(made: Build) -> tuple[str, ...]:
     shapes = {name: list(tensor.shape) for name, tensor in made.module().state_dict().items()}
     replaced = record.get("replaced", {})
     return tuple(
-        f"{name} {shapes[name]}" + (f" (the checkpoint has {replaced[name]})" if name in replaced else "")
+        f"{name} {shapes[name]}"
+        + (f" (the checkpoint has {replaced[name]})" if replaced.get(name, shapes[name]) != shapes[name] else "")
         for name in record["fresh"]
     )

@@ -60,7 +60,7 @@ def asked(request: Request, section: Section, folder: Path) -> Record:
 
     return {
         "spec": away(str(section.project.path)),
-        "name": request.name,
+        "name": section.node.name.value if section.node.name is not None else section.model,
         "sets": dict(request.sets),
         "weights": away(request.weights) if request.weights is not None else None,
         "max_steps": request.max_steps,

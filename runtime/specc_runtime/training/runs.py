@@ -72,6 +72,11 @@ def read(folder: Path) -> Known:
         found = history(folder)
         held = record["status"] == "running" and _held(folder)
         status = "killed" if record["status"] == "running" and not held else str(record["status"])
+        settings = {str(k): str(v) for k, v in record["settings"].items()}
+        begun = record.get("asked", {}).get("weights")
+        if begun is not None:  # given by --weights
+            path = folder / str(begun)
+            settings["weights"] = json.dumps(os.path.normpath(path) if path.exists() else str(begun))
         reached = max((series.steps[-1] for series in found.values()), default=0)  # a record is of the beginning or end
         return Known(
             folder,
@@ -81,7 +86,7 @@ def read(folder: Path) -> Known:
             status,
             max(int(record.get("step", 0)), reached if status in ("running", "killed") else 0),
             int(record["steps"]),
-            {str(k): str(v) for k, v in record["settings"].items()},
+            settings,
             {str(k): str(v) for k, v in record["sets"].items()},
             best(found),
             {name: series.values[-1] for name, series in found.items()},

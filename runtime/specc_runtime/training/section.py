@@ -226,6 +226,8 @@ def _overridden(
     Raises `Rejected`: T501 for what is called otherwise here.
     """
     own: dict[str, Given] = {}
+    if {"epochs", "steps"} <= sets.keys():
+        raise failed("T502", "both `epochs` and `steps` are given by --set", None, "keep one of them")
     for key, given in sets.items():
         assert given.expr is not None
         if key in known.SETTINGS:
