@@ -259,6 +259,13 @@ def test_what_cannot_be_evaluated(here: Path) -> None:
         assert done.exit_code == 1 and expected in done.stderr, done.stderr
 
 
+def test_what_the_section_says_is_told_where_it_stands(here: Path) -> None:
+    train(Request("net.spec", out=Path("runs/far"), max_steps=1))
+    Path("far.csv").write_text("x,y,class\n1,2,9\n")
+    done = evaluated("runs/far", "--data", 'csv("far.csv", x = ["x", "y"], label = "class")')
+    assert "far.csv, line 2, column `class`: the label is 9" in done.stderr and "--> net.spec:" in done.stderr
+
+
 def test_a_spec_that_was_moved(here: Path) -> None:
     train(Request("net.spec", out=Path("runs/moved"), max_steps=1))
     known = values("runs/moved")

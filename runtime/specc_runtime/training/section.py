@@ -233,7 +233,8 @@ def _overridden(
         if key in known.SETTINGS:
             if key in ("epochs", "steps"):
                 settings.pop("epochs" if key == "steps" else "steps", None)
-            settings[key] = given.expr
+            if key not in settings or unparse(settings[key]) != unparse(given.expr):
+                settings[key] = given.expr  # what the section says itself is told where it stands
         elif key == "lr" or keyword(settings.get("optim"), key) is not None:
             settings["optim"] = _with(settings.get("optim"), key, given.expr)
         elif key in params:
