@@ -21,7 +21,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 SPECS = ROOT / "specs"
 OUT = Path("runs/articles")
-PROMPT = "Olga the baker had a red kite and seven old ladders."
+PROMPT = "Hugo the miller had a blue violin and three old barrels. One day Hugo went to the"
 
 
 @dataclass(frozen=True)
