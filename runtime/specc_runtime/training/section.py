@@ -22,7 +22,7 @@ from specc.syntax import ast
 from specc.syntax.unparse import unparse
 from specc_runtime.training.initial import configured, texts_of, weights_of
 
-OTHER_NAMES = {"learning_rate": "lr", "max_lr": "lr", "wd": "weight_decay"}
+OTHER_NAMES = {"learning_rate": "lr", "wd": "weight_decay"}
 """Arguments of the optimiser, as they are called elsewhere."""
 
 
