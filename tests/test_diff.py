@@ -156,13 +156,16 @@ def test_a_revision_holds_files_that_are_no_text(net: Path, monkeypatch: pytest.
     Path("lib/latin.spec").write_bytes(b"# caf\xe9\n" + SPEC.encode())
     Path("lib/old.py").write_bytes(b'x = "\xe9"\n')
     Path("lib/net.spec").write_text(SPEC, "utf-8")
+    Path("lib/wrong.spec").write_text(SPEC.replace("relu", "rleu"), "utf-8")
     own = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
     for arguments in (("init",), ("add", "-A"), ("commit", "-m", "one")):
         subprocess.run(["git", *own, *arguments], check=True, capture_output=True)
     monkeypatch.setenv("GIT_DIR", ".git")  # as hooks have it
     assert run("lib/net.spec@HEAD", "net.spec").exit_code == 0
     done = run("lib/latin.spec@HEAD", "net.spec")
-    assert done.exit_code == 2 and "is not UTF-8 text" in done.output, done.output
+    assert done.exit_code == 2 and "error[E006]: `lib/latin.spec` is not UTF-8 text" in done.output, done.output
+    done = run("lib/wrong.spec@HEAD", "net.spec")
+    assert done.exit_code == 2 and "--> lib/wrong.spec:" in done.output and "= in revision: HEAD" in done.output
 
 
 def test_no_repository(net: Path) -> None:

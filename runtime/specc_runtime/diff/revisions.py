@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from specc.diagnostics import Diagnostic, Rejected
@@ -39,6 +41,24 @@ def at_revision(file: Path, revision: str, to: Path) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
     return to / name
+
+
+def told(found: Sequence[Diagnostic], revision: str, folder: Path) -> list[Diagnostic]:
+    """Findings about a revision's files by their places in the repository: the folder is gone when they are read."""
+    place = re.compile(rf"[^\s`]*{re.escape(f'{folder.parent.name}/{folder.name}')}/")
+    for diagnostic in found:
+        for span in (diagnostic.span, *(label.span for label in diagnostic.others)):
+            if span is not None:
+                span.source.display = place.sub("", span.source.display)
+    return [
+        replace(
+            diagnostic,
+            message=place.sub("", diagnostic.message),
+            help=place.sub("", diagnostic.help),
+            notes=(*((name, place.sub("", text)) for name, text in diagnostic.notes), ("in revision", revision)),
+        )
+        for diagnostic in found
+    ]
 
 
 def _contents(root: Path, blobs: Sequence[str]) -> Iterator[bytes]:

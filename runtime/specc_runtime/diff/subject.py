@@ -92,14 +92,18 @@ def subject(text: str, choice: Choice, work: Path) -> Subject:
     if not path.exists() and ":" in text:
         text, _, preset = text.rpartition(":")
     name, at, revision = text.partition("@")
-    file: str | Path = text
-    if at and not Path(text).exists():
-        from specc.reading import locate
-        from specc_runtime.diff.revisions import at_revision
-
-        file = at_revision(locate(name), revision, work)
     label = text + (f":{preset}" if preset and preset != choice.preset else "")
-    return _of_spec(label, file, Choice(preset, choice.model, choice.sets, choice.entry))
+    chosen = Choice(preset, choice.model, choice.sets, choice.entry)
+    if not at or Path(text).exists():
+        return _of_spec(label, text, chosen)
+    from specc.reading import locate
+    from specc_runtime.diff.revisions import at_revision, told
+
+    file = at_revision(locate(name), revision, work)
+    try:
+        return _of_spec(label, file, chosen)
+    except Rejected as rejected:
+        raise Rejected(told(rejected.diagnostics, revision, work)) from None
 
 
 # ---- specs -----------------------------------------------------------------------------------------------------------
