@@ -117,3 +117,7 @@ def test_killed_processes_are_resumed(strategy: str, spec: str, tmp_path: Path) 
 def test_what_several_processes_cannot_do(sets: dict[str, str], expected: str, spec: str) -> None:
     with pytest.raises(Rejected, match=expected):
         train(Request(spec, sets=sets, dry_run=True))
+
+
+def test_lora_that_is_taken_out_is_none(spec: str) -> None:
+    train(Request(spec, sets={"devices": "2", "strategy": '"fsdp"', "lora": "none"}, dry_run=True))

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from specc.syntax import ast
 from specc_runtime.training.request import Request
 from specc_runtime.training.section import Section, failed, unsupported
 
@@ -113,7 +114,7 @@ def strategy_of(section: Section, count: int, unused: bool) -> Any:
     if asked != "fsdp":
         return Replicated(process_group_backend=backend, find_unused_parameters=unused)
     for name in ("ema", "lora"):
-        if name in section.settings:
+        if not isinstance(section.settings.get(name), ast.NoneLit | None):
             raise unsupported(f'`{name}` with `strategy = "fsdp"`', section.span(name), 'strategy = "ddp"')
     if section.entry != "forward":
         raise unsupported('`entry` with `strategy = "fsdp"`', section.span("entry"), 'strategy = "ddp"')
