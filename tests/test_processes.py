@@ -85,6 +85,39 @@ def test_two_processes_are_one_on_the_doubled_batch(strategy: str, spec: str, tm
     train(Request(spec, weights=str(tmp_path / "two/checkpoints/step-8"), max_steps=1, out=tmp_path / "more"))
 
 
+TEXTS = """\
+from std.nn import Embedding, Linear
+dim B, T
+model Count(vocab: int = 9, dim: int = 6) {
+  embed: Embedding(vocab, dim)
+  head: Linear(dim, 2)
+  forward(input_ids: Int[B, T]) -> logits: Tensor[B, 2] = head(mean(embed(input_ids), axis = 1))
+}
+train Count "rows" {
+  data  = jsonl("rows.jsonl", input_ids = "ids", label = "class")
+  loss  = cross_entropy(logits, data.label)
+  optim = adam(lr = 0.05)
+  batch = tokens(24)
+  epochs = 2
+}
+"""
+
+
+@pytest.mark.slow
+def test_batches_of_tokens_are_shared(tmp_path: Path) -> None:
+    """Two processes with a batch each make the step of one process that accumulates two."""
+    rows = [[i % 9, (i * 7) % 9, (i * 5) % 9, i % 3] for i in range(48)]
+    lines = (json.dumps({"ids": ids, "class": int(sum(ids) > 14)}) for ids in rows)
+    (tmp_path / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    spec = tmp_path / "texts.spec"
+    spec.write_text(TEXTS)
+    train(Request(str(spec), sets={"accumulate": "2"}, out=tmp_path / "one"))
+    train(Request(str(spec), sets={"devices": "2", "strategy": '"ddp"'}, out=tmp_path / "two"))
+    records = [json.loads((tmp_path / run / "run.json").read_text()) for run in ("one", "two")]
+    assert [r["step"] for r in records] == [8, 8]
+    assert distance(tmp_path / "one", tmp_path / "two") < 1e-6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_killed_processes_are_resumed(strategy: str, spec: str, tmp_path: Path) -> None:
@@ -111,7 +144,6 @@ def test_killed_processes_are_resumed(strategy: str, spec: str, tmp_path: Path) 
     [
         ({"devices": "0"}, r"`devices` is \"auto\" or a number"),
         ({"devices": "2", "strategy": '"fsdp"', "ema": "0.9"}, "`ema` with `strategy"),
-        ({"devices": "2", "batch": "tokens(100)"}, "`batch = tokens"),
     ],
 )
 def test_what_several_processes_cannot_do(sets: dict[str, str], expected: str, spec: str) -> None:

@@ -51,7 +51,7 @@ class Batches(DataLoader[Any]):
         how: dict[str, Any] = {"collate_fn": as_it_is, "num_workers": count, "persistent_workers": count > 0}
         self.trained = 0
         if tokens is not None:
-            self.order: Order | ByTokens = ByTokens(data, tokens, seed)
+            self.order: Order | ByTokens = ByTokens(data, tokens, seed, part)
             super().__init__(Rows(data), batch_sampler=self.order, **how)
         else:
             self.order = Order(len(data), seed, part)

@@ -11,7 +11,7 @@ from specc.ops.losses import CrossEntropy, Nll
 from specc_runtime.inputs import Interface
 from specc_runtime.training.data.checks import check_lengths, check_padding, fed
 from specc_runtime.training.data.order import batches_by_tokens
-from specc_runtime.training.section import Section, failed, unsupported
+from specc_runtime.training.section import Section, failed
 from specc_runtime.training.sources import Data, bad, read, validation
 
 
@@ -53,12 +53,10 @@ def plan(section: Section, limit: int | None) -> Plan:
     processes = section.value("devices", 1)
     processes = 1 if processes == "auto" else processes
     if most:
-        if processes > 1:
-            raise unsupported("`batch = tokens(..)` on several devices", section.span("batch"), "batch = 32")
         for part in (train, val) if val is not None else (train,):
             check_lengths(part, most, section.span("batch"))
-        batches = len(batches_by_tokens(train, most))
-        batch = ceil(len(train) / batches)
+        every = len(batches_by_tokens(train, most))
+        batch, batches = ceil(len(train) / every), ceil(every / processes)
     else:
         batches = ceil(len(train) / (batch * processes))
     steps = section.value("steps", None) if epochs is None else epochs * ceil(batches / accumulate)
