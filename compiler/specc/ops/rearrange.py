@@ -36,6 +36,7 @@ class Rearrange(Op):
     example: rearrange(x: Tensor[B, 1, Y*X, 8], [B, 1, Y*X, 8] -> [B, 8, Y, X]) -> Tensor[B, 8, Y, X]
     example: rearrange(x: Tensor[B, 8, 3, 3], [B, 8, 3, 3] -> [B, 3*3, 8]) -> Tensor[B, 9, 8]
     example: rearrange(x: Int[B, T], [B, T] -> [B, T]) -> Int[B, T]
+    example: rearrange(x: Tensor[1, 1], [1, 1] -> []) -> Tensor[]
     example: rearrange(x: Tensor[B, T, 8], [B, T, 3*4] -> [B, 3, T, 4]) -> error S210
     example: rearrange(x: Tensor[B, T, 8], [B, T, 2*4] -> [B, T, 2, 2]) -> error S211
     """
@@ -124,12 +125,12 @@ def _reshape(t: TorchText, steps: Steps, pattern: Pattern) -> str:
     runs = [group for group in steps.groups if len(group) > 1]
     if steps.perm is None:
         if not runs:
-            return f".view({t.dims(steps.merged)})"
+            return f".view({t.dims(steps.merged) or '()'})"  # `()`: one element without axes
         axes_are_factors = all(len(axis) == 1 for axis in pattern.left) and not _has_units(pattern)
     else:
         axes_are_factors = all(steps.groups) and sum(map(len, steps.groups)) == len(steps.perm)
     if len(runs) != 1 or not axes_are_factors:
-        return f".reshape({t.dims(steps.merged)})"
+        return f".reshape({t.dims(steps.merged) or '()'})"
     first, last = runs[0][0], runs[0][-1]
     return f".flatten({first})" if runs[0] == steps.groups[-1] else f".flatten({first}, {last})"
 
