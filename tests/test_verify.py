@@ -227,6 +227,17 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return loaded
 
 
+def test_a_view_of_a_parameter_is_a_result(tmp_path: Path) -> None:
+    """torch gives it with the wish for gradients, which a build's parameters have."""
+    spec = tmp_path / "m.spec"
+    text = (
+        "model M() {\n  param w: Tensor[4] = ones()\n  forward(x: Tensor[B, 4]) -> (y: Tensor[B, 4], z: Tensor[B, 4])"
+    )
+    spec.write_text(f"dim B\n{text} {{\n    return x + w, expand(w, sizes = [B, 4])\n  }}\n}}\n", "utf-8")
+    build(Request(str(spec), render=False, out=tmp_path / "out"))
+    assert _manifest(tmp_path / "out")["certificate"]["entries"]
+
+
 def test_the_certificate_records_what_was_done(built: Path) -> None:
     record = _manifest(built)["certificate"]
     jsonschema.Draft202012Validator(certificate.schema()).validate(record)

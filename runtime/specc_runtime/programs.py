@@ -70,6 +70,7 @@ def as_numpy(value: torch.Tensor) -> Array:
     """The same numbers on the CPU; numpy has no bf16, f32 holds them."""
     import torch
 
+    value = value.detach()  # a view of a parameter asks for gradients in inference mode, too
     found: Array = (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
     return found
 
