@@ -135,6 +135,10 @@ def _operands(node: ast.expr, indent: int) -> list[str]:
     if len(whole) <= WIDTH or not isinstance(node, ast.BinOp):
         return [whole]
     level = precedence(node)
+    if isinstance(node.op, ast.Pow):  # binds to the right: a power as the base keeps its parentheses
+        base = " " * indent + show(node.left, level + 1)
+        lines = [base] if len(base) <= WIDTH else break_up("", node.left, "", indent)
+        return [*lines, f"{' ' * indent}** {show(node.right, 11)}"]
     parts: list[tuple[str, ast.expr]] = []
     left: ast.expr = node
     while isinstance(left, ast.BinOp) and precedence(left) == level:
