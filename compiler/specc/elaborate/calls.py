@@ -224,7 +224,7 @@ class CallChecker(TensorLists):
         for argument in graph.inputs:
             if argument.name in tensors:
                 value, at = tensors[argument.name]
-                self._check_argument(argument, value, at, unifier, what, labels, member)
+                self._check_argument(argument, value, at, unifier, what, member)
                 inputs.append(value)
             else:
                 inputs.append(absent.get(argument.name, Absent()))
@@ -268,7 +268,6 @@ class CallChecker(TensorLists):
         at: ast.Expr,
         unifier: Unifier,
         what: str,
-        labels: Labels,
         member: Submodule | None,
     ) -> None:
         for i, (want, have) in enumerate(zip(argument.type.shape, value.type.shape, strict=True)):

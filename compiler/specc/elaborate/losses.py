@@ -343,7 +343,7 @@ class LossChecker(BodyChecker):
         outer, self.wanted = self.wanted, DType.I64 if param.name in INDICES else None
         try:
             if expr is not None and issubclass(op, Loss) and self._is_target(op, param):
-                return self._target(op, call, expr), expr.span
+                return self._target(op, expr), expr.span
             value, span = super()._operand(op, param, expr, call)
             if issubclass(op, Loss) and self.first is None and isinstance(value, Value):
                 self.first = value.type
@@ -355,7 +355,7 @@ class LossChecker(BodyChecker):
         operands = [p.name for p in op.params if p.is_operand]
         return param.name in operands[1:] and param.name != "weight"
 
-    def _target(self, op: type[Op], call: ast.Call, expr: ast.Expr) -> Value:
+    def _target(self, op: type[Op], expr: ast.Expr) -> Value:
         """What a loss holds against its first operand."""
         first = self.first
         classes = issubclass(op, (ClassLoss, Ctc))

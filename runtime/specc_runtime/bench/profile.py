@@ -138,13 +138,3 @@ def by_line(nodes: Iterable[NodeTime]) -> list[LineTime]:
         for line, members in groups.items()
     ]
     return sorted(found, key=lambda one: -one.seconds)
-
-
-def by_scope(nodes: Iterable[NodeTime]) -> dict[str, float]:
-    """Seconds per run of every part, with all that is inside it."""
-    found: dict[str, float] = defaultdict(float)
-    for node in nodes:
-        pieces = node.scope.split(".") if node.scope else []
-        for end in range(len(pieces) + 1):
-            found[".".join(pieces[:end])] += node.seconds
-    return dict(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-Backend = Literal["torch", "torch.compile", "onnxruntime", "onnxruntime-cuda", "torch-cuda", "torch.compile-cuda"]
-BACKENDS: tuple[str, ...] = get_args(Backend)
 USUAL = 128
 """What a size is where nothing is said and the model allows it; the first axis, the batch, is 1, and of what continues
 an earlier call there is one new position."""
