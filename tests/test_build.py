@@ -14,8 +14,8 @@ from building import SMALL, arguments, content, make, specc
 
 from specc import driver, report
 from specc.diagnostics import Rejected
-from specc.ir.graph import aliases, parameter_count
 from specc.ir.json import to_json
+from specc.ir.members import aliases, parameter_count
 from specc.weights.sections import model_tensors
 from specc_runtime import certificate, manifest, open_build, pictures, weights
 from specc_runtime.build import Request, build

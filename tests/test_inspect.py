@@ -17,7 +17,8 @@ from specc.inspect import Block, Report, report
 from specc.inspect.counts import Counts
 from specc.inspect.numbers import formula, rounded
 from specc.inspect.text import table
-from specc.ir.graph import Model, parameter_count
+from specc.ir.graph import Model
+from specc.ir.members import parameter_count
 
 SPECS = Path(__file__).resolve().parents[1] / "specs"
 

@@ -19,7 +19,8 @@ from specc.backends.torch.merge import by_ranks, merge
 from specc.backends.torch.printer import tidy
 from specc.backends.torch.statements import Block, Line, assign
 from specc.driver import load
-from specc.ir.graph import Graph, Model, Submodule, element_count, parameter_count, parameters
+from specc.ir.graph import Graph, Model, Submodule
+from specc.ir.members import element_count, parameter_count, parameters
 from specc.ir.taps import walk
 from specc_runtime.taps import run
 

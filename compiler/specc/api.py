@@ -12,7 +12,7 @@ from specc import driver, report
 from specc.diagnostics import Diagnostic, Rejected
 from specc.inspect import Report, chosen_graph
 from specc.inspect import report as inspect_model
-from specc.ir.graph import parameter_count
+from specc.ir.members import parameter_count
 from specc.ir.text import model_text
 from specc.version import version
 
@@ -122,7 +122,7 @@ class Model:
     def _fitting(self, weights: Mapping[str, bytes]) -> dict[str, bytes]:
         """The weights of this model, checked for presence and length; those of tied names are left out."""
         from specc.inspect.counts import BYTES
-        from specc.ir.graph import aliases, element_count, parameters
+        from specc.ir.members import aliases, element_count, parameters
 
         tied = aliases(self._model.module)
         found: list[Diagnostic] = []

@@ -15,6 +15,7 @@ from specc.diagnostics import Diagnostic, Rejected
 from specc.elaborate.models import Options
 from specc.ir import graph as ir
 from specc.ir.json import to_json
+from specc.ir.members import parameter_count
 from specc.quantisation import Scheme
 from specc.reading import project_root
 from specc.types import DType
@@ -116,7 +117,7 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
             externs = load_trusted(checked, project_root(project.path), request.trust)
         graphs = graphs_of(checked.model, request)
         if request.verify and not request.no_weights and request.emit >= {"torch", "onnx"}:
-            memory.check_proof(ir.parameter_count(checked.model.module))
+            memory.check_proof(parameter_count(checked.model.module))
         target = destination(request.out, checked.model.name)
         try:
             with publishing(target) as work:

@@ -11,21 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specc.dims import Dim
-from specc.ir.graph import (
-    Absent,
-    Apply,
-    Call,
-    Graph,
-    Input,
-    Iteration,
-    Loop,
-    Node,
-    Scan,
-    Submodule,
-    Value,
-    When,
-    walk_members,
-)
+from specc.ir.graph import Absent, Apply, Call, Graph, Input, Iteration, Loop, Node, Scan, Submodule, Value, When
+from specc.ir.members import walk_members
 from specc.op import numel
 from specc.passes.plain import Sizes, call_sizes, entry_sizes
 from specc.types import DType, Operand, Scalar, TensorType

@@ -14,7 +14,8 @@ from specc.diagnostics import Collector, Diagnostic, Rejected
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.models import Given, Options
 from specc.elaborate.values import show
-from specc.ir.graph import Module, aliases
+from specc.ir.graph import Module
+from specc.ir.members import aliases
 from specc.syntax import ast
 from specc.types import DType
 from specc.weights.config import file_functions, read_config

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from specc import driver
 from specc.diagnostics import Diagnostic, Rejected
 from specc.elaborate.models import Options
-from specc.ir.graph import Model, aliases
+from specc.ir.graph import Model
+from specc.ir.members import aliases
 from specc.types import DType
 from specc.weights.layout import Read
 from specc.weights.sections import model_tensors

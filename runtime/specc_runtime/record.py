@@ -12,6 +12,7 @@ import specc
 from specc import driver
 from specc.ir import graph as ir
 from specc.ir.json import plain
+from specc.ir.members import parameter_count
 from specc.passes.incremental import Incremental
 from specc.types import DType
 from specc_runtime import cache, manifest
@@ -69,7 +70,7 @@ def record(
             **({"position_ids": True} if request.position_ids else {}),
         },
         "hyperparameters": {h.name: plain(h.value) for h in model.module.hypers if not h.is_let},
-        "parameters": ir.parameter_count(model.module),
+        "parameters": parameter_count(model.module),
         "dtype": request.dtype.value,
         "entries": {
             g.name: {

@@ -18,7 +18,7 @@ from specc.dims import DimError
 from specc.elaborate.models import Given, Options
 from specc.elaborate.values import Fail
 from specc.inspect.lowering import Lowerings, lowerings
-from specc.ir.graph import parameter_count
+from specc.ir.members import parameter_count
 from specc.reading import project_root
 from specc.syntax import ast
 from specc.syntax.preset_tests import tests_of

@@ -13,8 +13,9 @@ from specc.diagnostics import Collector, Diagnostic, Rejected
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.models import Given, Options, preset_chain
 from specc.elaborate.values import Fail
-from specc.ir.graph import Model, aliases
+from specc.ir.graph import Model
 from specc.ir.initial import initializers
+from specc.ir.members import aliases
 from specc.syntax import ast
 from specc.types import DType
 from specc.weights.config import file_functions, read_config

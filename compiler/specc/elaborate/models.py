@@ -18,8 +18,9 @@ from specc.elaborate.positions import with_position_ids
 from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import is_list, is_tensor, opaque_axes
 from specc.elaborate.values import POISON, Binding, BlockDecl, Fail, FnValue, Poisoned, coerced, fits, show, type_text
-from specc.ir.graph import Entry, Graph, Model, parameters
+from specc.ir.graph import Entry, Graph, Model
 from specc.ir.initial import missing_initializers, unused_patterns
+from specc.ir.members import parameters
 from specc.op import operators
 from specc.source import Span
 from specc.syntax import ast

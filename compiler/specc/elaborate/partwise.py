@@ -10,8 +10,9 @@ from specc.diagnostics import Edit
 from specc.elaborate.models import fold
 from specc.elaborate.names import available, closest, counted
 from specc.elaborate.values import describe, show
-from specc.ir.graph import Model, Module, Submodule, aliases, dotted, parameters, walk_members
+from specc.ir.graph import Model, Module, Submodule, dotted
 from specc.ir.initial import path_pattern
+from specc.ir.members import aliases, parameters, walk_members
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
 

@@ -13,23 +13,8 @@ from typing import cast
 
 from specc.inspect.counts import BYTES
 from specc.inspect.lowering import Draft, DraftHandle
-from specc.ir.graph import (
-    Apply,
-    Call,
-    Graph,
-    Loop,
-    Model,
-    Node,
-    Path,
-    Read,
-    Scan,
-    Value,
-    When,
-    aliases,
-    dotted,
-    element_count,
-    parameters,
-)
+from specc.ir.graph import Apply, Call, Graph, Loop, Model, Node, Path, Read, Scan, Value, When, dotted
+from specc.ir.members import aliases, element_count, parameters
 from specc.op import Emitter, Op, OpError
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes, entry_sizes
 from specc.passes.steps import operand_type

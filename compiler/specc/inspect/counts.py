@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from specc.ir.graph import Function, Member, Module, Parameter, PartGroup, PartList, Path, Submodule, element_count
+from specc.ir.graph import Function, Member, Module, Parameter, PartGroup, PartList, Path, Submodule
+from specc.ir.members import element_count
 from specc.types import DType
 
 BYTES = {

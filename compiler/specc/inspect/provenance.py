@@ -7,7 +7,7 @@ one axis of another size. Where the rule ties axes together (a sum, a pattern), 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +20,15 @@ from specc.ir.graph import (
     Graph,
     Input,
     Loop,
-    Module,
     Node,
     Parameter,
-    PartGroup,
-    PartList,
     Path,
     Read,
     Scan,
-    Submodule,
     Value,
     When,
 )
+from specc.ir.members import member_at
 from specc.op import OpError
 from specc.passes.plain import Sizes, call_sizes, entry_sizes
 from specc.passes.steps import operand_type
@@ -334,16 +331,8 @@ def _called(node: Call) -> str:
 
 def _declared(frame: _Frame, node: Read) -> Span:
     """Where a parameter is declared."""
-    member: object = frame.graph.module
-    for segment in node.path:
-        if isinstance(member, Submodule):
-            member = member.module
-        if isinstance(member, PartList):
-            assert isinstance(segment, int)
-            member = member.items[segment]
-        elif isinstance(member, (Module, PartGroup)):
-            members: Mapping[str, object] = member.members
-            member = members[str(segment)]
+    module = frame.graph.module
+    member = member_at(module, node.path) if module is not None else None
     return member.span if isinstance(member, Parameter) else node.span
 
 

@@ -21,18 +21,15 @@ from specc.ir.graph import (
     Graph,
     Input,
     Loop,
-    Member,
     Module,
     Node,
     Parameter,
-    PartGroup,
-    PartList,
     Read,
     Scan,
-    Submodule,
     Value,
     When,
 )
+from specc.ir.members import member_at
 from specc.ir.route import Route
 from specc.op import Op, numel
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes
@@ -367,18 +364,7 @@ def _order(
 
 def _is_buffer(module: Module | None, node: Read) -> bool:
     """Whether what is read is no parameter of the training."""
-    member: Member | None = None
-    members: Mapping[str, Member] = module.members if module is not None else {}
-    for segment in node.path:
-        if isinstance(member, PartList):
-            assert isinstance(segment, int)
-            member = member.items[segment]
-        else:
-            member = members[str(segment)]
-        if isinstance(member, Submodule):
-            members = member.module.members
-        elif isinstance(member, PartGroup):
-            members = member.members
+    member = member_at(module, node.path) if module is not None else None
     return isinstance(member, Parameter) and member.buffer
 
 

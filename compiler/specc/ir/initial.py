@@ -18,11 +18,9 @@ from specc.ir.graph import (
     PartList,
     Path,
     Submodule,
-    aliases,
-    distinct_modules,
     dotted,
-    walk_members,
 )
+from specc.ir.members import aliases, distinct_modules, walk_members
 
 
 def initializers(module: Module) -> dict[str, Initializer | None]:

@@ -29,8 +29,8 @@ from specc.ir.graph import (
     Value,
     When,
     dotted,
-    parameter_count,
 )
+from specc.ir.members import parameter_count
 from specc.types import ELLIPSIS, Scalar, TensorType
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from specc.ir.graph import Member, Module, Parameter, PartGroup, PartList, Submodule, walk_members
+from specc.ir.graph import Member, Module, Parameter, PartGroup, PartList, Submodule
+from specc.ir.members import walk_members
 
 Names = dict[Module, str]
 Blocks = Mapping[str, Sequence[Sequence[Module]]]

@@ -13,7 +13,8 @@ from specc.diagnostics import Collector, Diagnostic
 from specc.elaborate.elaborator import Elaborator
 from specc.elaborate.instances import Instance
 from specc.elaborate.names import closest
-from specc.ir.graph import Model, Submodule, dotted, walk_members
+from specc.ir.graph import Model, Submodule, dotted
+from specc.ir.members import walk_members
 from specc.syntax import ast
 from specc.weights.patterns import STAR, Pattern, PatternError, pattern
 

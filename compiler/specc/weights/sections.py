@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from specc.diagnostics import Collector, Diagnostic
-from specc.ir.graph import Module, Parameter, Path, Submodule, dotted, walk_members
+from specc.ir.graph import Module, Parameter, Path, Submodule, dotted
+from specc.ir.members import walk_members
 from specc.syntax import ast
 from specc.types import DType, TensorType, show_axes
 from specc.weights.layout import TensorInfo

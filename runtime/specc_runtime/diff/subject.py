@@ -15,7 +15,8 @@ from specc.elaborate.models import Options
 from specc.inspect import chosen_graph, report
 from specc.inspect.caches import Cache
 from specc.inspect.formulas import Formula
-from specc.ir.graph import Model, Module, PartGroup, PartList, Submodule, aliases, dotted, walk_members
+from specc.ir.graph import Model, Module, PartGroup, PartList, Submodule, dotted
+from specc.ir.members import aliases, walk_members
 from specc.passes.plain import entry_facts
 from specc.types import TensorType
 from specc.weights.layout import TensorInfo

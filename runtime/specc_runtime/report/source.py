@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup, escape
 
 from specc.inspect.formats import walk
-from specc.ir.graph import Submodule, dotted, walk_members
+from specc.ir.graph import Submodule, dotted
+from specc.ir.members import walk_members
 
 if TYPE_CHECKING:
     from specc.driver import Checked

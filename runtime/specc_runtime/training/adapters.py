@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from specc.elaborate.models import fold
 from specc.elaborate.names import available
 from specc.elaborate.partwise import LORA, Parts, matches, targeted
-from specc.ir.graph import aliases
+from specc.ir.members import aliases
 from specc_runtime.folding import ADAPTER, library, write_adapter
 from specc_runtime.module import WEIGHTS
 from specc_runtime.training.footprint import Footprint, footprint, saving

@@ -26,7 +26,8 @@ from specc.backends.onnx.scaled import scale_queries
 from specc.backends.onnx.valid import read_valid
 from specc.backends.onnx.values import Ref
 from specc.dims import Dim
-from specc.ir.graph import Apply, Model, Scan, aliases
+from specc.ir.graph import Apply, Model, Scan
+from specc.ir.members import aliases
 from specc.op import Buffer, Emitter, Step
 from specc.ops.convolution import CausalConv1d
 from specc.ops.positions import counted

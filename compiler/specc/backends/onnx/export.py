@@ -17,7 +17,8 @@ from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import IR_VERSION, WeightsRef, model_proto
 from specc.backends.onnx.values import Ref
 from specc.diagnostics import Diagnostic, Rejected
-from specc.ir.graph import Graph, Model, aliases
+from specc.ir.graph import Graph, Model
+from specc.ir.members import aliases
 from specc.passes.plain import entry_facts, entry_sizes
 from specc.quantisation import Scheme
 from specc.source import Span

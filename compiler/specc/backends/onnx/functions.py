@@ -21,22 +21,8 @@ from specc.backends.onnx.proto import function_proto, listing, model_proto
 from specc.backends.onnx.repeats import Run, runs
 from specc.backends.onnx.values import Ref
 from specc.dims import Dim
-from specc.ir.graph import (
-    Apply,
-    Call,
-    Graph,
-    Iteration,
-    Loop,
-    Model,
-    Module,
-    Node,
-    Path,
-    Read,
-    Scan,
-    Value,
-    aliases,
-    dotted,
-)
+from specc.ir.graph import Apply, Call, Graph, Iteration, Loop, Model, Module, Node, Path, Read, Scan, Value, dotted
+from specc.ir.members import aliases
 from specc.ir.route import Route
 from specc.ops.routing import Dispatch
 from specc.passes.plain import Sizes, call_sizes, entry_sizes

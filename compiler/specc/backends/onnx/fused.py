@@ -13,7 +13,8 @@ from specc.backends.onnx.flatten import Flattener
 from specc.backends.onnx.packed import pack
 from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import WeightsRef, model_proto
-from specc.ir.graph import Model, aliases
+from specc.ir.graph import Model
+from specc.ir.members import aliases
 from specc.passes.fused import appended_sizes
 from specc.passes.incremental import Incremental
 from specc.passes.plain import entry_sizes

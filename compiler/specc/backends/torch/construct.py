@@ -13,7 +13,7 @@ from specc.backends.torch.printer import constant, literal, names_in, tidy
 from specc.backends.torch.statements import Block, Line, Statement, assign
 from specc.backends.torch.weights import initial
 from specc.initializers import HELPERS
-from specc.ir.graph import Apply, Function, Member, Module, Parameter, PartGroup, PartList, Path, Submodule
+from specc.ir.graph import Apply, Function, Member, Module, Parameter, PartGroup, PartList, Submodule
 from specc.types import DType, TensorType
 
 Variables = Mapping[str, Any]
@@ -231,20 +231,3 @@ def _with_runs(items: Sequence[str]) -> list[str]:
         count = len(list(run))
         done += [f"*[{item} for _ in range({count})]"] if count > 2 else [item] * count
     return done
-
-
-def member_at(module: Module, path: Path) -> Member | None:
-    """The member a path names, through lists, groups and parts."""
-    found: Member | None = None
-    members: Mapping[str, Member] = module.members
-    for segment in path:
-        if isinstance(segment, int):
-            assert isinstance(found, PartList)
-            found = found.items[segment]
-        else:
-            found = members[segment]
-        if isinstance(found, Submodule):
-            members = found.module.members
-        elif isinstance(found, PartGroup):
-            members = found.members
-    return found

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from specc.backends.torch.cached import CachedMethod, Stepping
 from specc.backends.torch.classes import ClassDraft, FunctionDraft, Param
-from specc.backends.torch.construct import Constructor, member_at
+from specc.backends.torch.construct import Constructor
 from specc.backends.torch.entry import checks, size_bindings
 from specc.backends.torch.labels import Scope, python_name
 from specc.backends.torch.merge import by_ranks, merge
@@ -39,8 +39,8 @@ from specc.ir.graph import (
     Scan,
     Value,
     When,
-    walk_members,
 )  # fmt: skip
+from specc.ir.members import member_at, walk_members
 from specc.types import DType, Scalar
 
 TENSOR = "torch.Tensor"

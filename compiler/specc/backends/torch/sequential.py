@@ -4,24 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from specc.backends.torch.construct import member_at
 from specc.backends.torch.labels import Scope
 from specc.backends.torch.optext import InitText
-from specc.ir.graph import (
-    Absent,
-    Apply,
-    Call,
-    Function,
-    Loop,
-    Model,
-    Module,
-    Node,
-    PartList,
-    Scan,
-    Submodule,
-    When,
-    walk_members,
-)
+from specc.ir.graph import Absent, Apply, Call, Function, Loop, Model, Module, Node, PartList, Scan, Submodule, When
+from specc.ir.members import member_at, walk_members
 
 
 def sequential_lists(model: Model) -> frozenset[int]:
