@@ -15,6 +15,7 @@ from specc.diagnostics import Rejected
 from specc.driver import Checked
 from specc.elaborate.models import Options
 from specc.ir import graph as ir
+from specc.ir import members
 from specc.ir.initial import initializers
 
 HEAD = "from std.nn import Linear, LayerNorm, Embedding, RMSNorm\ndim B, T, S = past(T) + T\n"
@@ -48,7 +49,7 @@ def hypers(checked: Checked) -> dict[str, Any]:
 
 
 def names(checked: Checked) -> list[str]:
-    return list(ir.parameters(checked.model.module))
+    return list(members.parameters(checked.model.module))
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def test_equal_parts_share_one_module(load: Load) -> None:
     layers = checked.model.module.members["layers"]
     assert isinstance(layers, ir.PartList)
     assert len({id(item.module) for item in layers.items if isinstance(item, ir.Submodule)}) == 1
-    assert ir.parameter_count(checked.model.module) == 3 * 20
+    assert members.parameter_count(checked.model.module) == 3 * 20
 
 
 def test_star_passes_what_matches(load: Load) -> None:
@@ -222,8 +223,8 @@ model M(vocab: int = 10, dim: int = 4, tied: bool = true) {
   forward(ids: Int[B, T]) -> logits: Tensor[B, T, vocab] = ids |> wte |> tower |> head
 }"""
     )
-    assert ir.parameter_count(checked.model.module) == 40 + 20
-    assert ir.aliases(checked.model.module) == {"head.weight": "wte.weight"}
+    assert members.parameter_count(checked.model.module) == 40 + 20
+    assert members.aliases(checked.model.module) == {"head.weight": "wte.weight"}
     chosen = {name: str(init) for name, init in initializers(checked.model.module).items()}
     assert chosen["tower.fc.weight"].startswith("normal(std=0.03")
     assert chosen["tower.fc.bias"] == "ones()"
@@ -392,7 +393,7 @@ def test_imports_bring_what_they_need(load: Load) -> None:
         + "let width = 6\nfn twice(x: Tensor[...]) -> Tensor[...] = 2*x\nblock Part(dim: int = width) { fc: Linear(dim, dim); forward(x: Tensor[B, T, dim]) -> Tensor[B, T, dim] = x |> fc |> twice }"
     )
     text = 'from "./lib/parts.spec" import Part as P, width\nmodel M { p: P(); forward(x: Tensor[B, T, width]) -> Tensor[B, T, width] = p(x) }'
-    assert ir.parameter_count(load(text, files={"lib/parts.spec": parts}).model.module) == 42
+    assert members.parameter_count(load(text, files={"lib/parts.spec": parts}).model.module) == 42
 
 
 def test_imports_stay_inside_the_project(load: Load, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from specc.backends.onnx.valid import read_valid
 from specc.diagnostics import Rejected
 from specc.dims import Dim, Facts
 from specc.ir import graph as ir
+from specc.ir import members
 from specc.ir.taps import walk
 from specc.passes.plain import entry_sizes
 from specc.types import DType
@@ -44,8 +45,8 @@ def check(model: onnx.ModelProto) -> None:
 def weights(model: ir.Model) -> dict[str, np.ndarray[Any, Any]]:
     """The state_dict of random numbers, tied names left out."""
     rng = np.random.default_rng(0)
-    tied = ir.aliases(model.module)
-    shapes = {n: [d.value for d in p.type.shape] for n, p in ir.parameters(model.module).items() if n not in tied}
+    tied = members.aliases(model.module)
+    shapes = {n: [d.value for d in p.type.shape] for n, p in members.parameters(model.module).items() if n not in tied}
     return {name: rng.standard_normal(shape).astype(np.float32) / 4 for name, shape in shapes.items()}
 
 
@@ -361,7 +362,7 @@ def unmerged(model: ir.Model, arrays: Mapping[str, np.ndarray[Any, Any]], *, mer
     """The graph as the operators lower it, with or without the one pass that is tested here."""
     emit = GraphEmitter()
     graph = model.entries["forward"].full
-    Flattener(emit, ir.aliases(model.module)).entry(graph, entry_sizes(graph))
+    Flattener(emit, members.aliases(model.module)).entry(graph, entry_sizes(graph))
     if merge:
         merge_heads(emit)
     return model_proto(emit, "lowered", weights=embedded(arrays))

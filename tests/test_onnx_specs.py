@@ -20,6 +20,7 @@ from specc.backends.onnx.text import onnx_text
 from specc.diagnostics import Rejected
 from specc.driver import load, open_project
 from specc.ir import graph as ir
+from specc.ir import members
 from specc.ir.taps import walk
 from specc.syntax import ast
 
@@ -54,7 +55,7 @@ def embedded(model: ir.Model) -> Embedded:
     """Random weights: floats of the size of a trained model's."""
     rng = np.random.default_rng(0)
     tensors = {}
-    for key, parameter in ir.parameters(model.module).items():
+    for key, parameter in members.parameters(model.module).items():
         shape = [size.value for size in parameter.type.shape]
         array = rng.standard_normal(shape) / 8 if parameter.type.dtype.is_float else np.zeros(shape)
         tensors[key] = array.astype(np.float32 if parameter.type.dtype.is_float else np.int64).tobytes()
