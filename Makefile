@@ -70,7 +70,7 @@ bench: $(READY)
 
 report: $(READY)
 	@test -f $(BENCHED) || $(MAKE) bench
-	@$(BIN)/python benchmarks/report.py $(BENCHED) benchmarks/notes.md docs/BENCHMARKS.md
+	@$(BIN)/python -m benchmarks.report $(BENCHED) benchmarks/notes.md docs/BENCHMARKS.md
 
 parity: $(READY)
 	@$(PYTEST) $(WORKERS) -q --parity tests/test_zoo_*.py tests/test_gpt2_checkpoint.py

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measuring import GPT2, ROOT, SPECC, Cell, Exported, Record, Row, run, seconds, tables
+from benchmarks.measuring import GPT2, ROOT, SPECC, Cell, Exported, Record, Row, run, seconds, tables
 
 ROWS = pytest.StashKey[list[Row]]()
 CELLS = pytest.StashKey[list[Cell]]()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from measuring import ROOT, SPECC
+from benchmarks.measuring import ROOT, SPECC
 
 PEERS = Path(__file__).parent / "peers"
 ENVIRONMENTS = ROOT / ".peers"

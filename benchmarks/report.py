@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from measuring import Cell, tables
+from benchmarks.measuring import Cell, tables
 
 _HEAD = """# Benchmarks
 

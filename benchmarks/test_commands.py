@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from measuring import GPT2, SPECC, ZOO, Record, run
+from benchmarks.measuring import GPT2, SPECC, ZOO, Record, run
 
 LLAMA_405B = [str(ZOO / "llama.spec"), "--preset", "llama-3.1-405b"]
 

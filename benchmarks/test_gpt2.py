@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from measuring import GPT2, SPECC, Exported, Record, interleaved, run, seconds
+from benchmarks.measuring import GPT2, SPECC, Exported, Record, interleaved, run, seconds
 
 
 def test_compile_a_checkpoint(

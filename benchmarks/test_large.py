@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 import pytest
-from measuring import SPECC, ZOO, Record, run, seconds
+from benchmarks.measuring import SPECC, ZOO, Record, run, seconds
 from synthetic import Llama
 
 GIGABYTE = Llama(dim=1280, layers=10, hidden=3584, shards=2)

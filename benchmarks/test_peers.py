@@ -12,13 +12,26 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import exports
 import numpy as np
 import pytest
-from driving import Decoder, ids, session
-from exports import CONCAT, FORWARD, GENAI, LINK, LINKED, OTHERS, OURS, QUANTISED, STATIC, TORCH_CACHE, Exports, Model
-from measuring import ZOO, Record, interleaved, run
-from torchside import Torch
+from benchmarks import exports
+from benchmarks.driving import Decoder, ids, session
+from benchmarks.exports import (
+    CONCAT,
+    FORWARD,
+    GENAI,
+    LINK,
+    LINKED,
+    OTHERS,
+    OURS,
+    QUANTISED,
+    STATIC,
+    TORCH_CACHE,
+    Exports,
+    Model,
+)
+from benchmarks.measuring import ZOO, Record, interleaved, run
+from benchmarks.torchside import Torch
 
 Cells = Callable[[str, str, str, float | str], None]
 EAGER, COMPILED = "torch eager", "torch.compile"

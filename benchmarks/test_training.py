@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from measuring import GPT2, SPECC, Record, interleaved, run
+from benchmarks.measuring import GPT2, SPECC, Record, interleaved, run
 
 from specc_runtime.threads import yielding
 
@@ -49,7 +49,7 @@ def test_step(
 ) -> None:  # fmt: skip
     """Forward, loss, backward and AdamW, of one batch over and over; the same weights in all three."""
     import torch
-    from trainingside import ByHand, step, transformers_gpt2
+    from benchmarks.trainingside import ByHand, step, transformers_gpt2
 
     if quick and name == "124M":
         pytest.skip("of small models only, with --quick")
@@ -120,7 +120,7 @@ def test_trainer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """`specc train` with its defaults: loss and rate are logged, states kept, every loss is looked at."""
-    from trainingside import step
+    from benchmarks.trainingside import step
 
     from specc_runtime.training import loop
     from specc_runtime.training.batches import loader

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from driving import Array, ids
+from benchmarks.driving import Array, ids
 
 
 class Torch:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from measuring import Cell, tables
-from report import report
+from benchmarks.measuring import Cell, tables
+from benchmarks.report import report
 
 
 def test_a_table_shows_what_is_missing_and_why() -> None:
