@@ -16,6 +16,7 @@ from zoo import CASES
 
 from specc import driver
 from specc.backends.onnx.export import build as build_graph
+from specc.backends.onnx.target import Target
 from specc.diagnostics import Rejected
 from specc.types import DType
 from specc_runtime import half_proof, open_build
@@ -116,7 +117,7 @@ def test_graphs_are_well_typed(spec: str, dtype: DType, opset: int) -> None:
         model = driver.load(spec).model
     except Rejected:
         model = driver.load(spec, preset=next(iter(project.presets))).model
-    proto = build_graph(model, opset=opset, compute=dtype)
+    proto = build_graph(model, Target(opset=opset, compute=dtype))
     for tensor in [t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]:
         proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         proto.graph.initializer.remove(tensor)

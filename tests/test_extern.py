@@ -22,6 +22,7 @@ from building import command, specc
 from specc import driver, report
 from specc.backends.onnx.export import build as build_onnx
 from specc.backends.onnx.functions import view
+from specc.backends.onnx.target import Target
 from specc.backends.torch.export import emit
 from specc.diagnostics import Rejected
 from specc_runtime.build import Request, Result, build
@@ -349,7 +350,7 @@ def test_the_graph_and_the_picture(project: Path) -> None:
     with chdir(project):
         checked = driver.load("m.spec")
         loaded = load_trusted(checked, project, ("ops/swish2.py",))
-    flat = build_onnx(checked.model, externs=loaded)
+    flat = build_onnx(checked.model, Target(externs=loaded))
     assert [n.op_type for n in flat.graph.node].count("Sigmoid") == 5
     onnx.checker.check_model(view(checked.model, externs=loaded)[0])
     functions = {f.name: [n.op_type for n in f.node] for f in view(checked.model, externs=loaded)[0].functions}

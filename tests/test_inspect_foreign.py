@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from specc import driver
 from specc.backends.onnx.export import build
+from specc.backends.onnx.target import Target
 from specc.diagnostics import Rejected
 from specc.dims import Dim
 from specc.inspect import report
@@ -50,7 +51,7 @@ def graph(
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A graph of a language model with its weights' names."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
-    onnx.save(build(driver.load(SPECS / "gpt2.spec", sets=TINY).model, opset=20), path)
+    onnx.save(build(driver.load(SPECS / "gpt2.spec", sets=TINY).model, Target(opset=20)), path)
     return path
 
 
@@ -65,7 +66,7 @@ def test_flops_of_a_graph_are_those_of_its_spec(name: str, tmp_path: Path) -> No
         "llama": {"dim": "32", "layers": "2", "heads": "4", "kv_heads": "2", "hidden": "48", "vocab": "61"},
     }
     of = driver.load(SPECS / f"{name}.spec", sets=sets.get(name, {})).model
-    onnx.save(build(of, opset=23), tmp_path / "m.onnx")
+    onnx.save(build(of, Target(opset=23)), tmp_path / "m.onnx")
     found, said = summary(tmp_path / "m.onnx"), report(of)
     at = dict.fromkeys(said.dims, 64)
     assert found.root.flops is not None and said.spent.products is not None

@@ -19,6 +19,7 @@ from specc import driver
 from specc.backends.onnx.export import build
 from specc.backends.onnx.functions import view
 from specc.backends.onnx.proto import Embedded
+from specc.backends.onnx.target import Target
 from specc.backends.torch.export import emit
 from specc.ir.graph import Model
 from specc.ir.json import to_json
@@ -156,7 +157,7 @@ def test_onnx_is_torch(name: str, opset: int) -> None:
     model = load(name)
     module = module_of(model)
     weights = Embedded({key: tensor.numpy().tobytes() for key, tensor in module.state_dict().items()})
-    proto = build(model, opset=opset, weights=weights)
+    proto = build(model, Target(opset=opset, weights=weights))
     onnx.checker.check_model(proto, full_check=True)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     reference = ReferenceEvaluator(proto)

@@ -24,6 +24,7 @@ from specc.backends.onnx.products import use_gemm
 from specc.backends.onnx.proto import Embedded, External, Slot, model_proto
 from specc.backends.onnx.rows import add_in_products
 from specc.backends.onnx.scaled import scale_queries
+from specc.backends.onnx.target import Target
 from specc.backends.onnx.valid import read_valid
 from specc.diagnostics import Rejected
 from specc.dims import Dim, Facts
@@ -249,8 +250,8 @@ def test_the_flat_graph_computes_what_torch_does(small: ir.Model) -> None:
         x = rng.standard_normal((batch, length, 16)).astype(np.float32)
         mask = rng.random((batch, length)) < 0.7
         mask[:, 0] = True
-        masked = run(build(small, weights=embedded(arrays)), x=x, mask=mask)[0]
-        plain = run(build(small, without=NO_MASK, weights=embedded(arrays)), x=x)[0]
+        masked = run(build(small, Target(weights=embedded(arrays))), x=x, mask=mask)[0]
+        plain = run(build(small, Target(weights=embedded(arrays)), without=NO_MASK), x=x)[0]
         np.testing.assert_allclose(masked, stack_reference(arrays, x, mask, 2), atol=2e-6)
         np.testing.assert_allclose(plain, stack_reference(arrays, x, None, 2), atol=2e-6)
 
@@ -259,7 +260,7 @@ def test_the_flat_graph_computes_what_torch_does(small: ir.Model) -> None:
 def test_every_opset_computes_the_same(small: ir.Model, opset: int) -> None:
     arrays = weights(small)
     x = np.random.default_rng(1).standard_normal((2, 4, 16)).astype(np.float32)
-    found = run(build(small, opset=opset, without=NO_MASK, weights=embedded(arrays)), x=x)[0]
+    found = run(build(small, Target(opset=opset, weights=embedded(arrays)), without=NO_MASK), x=x)[0]
     np.testing.assert_allclose(found, stack_reference(arrays, x, None, 2), atol=2e-6)
 
 
@@ -314,7 +315,7 @@ def test_weights_are_references_into_a_file(small: ir.Model, tmp_path: Any) -> N
         slots[name] = Slot(len(blob), array.nbytes)
         blob += array.tobytes()
     (tmp_path / "model.safetensors").write_bytes(blob)
-    model = build(small, without=NO_MASK, weights=External("model.safetensors", slots))
+    model = build(small, Target(weights=External("model.safetensors", slots)), without=NO_MASK)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
     session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
@@ -328,7 +329,7 @@ def test_same_input_same_bytes(small: ir.Model) -> None:
 
 
 def test_declared_shapes_are_the_real_ones(small: ir.Model) -> None:
-    model, taps = build_debug(small, weights=embedded(weights(small)))
+    model, taps = build_debug(small, Target(weights=embedded(weights(small))))
     x = np.zeros((2, 3, 16), np.float32)
     results = run(model, x=x, mask=np.ones((2, 3), bool))
     declared = {o.name: [d.dim_param or d.dim_value for d in o.type.tensor_type.shape.dim] for o in model.graph.output}
@@ -340,7 +341,7 @@ def test_declared_shapes_are_the_real_ones(small: ir.Model) -> None:
 
 def test_an_opset_out_of_range_is_refused(small: ir.Model) -> None:
     with pytest.raises(Rejected) as caught:
-        build(small, opset=27)
+        build(small, Target(opset=27))
     assert [(d.code, d.message) for d in caught.value.diagnostics] == [("B601", "opset 27 is not one of 17 to 26")]
 
 
@@ -558,7 +559,7 @@ def test_queries_come_scaled(rotated: bool) -> None:
 
 
 def test_taps_have_the_same_keys_in_the_debug_graph_and_in_a_walk(small: ir.Model) -> None:
-    model, taps = build_debug(small, weights=embedded(weights(small)))
+    model, taps = build_debug(small, Target(weights=embedded(weights(small))))
     walked = [tap.key for tap in walk(small.entries["forward"].full)]
     assert [tap.key for tap in taps] == walked
     assert len(set(walked)) == len(walked)
@@ -571,10 +572,10 @@ def test_the_debug_graph_computes_the_same_and_shows_heads_before_they_merge(sma
     arrays = weights(small)
     x = np.random.default_rng(4).standard_normal((2, 5, 16)).astype(np.float32)
     mask = np.ones((2, 5), bool)
-    model, taps = build_debug(small, weights=embedded(arrays))
+    model, taps = build_debug(small, Target(weights=embedded(arrays)))
     names = [output.name for output in model.graph.output]
     results = dict(zip(names, run(model, x=x, mask=mask), strict=True))
-    assert np.array_equal(results["logits"], run(build(small, weights=embedded(arrays)), x=x, mask=mask)[0])
+    assert np.array_equal(results["logits"], run(build(small, Target(weights=embedded(arrays))), x=x, mask=mask)[0])
     output = {tap.key: tap.output for tap in taps}
     y, merged = results[output["layers.0.attn/7:y"]], results[output["layers.0.attn/8"]]
     assert y.shape == (2, 2, 5, 8)

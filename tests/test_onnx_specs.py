@@ -16,6 +16,7 @@ import pytest
 from specc.backends.onnx.export import build, build_debug
 from specc.backends.onnx.functions import view
 from specc.backends.onnx.proto import Embedded
+from specc.backends.onnx.target import Target
 from specc.backends.onnx.text import onnx_text
 from specc.diagnostics import Rejected
 from specc.driver import load, open_project
@@ -97,7 +98,7 @@ def test_every_opset_checks_and_computes_the_same(name: str, entry: str, without
     weights, left_out = embedded(model), frozenset(without.split())
     reference: dict[int, list[np.ndarray[Any, Any]]] = {}
     for opset in (23, 17, 18, 20, 22, 24, 26):
-        built = build(model, entry.strip(), opset=opset, without=left_out, weights=weights)
+        built = build(model, Target(opset=opset, weights=weights), entry=entry.strip(), without=left_out)
         check(built)
         for i, sizes in enumerate(SIZES):
             found = run(built, feeds(built, sizes))
@@ -108,13 +109,13 @@ def test_every_opset_checks_and_computes_the_same(name: str, entry: str, without
 @pytest.mark.parametrize(("name", "entry", "without"), CASES)
 def test_the_debug_graph_is_the_same_program(name: str, entry: str, without: str) -> None:
     model = small(name)
-    weights, left_out = embedded(model), frozenset(without.split())
-    debug, taps = build_debug(model, entry.strip(), without=left_out, weights=weights)
+    target, left_out = Target(weights=embedded(model)), frozenset(without.split())
+    debug, taps = build_debug(model, target, entry=entry.strip(), without=left_out)
     check(debug)
     graph = model.entries[entry.strip()].full if not left_out else model.entries[entry.strip()].graphs[frozenset()]
     assert [tap.key for tap in taps] == [tap.key for tap in walk(graph)]
     inputs = feeds(debug, SIZES[1])
-    plain = build(model, entry.strip(), without=left_out, weights=weights)
+    plain = build(model, target, entry=entry.strip(), without=left_out)
     found, expected = run(debug, inputs), run(plain, inputs)
     for a, b in zip(found, expected, strict=False):
         np.testing.assert_allclose(a, b, atol=1e-5)

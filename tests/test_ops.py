@@ -23,6 +23,7 @@ from onnx.reference import ReferenceEvaluator
 
 from specc import driver
 from specc.backends.onnx.export import build
+from specc.backends.onnx.target import Target
 from specc.backends.torch.export import emit
 from specc.diagnostics import Rejected
 from specc.op import Op, operators
@@ -206,7 +207,7 @@ def assert_same(expected: list[np.ndarray], found: list[np.ndarray], what: str) 
 def check(example: Example, folder: str, opset: int) -> None:
     checked = _checked(spec_of(example), folder)
     module = module_of(checked)
-    model = build(checked.model, opset=opset)
+    model = build(checked.model, Target(opset=opset))
     onnx.checker.check_model(model, full_check=True)
     for sizes in SIZES:
         feed = feed_of(model, example, sizes)
@@ -247,7 +248,7 @@ def test_compute_dtype(example: Example, folder: str) -> None:
     """`Tensor` is any floating type: in bf16 torch's results are bf16 again, in f16 the graph's types fit together."""
     checked = _checked(spec_of(example), folder)
     for opset in (17, 23):
-        onnx.checker.check_model(build(checked.model, opset=opset, compute=DType.F16), full_check=True)
+        onnx.checker.check_model(build(checked.model, Target(opset=opset, compute=DType.F16)), full_check=True)
     feed = feed_of(build(checked.model), example, SIZES[1])
     narrow = [n for n in feed if example.inputs.get(n, "Tensor" if n.endswith("_before") else "").startswith("Tensor")]
     if not narrow:

@@ -18,6 +18,7 @@ from specc import driver
 from specc.backends.onnx.export import build, build_debug
 from specc.backends.onnx.functions import view
 from specc.backends.onnx.proto import Embedded
+from specc.backends.onnx.target import Target
 from specc.backends.torch.export import emit
 from specc.inspect import report
 from specc.ir.graph import Model
@@ -148,7 +149,7 @@ def test_onnx_is_torch(name: str, opset: int, tmp_path: Path) -> None:
     """In onnxruntime and in ONNX's reference, with experts that get no row."""
     model = load(name, tmp_path)
     module = module_of(model)
-    proto = build(model, opset=opset, weights=weights_of(module))
+    proto = build(model, Target(opset=opset, weights=weights_of(module)))
     onnx.checker.check_model(proto, full_check=True)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     reference = ReferenceEvaluator(proto)
@@ -162,7 +163,7 @@ def test_onnx_is_torch(name: str, opset: int, tmp_path: Path) -> None:
 def test_experts_see_their_rows_only(tmp_path: Path) -> None:
     """The sizes of what the experts' matrices are multiplied with add up to the number of choices."""
     model = load("plain", tmp_path)
-    proto, outputs = build_debug(model, weights=weights_of(module_of(model)))
+    proto, outputs = build_debug(model, Target(weights=weights_of(module_of(model))))
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     keys = {tap.output: tap.key for tap in outputs if "experts" in tap.key and ".w" in tap.key}
     for feed in FEEDS:
@@ -179,7 +180,7 @@ def test_every_value_has_its_key(name: str, tmp_path: Path) -> None:
     """What locates the first difference of two programs finds none: all values of both runs are equal."""
     model = load(name, tmp_path)
     module = module_of(model)
-    proto, outputs = build_debug(model, weights=weights_of(module))
+    proto, outputs = build_debug(model, Target(weights=weights_of(module)))
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     for feed in FEEDS:
         _, found = taps.run(model.entries["forward"].full, module, tensors(feed))
@@ -264,7 +265,7 @@ def test_inside(place: str, tmp_path: Path) -> None:
     model = driver.load(path).model
     module = module_of(model)
     assert ("layer.experts" if place == "loop" else "self.experts") in emit(model)
-    proto = build(model, weights=weights_of(module))
+    proto = build(model, Target(weights=weights_of(module)))
     onnx.checker.check_model(proto, full_check=True)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     for feed in FEEDS:

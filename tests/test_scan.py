@@ -20,6 +20,7 @@ from onnx.reference.ops import op_scan
 from specc.backends.onnx.export import build, build_debug
 from specc.backends.onnx.functions import view
 from specc.backends.onnx.proto import Embedded
+from specc.backends.onnx.target import Target
 from specc.backends.onnx.text import onnx_text
 from specc.backends.torch.export import emit
 from specc.driver import load
@@ -327,7 +328,7 @@ def test_onnx(case: str, opset: int, tmp_path: Path) -> None:
     text, expected, given = CASES[case]
     model = model_of(tmp_path, text)
     module = live(model)
-    proto = build(model, opset=opset, weights=weights(module))
+    proto = build(model, Target(opset=opset, weights=weights(module)))
     onnx.checker.check_model(proto, full_check=True)
     assert {node.op_type for node in proto.graph.node} >= {"Scan"}
     runs = [session(proto).run]
@@ -346,7 +347,7 @@ def test_taps(case: str, tmp_path: Path) -> None:
     text, _, given = CASES[case]
     model = model_of(tmp_path, text)
     module = live(model)
-    proto, outputs = build_debug(model, weights=weights(module))
+    proto, outputs = build_debug(model, Target(weights=weights(module)))
     inputs = given(3)
     opened = session(proto)
     given_out = opened.run(None, {name: value.numpy() for name, value in inputs.items()})
@@ -438,7 +439,7 @@ def test_route_in_a_step(tmp_path: Path) -> None:
     assert_same([module(*given).detach()], [expected])
     feeds = {name: value.numpy() for name, value in zip(("x", "weights", "idx"), given, strict=True)}
     for opset in (17, 23):
-        assert_same(session(build(model, opset=opset, weights=weights(module))).run(None, feeds), [expected])
+        assert_same(session(build(model, Target(opset=opset, weights=weights(module)))).run(None, feeds), [expected])
 
 
 NAMES = """

@@ -86,6 +86,7 @@ class Model:
         """
         from specc.backends.onnx.export import build
         from specc.backends.onnx.proto import Embedded
+        from specc.backends.onnx.target import Target
 
         if opset not in OPSETS:
             raise ValueError(f"opset {opset}: specc writes {OPSETS.start} to {OPSETS.stop - 1}")
@@ -95,7 +96,8 @@ class Model:
         except Rejected as rejected:
             raise SpecError(rejected.diagnostics) from None
         data = None if weights is None else Embedded(self._fitting(weights))
-        return build(self._model, entry, opset=opset, without=omitted, weights=data, version=version())
+        target = Target(opset=opset, weights=data, version=version())
+        return build(self._model, target, entry=entry, without=omitted)
 
     def inspect(
         self,

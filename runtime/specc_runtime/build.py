@@ -37,9 +37,8 @@ from specc_runtime.trained import as_trained, whole
 from specc_runtime.weights import Source, Written, open_source, write_weights
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from specc.backends.onnx.proto import WeightsRef
+    from specc.backends.onnx.target import Target
     from specc_runtime.certificate import Certificate
 
 Say = Callable[[str], None]
@@ -247,37 +246,26 @@ def _emit(
             write_copies(work, model, externs)
     if "onnx" in request.emit:
         with clock("building the graph"):
+            weights = written.reference(work, embed=request.self_contained) if written is not None else None
+            target = _target(request, externs, weights=weights)
             for graph in graphs:
-                _write_graph(work, model, graph, written, externs, request)
+                for file, proto in protos(model, graph, target).items():
+                    (work / file).write_bytes(proto.SerializeToString(deterministic=True))
     manifest.write(work, "ir.json", to_json(model))
 
 
-def _write_graph(
-    work: Path, model: ir.Model, graph: Graph, written: Written | None, externs: Loaded, request: Request
-) -> None:
-    weights = written.reference(work, embed=request.self_contained) if written is not None else None
-    for file, proto in _protos(model, graph, externs, request, weights).items():
-        (work / file).write_bytes(proto.SerializeToString(deterministic=True))
+def _target(
+    request: Request, externs: Loaded, *, weights: WeightsRef | None = None, quant: Scheme | None = None
+) -> Target:
+    from specc.backends.onnx.target import Target
 
-
-def _protos(
-    model: ir.Model,
-    graph: Graph,
-    externs: Loaded,
-    request: Request,
-    weights: WeightsRef | None,
-    quant: Scheme | None = None,
-) -> dict[str, ModelProto]:
-    """File -> the graph."""
-    return protos(
-        model,
-        graph,
+    return Target(
         opset=request.opset,
         weights=weights,
         compute=request.dtype,
-        version=_version(),
         externs=externs,
         quant=quant,
+        version=_version(),
     )
 
 
@@ -295,11 +283,8 @@ def _quantise(
     work: Path, model: ir.Model, externs: Loaded, graphs: list[Graph], request: Request, scheme: Scheme
 ) -> Quantised:
     """The same graphs with weights in few bits."""
-    made = {
-        graph_file(file, scheme): proto
-        for graph in graphs
-        for file, proto in _protos(model, graph, externs, request, None, scheme).items()
-    }
+    target = _target(request, externs, quant=scheme)
+    made = {graph_file(file, scheme): proto for graph in graphs for file, proto in protos(model, graph, target).items()}
     return write_quantised(work, work / WEIGHTS, made, scheme, model.module.name)
 
 

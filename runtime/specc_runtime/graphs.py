@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.elaborate.names import available, closest
@@ -17,6 +17,7 @@ from specc_runtime.record import Graph
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from specc.backends.onnx.target import Target
     from specc_runtime.build import Request
 
 
@@ -61,8 +62,8 @@ def appended(graphs: Sequence[Graph]) -> list[Graph]:
     ]
 
 
-def protos(model: ir.Model, graph: Graph, **how: Any) -> dict[str, ModelProto]:
-    """File -> the graph; `how`: the options of `specc.backends.onnx.export.build`."""
+def protos(model: ir.Model, graph: Graph, target: Target) -> dict[str, ModelProto]:
+    """File -> the graph."""
     from specc.backends.onnx.buffers import build_buffered
     from specc.backends.onnx.cached import build_cached, build_once
     from specc.backends.onnx.export import build
@@ -70,13 +71,13 @@ def protos(model: ir.Model, graph: Graph, **how: Any) -> dict[str, ModelProto]:
 
     steps = graph.incremental
     if steps is not None:
-        made = {graph.file: (build_buffered if steps.buffered else build_cached)(model, steps, **how)}
+        made = {graph.file: (build_buffered if steps.buffered else build_cached)(model, steps, target)}
         if steps.first and steps.into is None:
-            made[once_file(steps)] = build_once(model, steps, **how)
+            made[once_file(steps)] = build_once(model, steps, target)
         return made
     if graph.once is not None:
-        return {graph.file: build_fused(model, graph.once, **how)}
-    return {graph.file: build(model, graph.entry, without=graph.without, **how)}
+        return {graph.file: build_fused(model, graph.once, target)}
+    return {graph.file: build(model, target, entry=graph.entry, without=graph.without)}
 
 
 def _continued(model: ir.Model, asked: Iterable[str], cache: CacheRequest) -> list[str]:

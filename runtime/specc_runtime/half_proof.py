@@ -140,6 +140,7 @@ def _graph(model: Model, name: str, entry: Mapping[str, Any]) -> Graph:
 def fp32_form(of: Narrow) -> Iterator[Path]:
     """A temporary folder with the build's source and, widened, its weights and graphs."""
     from specc.backends.onnx.proto import External, Slot
+    from specc.backends.onnx.target import Target
 
     with TemporaryDirectory(prefix=".fp32-", dir=of.folder) as name:
         folder = Path(name)
@@ -147,9 +148,9 @@ def fp32_form(of: Narrow) -> Iterator[Path]:
             copyfile(path, folder / path.name)
         places = _widen(of.model, of.folder / WEIGHTS, folder / WEIGHTS)
         weights = External(WEIGHTS, {name: Slot(p.offset, p.nbytes) for name, p in places.items()})
+        target = Target(opset=of.opset, weights=weights, externs=of.externs)
         for graph in of.graphs:
-            made = protos(of.model, graph, opset=of.opset, weights=weights, externs=of.externs)
-            for file, proto in made.items():
+            for file, proto in protos(of.model, graph, target).items():
                 (folder / file).write_bytes(proto.SerializeToString(deterministic=True))
         yield folder
 

@@ -127,8 +127,10 @@ def _debug_values(
     import onnx
 
     from specc.backends.onnx.export import build_debug
+    from specc.backends.onnx.target import Target
 
-    proto, outputs = build_debug(model, mismatch.entry, opset=opset, without=without, externs=mismatch.externs)
+    target = Target(opset=opset, externs=mismatch.externs)
+    proto, outputs = build_debug(model, target, entry=mismatch.entry, without=without)
     finished = onnx.load(folder / mismatch.file, load_external_data=False)
     state = programs.state(mismatch.module)
     wanted = {t.name: None for t in proto.graph.initializer if t.name in state}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specc import driver
-from specc.backends.onnx.export import DEFAULT_OPSET
+from specc.backends.onnx.target import DEFAULT_OPSET
 from specc.diagnostics import Rejected
 from specc.elaborate.models import Options
 from specc.ir.graph import Model

@@ -19,6 +19,7 @@ import torch
 from specc import driver
 from specc.backends.onnx.export import build
 from specc.backends.onnx.proto import Embedded
+from specc.backends.onnx.target import Target
 from specc.backends.torch.export import emit
 from specc.diagnostics import Collector
 from specc.ir import graph as ir
@@ -114,7 +115,7 @@ def torch_module(model: ir.Model) -> torch.nn.Module:
 def compare(model: ir.Model, module: torch.nn.Module, without: frozenset[str], found: Examined) -> None:
     """Torch against onnxruntime with and without optimisations, at two sizes."""
     weights = {name: value.tobytes() for name, value in programs.state(module).items()}
-    proto = build(model, without=without, weights=Embedded(weights))
+    proto = build(model, Target(weights=Embedded(weights)), without=without)
     onnx.checker.check_model(proto, full_check=True)
     content = proto.SerializeToString()
     sessions = {program: programs.open_session(program, content) for program in programs.PROGRAMS}

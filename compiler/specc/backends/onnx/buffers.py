@@ -15,13 +15,11 @@ from onnx import ModelProto
 from specc.backends.onnx.attention import HEADS_FORWARD, joined, side_by_side
 from specc.backends.onnx.cached import TOTAL, CachedFlattener
 from specc.backends.onnx.emitter import GraphEmitter
-from specc.backends.onnx.export import DEFAULT_OPSET, metadata
-from specc.backends.onnx.externs import Externs, NotLoaded
+from specc.backends.onnx.export import metadata
 from specc.backends.onnx.flatten import Argument
-from specc.backends.onnx.packed import pack
 from specc.backends.onnx.products import use_gemm
-from specc.backends.onnx.proto import WeightsRef, model_proto
 from specc.backends.onnx.rows import add_in_products
+from specc.backends.onnx.target import STRUCTURE, Target
 from specc.backends.onnx.values import Record, Ref, users_of
 from specc.diagnostics import Diagnostic, Rejected
 from specc.ir.graph import Model
@@ -29,30 +27,18 @@ from specc.op import Buffer, Handle
 from specc.passes.buffered import LENGTHS, text_mask
 from specc.passes.incremental import Incremental, step_facts
 from specc.passes.steps import State, resized
-from specc.quantisation import Scheme
 from specc.types import DType, TensorType
 
 BUFFER = "max_sequence_length"
 _OPERATOR, _DOMAIN = "GroupQueryAttention", "com.microsoft"
 
 
-def build_buffered(
-    model: Model,
-    incremental: Incremental,
-    *,
-    opset: int = DEFAULT_OPSET,
-    weights: WeightsRef | None = None,
-    compute: DType = DType.F32,
-    version: str = "",
-    externs: Externs | None = None,
-    quant: Scheme | None = None,
-) -> ModelProto:
-    """The flat graph of a `buffered` incremental entry; arguments as of `export.build`. Raises `Rejected` (B621)."""
-    emit = GraphEmitter(opset, compute, externs or NotLoaded())
+def build_buffered(model: Model, incremental: Incremental, target: Target = STRUCTURE) -> ModelProto:
+    """The flat graph of a `buffered` incremental entry. Raises `Rejected` (B621)."""
+    emit = target.emitter()
     emit.functions[_DOMAIN] = 1
     BufferFlattener(emit, model, incremental).run_entry()
-    if quant is not None:
-        pack(emit, quant)
+    target.pack(emit)
     take_buffers(emit, incremental)
     use_gemm(emit)
     add_in_products(emit)
@@ -62,7 +48,7 @@ def build_buffered(
         "specc.cache": "genai",
     }
     doc = incremental.graph.doc or model.module.doc
-    proto = model_proto(emit, model.name, weights=weights, doc=doc, metadata=about, version=version)
+    proto = target.model(emit, model.name, doc=doc, metadata=about)
     step = incremental.step
     names = {str(step.past + step.size): TOTAL, f"buffer({step.size})": BUFFER}
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):

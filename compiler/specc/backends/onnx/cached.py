@@ -14,15 +14,13 @@ from onnx import ModelProto
 
 from specc.backends.onnx.attention import merge_heads, take_past
 from specc.backends.onnx.emitter import GraphEmitter
-from specc.backends.onnx.export import DEFAULT_OPSET, metadata
-from specc.backends.onnx.externs import Externs, NotLoaded
+from specc.backends.onnx.export import metadata
 from specc.backends.onnx.flatten import Argument, Flattener, Frame
 from specc.backends.onnx.last import push_last
-from specc.backends.onnx.packed import pack
 from specc.backends.onnx.products import use_gemm
-from specc.backends.onnx.proto import WeightsRef, model_proto
 from specc.backends.onnx.rows import add_in_products
 from specc.backends.onnx.scaled import scale_queries
+from specc.backends.onnx.target import STRUCTURE, Target
 from specc.backends.onnx.valid import read_valid
 from specc.backends.onnx.values import Ref
 from specc.dims import Dim
@@ -34,7 +32,6 @@ from specc.ops.positions import counted
 from specc.passes.incremental import Incremental, step_facts
 from specc.passes.plain import Sizes, entry_facts, entry_sizes
 from specc.passes.steps import State, StepSizes
-from specc.quantisation import Scheme
 from specc.types import DType, TensorType
 
 PAST, TOTAL, LENGTH = "past_sequence_length", "total_sequence_length", "past_length"
@@ -43,23 +40,12 @@ _SCATTER_OPSET = 24
 _END = 2**63 - 1
 
 
-def build_cached(
-    model: Model,
-    incremental: Incremental,
-    *,
-    opset: int = DEFAULT_OPSET,
-    weights: WeightsRef | None = None,
-    compute: DType = DType.F32,
-    version: str = "",
-    externs: Externs | None = None,
-    quant: Scheme | None = None,
-) -> ModelProto:
-    """The flat graph of an incremental entry; `weights`, `version`, `externs` and `quant` as in `export.build`."""
-    emit = GraphEmitter(opset, compute, externs or NotLoaded())
+def build_cached(model: Model, incremental: Incremental, target: Target = STRUCTURE) -> ModelProto:
+    """The flat graph of an incremental entry."""
+    emit = target.emitter()
     flattener = CachedFlattener(emit, model, incremental)
     flattener.run_entry()
-    if quant is not None:
-        pack(emit, quant)
+    target.pack(emit)
     if incremental.last:
         push_last(emit)
     if flattener.start is not None:
@@ -76,33 +62,22 @@ def build_cached(
         "specc.dims": "; ".join(str(fact) for fact in facts.statements()),
         "specc.cache": "concat" if incremental.length is None else f"static={incremental.length}",
     }
-    proto = model_proto(emit, model.name, weights=weights, doc=doc, metadata=about, version=version)
+    proto = target.model(emit, model.name, doc=doc, metadata=about)
     _name_sizes(proto, incremental)
     return proto
 
 
-def build_once(
-    model: Model,
-    incremental: Incremental,
-    *,
-    opset: int = DEFAULT_OPSET,
-    weights: WeightsRef | None = None,
-    compute: DType = DType.F32,
-    version: str = "",
-    externs: Externs | None = None,
-    quant: Scheme | None = None,
-) -> ModelProto:
+def build_once(model: Model, incremental: Incremental, target: Target = STRUCTURE) -> ModelProto:
     """The flat graph of what an incremental entry computes once a sequence: keys and values of an encoder's output."""
-    emit = GraphEmitter(opset, compute, externs or NotLoaded())
+    emit = target.emitter()
     OnceFlattener(emit, model, incremental).run_entry()
-    if quant is not None:
-        pack(emit, quant)
+    target.pack(emit)
     use_gemm(emit)
     about = metadata(model, incremental.entry, incremental.graph) | {
         "specc.entry": incremental.once_name,
         "specc.dims": "; ".join(str(fact) for fact in entry_facts(model, incremental.graph).statements()),
     }
-    return model_proto(emit, model.name, weights=weights, doc=model.module.doc, metadata=about, version=version)
+    return target.model(emit, model.name, doc=model.module.doc, metadata=about)
 
 
 class CachedFlattener(Flattener):

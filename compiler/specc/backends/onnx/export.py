@@ -10,21 +10,15 @@ from onnx import ModelProto
 
 from specc.backends.onnx.attention import merge_heads
 from specc.backends.onnx.emitter import GraphEmitter
-from specc.backends.onnx.externs import Externs, NotLoaded
 from specc.backends.onnx.flatten import Flattener
-from specc.backends.onnx.packed import pack
 from specc.backends.onnx.products import use_gemm
-from specc.backends.onnx.proto import IR_VERSION, WeightsRef, model_proto
+from specc.backends.onnx.target import STRUCTURE, Target
 from specc.backends.onnx.values import Ref
-from specc.diagnostics import Diagnostic, Rejected
 from specc.ir.graph import Graph, Model
 from specc.ir.members import aliases
 from specc.passes.plain import entry_facts, entry_sizes
-from specc.quantisation import Scheme
 from specc.source import Span
 from specc.types import DType
-
-DEFAULT_OPSET = 23
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,44 +31,28 @@ class TapOutput:
 
 
 def build(
-    model: Model,
-    entry: str = "forward",
-    *,
-    opset: int = DEFAULT_OPSET,
-    without: frozenset[str] = frozenset(),
-    weights: WeightsRef | None = None,
-    compute: DType = DType.F32,
-    version: str = "",
-    externs: Externs | None = None,
-    quant: Scheme | None = None,
+    model: Model, target: Target = STRUCTURE, *, entry: str = "forward", without: frozenset[str] = frozenset()
 ) -> ModelProto:
     """The flat graph of an entry, with every optional input but those in `without`.
 
     Inputs and outputs are named as in the signature (`output` where it gives no name); dims are `dim_param`s;
-    initializers are state_dict names, tied ones once. `weights` says where their bytes are; None declares them as
-    external data without a file. `externs` lowers extern operations; without it a model that has any is refused (X901).
-    `quant`: how to store weights that operators can read packed; what it cannot pack is refused (B670).
+    initializers are state_dict names, tied ones once. Raises `Rejected` for what `target` cannot have, KeyError for an
+    entry or input that the model does not have.
     """
-    emit, _ = _flat(model, entry, opset, without, compute, externs, quant, debug=False)
-    return _finish(model, entry, emit, without, weights, version)
+    graph = select(model, entry, without)
+    emit, _ = _flat(model, graph, target, debug=False)
+    return _finish(model, entry, graph, emit, target)
 
 
 def build_debug(
-    model: Model,
-    entry: str = "forward",
-    *,
-    opset: int = DEFAULT_OPSET,
-    without: frozenset[str] = frozenset(),
-    weights: WeightsRef | None = None,
-    compute: DType = DType.F32,
-    version: str = "",
-    externs: Externs | None = None,
+    model: Model, target: Target = STRUCTURE, *, entry: str = "forward", without: frozenset[str] = frozenset()
 ) -> tuple[ModelProto, list[TapOutput]]:
     """The same graph where every value of the IR is an extra output, in the order of execution.
 
     Two keys may share an output: a call's result is the value that its body returns.
     """
-    emit, flattener = _flat(model, entry, opset, without, compute, externs, None, debug=True)
+    graph = select(model, entry, without)
+    emit, flattener = _flat(model, graph, target, debug=True)
     names: dict[int, str] = {id(ref): name for name, ref in emit.outputs}
     taps: list[TapOutput] = []
     for tap in flattener.taps:
@@ -82,7 +60,7 @@ def build_debug(
             names[id(tap.ref)] = tap.key
             emit.output(tap.key, tap.ref)
         taps.append(TapOutput(tap.key, names[id(tap.ref)], tap.span))
-    return _finish(model, entry, emit, without, weights, version), taps
+    return _finish(model, entry, graph, emit, target), taps
 
 
 def select(model: Model, entry: str, without: frozenset[str]) -> Graph:
@@ -94,27 +72,12 @@ def select(model: Model, entry: str, without: frozenset[str]) -> Graph:
     return found.graphs[optional - without]
 
 
-def _flat(
-    model: Model,
-    entry: str,
-    opset: int,
-    without: frozenset[str],
-    compute: DType,
-    externs: Externs | None,
-    quant: Scheme | None,
-    *,
-    debug: bool,
-) -> tuple[GraphEmitter, Flattener]:
-    if opset not in IR_VERSION:
-        found = f"opset {opset} is not one of {min(IR_VERSION)} to {max(IR_VERSION)}"
-        raise Rejected([Diagnostic("B601", found, help=f"the default is {DEFAULT_OPSET}")])
-    emit = GraphEmitter(opset, compute, externs or NotLoaded())
+def _flat(model: Model, graph: Graph, target: Target, *, debug: bool) -> tuple[GraphEmitter, Flattener]:
+    emit = target.emitter()
     flattener = Flattener(emit, aliases(model.module))
-    graph = select(model, entry, without)
     flattener.entry(graph, entry_sizes(graph))
     watched: list[Ref] = [tap.ref for tap in flattener.taps] if debug else []
-    if quant is not None:
-        pack(emit, quant)
+    target.pack(emit)
     stand_ins = merge_heads(emit, watched)
     use_gemm(emit, watched)
     for tap in flattener.taps if debug else ():
@@ -122,14 +85,9 @@ def _flat(
     return emit, flattener
 
 
-def _finish(
-    model: Model, entry: str, emit: GraphEmitter, without: frozenset[str], weights: WeightsRef | None, version: str
-) -> ModelProto:
-    graph = select(model, entry, without)
+def _finish(model: Model, entry: str, graph: Graph, emit: GraphEmitter, target: Target) -> ModelProto:
     doc = graph.doc or model.module.doc
-    return model_proto(
-        emit, model.name, weights=weights, doc=doc, metadata=metadata(model, entry, graph), version=version
-    )
+    return target.model(emit, model.name, doc=doc, metadata=metadata(model, entry, graph))
 
 
 def metadata(model: Model, entry: str, graph: Graph) -> dict[str, str]:

@@ -14,11 +14,12 @@ from onnx import FunctionProto, ModelProto
 
 from specc.backends.onnx.attention import merge_heads
 from specc.backends.onnx.emitter import GraphEmitter
-from specc.backends.onnx.export import DEFAULT_OPSET, metadata, select
+from specc.backends.onnx.export import metadata, select
 from specc.backends.onnx.externs import Externs
 from specc.backends.onnx.flatten import Argument, Flattener, Frame, is_leaf
 from specc.backends.onnx.proto import function_proto, listing, model_proto
 from specc.backends.onnx.repeats import Run, runs
+from specc.backends.onnx.target import DEFAULT_OPSET
 from specc.backends.onnx.values import Ref
 from specc.dims import Dim
 from specc.ir.graph import Apply, Call, Graph, Iteration, Loop, Model, Module, Node, Path, Read, Scan, Value, dotted
