@@ -14,8 +14,9 @@ from specc import style
 from specc.diagnostics import Collector, Diagnostic, Rejected
 from specc.elaborate.alone import check_alone
 from specc.elaborate.elaborator import Elaborator
+from specc.elaborate.entries import elaborate
 from specc.elaborate.files import FileScope
-from specc.elaborate.models import Given, Options, choose_model, configurations, elaborate, presets
+from specc.elaborate.models import Given, Options, choose_model, configurations, presets
 from specc.elaborate.sections import check_sections
 from specc.elaborate.values import Fail
 from specc.ir import graph as ir

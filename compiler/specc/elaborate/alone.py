@@ -11,10 +11,10 @@ from typing import Any
 
 from specc.diagnostics import Diagnostic
 from specc.elaborate.elaborator import Elaborator
+from specc.elaborate.entries import check_initializers
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
 from specc.elaborate.lists import list_lengths
-from specc.elaborate.models import check_initializers
 from specc.elaborate.scopes import Scope
 from specc.elaborate.signatures import is_tensor, opaque_axes
 from specc.elaborate.values import Binding, BlockDecl, Fail, Poisoned

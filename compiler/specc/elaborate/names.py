@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from specc.diagnostics import Edit
@@ -57,6 +58,11 @@ def available(candidates: Iterable[str], most: int = 12) -> str:
     """At most `most` names for an `available:` line."""
     names = list(dict.fromkeys(candidates))
     return ", ".join(names[:most]) + (", .." if len(names) > most else "")
+
+
+def fold(names: Iterable[str]) -> list[str]:
+    """Paths with their indices folded: `h.{i}.attn.c_proj.weight`."""
+    return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "{i}", name) for name in names))
 
 
 def replaced(span: Span, guess: str | None) -> tuple[Edit, ...]:

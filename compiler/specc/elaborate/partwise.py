@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Edit
-from specc.elaborate.models import fold
-from specc.elaborate.names import available, closest, counted
+from specc.elaborate.names import available, closest, counted, fold
 from specc.elaborate.values import describe, show
 from specc.ir.graph import Model, Module, Submodule, dotted
 from specc.ir.initial import path_pattern

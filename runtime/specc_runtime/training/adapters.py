@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specc.elaborate.models import fold
-from specc.elaborate.names import available
+from specc.elaborate.names import available, fold
 from specc.elaborate.partwise import LORA, Parts, matches, targeted
 from specc.ir.members import aliases
 from specc_runtime.folding import ADAPTER, library, write_adapter
