@@ -10,20 +10,21 @@ from specc.types import TensorType
 
 def walk_members(module: Module, prefix: Path = ()) -> Iterator[tuple[Path, Member, Module]]:
     """Every member below a module with its full path, in declaration order; parts before what they contain."""
-
-    def visit(path: Path, member: Member, owner: Module) -> Iterator[tuple[Path, Member, Module]]:
-        yield path, member, owner
+    waiting = _inside(module.members, prefix, module)
+    while waiting:
+        path, member, owner = found = waiting.pop()
+        yield found
         if isinstance(member, Submodule):
-            yield from walk_members(member.module, path)
+            waiting += _inside(member.module.members, path, member.module)
         elif isinstance(member, PartList):
-            for i, item in enumerate(member.items):
-                yield from visit((*path, i), item, owner)
+            waiting += [((*path, i), item, owner) for i, item in enumerate(member.items)][::-1]
         elif isinstance(member, PartGroup):
-            for name, item in member.members.items():
-                yield from visit((*path, name), item, owner)
+            waiting += _inside(member.members, path, owner)
 
-    for name, member in module.members.items():
-        yield from visit((*prefix, name), member, module)
+
+def _inside(members: Mapping[str, Member], path: Path, owner: Module) -> list[tuple[Path, Member, Module]]:
+    """The last one first."""
+    return [((*path, name), member, owner) for name, member in members.items()][::-1]
 
 
 def distinct_modules(module: Module) -> list[Module]:

@@ -14,7 +14,7 @@ from specc.elaborate.elaborator import Elaborator
 from specc.elaborate.instances import Instance
 from specc.elaborate.names import closest
 from specc.ir.graph import Model, Submodule, dotted
-from specc.ir.members import walk_members
+from specc.ir.members import distinct_modules, walk_members
 from specc.syntax import ast
 from specc.weights.patterns import STAR, Pattern, PatternError, pattern
 
@@ -75,15 +75,12 @@ class Moves:
 
 def read_moves(model: Model, elaborator: Elaborator, collector: Collector) -> Moves:
     """The lines of every block of a model; a bad pattern is a finding (W340)."""
-    lines: dict[ast.BlockDef, tuple[Move, ...]] = {}
-    by_path: dict[str, tuple[Move, ...]] = {}
-    for path, instance in instances(model, elaborator):
-        node = instance.decl.node
-        if node not in lines:
-            lines[node] = tuple(_compiled(node, collector))
-        if lines[node]:
-            by_path[path] = lines[node]
-    return Moves(by_path)
+    nodes = dict.fromkeys(elaborator.instance_of(module).decl.node for module in distinct_modules(model.module))
+    lines = {node: tuple(_compiled(node, collector)) for node in nodes}
+    if not any(lines.values()):
+        return Moves({})
+    found = ((path, lines[instance.decl.node]) for path, instance in instances(model, elaborator))
+    return Moves({path: of_block for path, of_block in found if of_block})
 
 
 def instances(model: Model, elaborator: Elaborator) -> Iterator[tuple[str, Instance]]:

@@ -58,7 +58,7 @@ class _Shape:
         self.outside: list[Value] = []
         self.made: list[Value] = []
         self.form = tuple(self._node(node) for node in iteration.nodes)
-        self.nodes = set(_all(iteration.nodes))
+        self.nodes = set(every(iteration.nodes))
 
     def _node(self, node: Node) -> Any:
         inputs = tuple(self._input(i) for i in node.inputs)
@@ -139,22 +139,23 @@ def _run(shapes: Sequence[_Shape], readers: Readers) -> Run:
     return Run(iterations, tuple(first.outside), outputs)
 
 
-def _all(nodes: Sequence[Node]) -> list[Node]:
+def every(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes, each before those inside it."""
     found: list[Node] = []
     for node in nodes:
         found.append(node)
         if isinstance(node, Loop):
             for iteration in node.iterations:
-                found += _all(iteration.nodes)
+                found += every(iteration.nodes)
         elif isinstance(node, (When, Scan)):
-            found += _all(node.nodes)
+            found += every(node.nodes)
     return found
 
 
 def _readers(nodes: Sequence[Node]) -> dict[Value, set[Node | None]]:
     """Which nodes read a value; None stands for the graph's results."""
     readers: dict[Value, set[Node | None]] = {}
-    for node in _all(nodes):
+    for node in every(nodes):
         read = [i for i in node.inputs if isinstance(i, Value)]
         if isinstance(node, (When, Scan)):
             read += node.kept
