@@ -10,10 +10,11 @@ from specc.backends.torch.loops import loops_of, write_loop
 from specc.backends.torch.naming import Names
 from specc.backends.torch.optext import OpText, is_identity
 from specc.backends.torch.printer import literal, names_in, protected, tidy
-from specc.backends.torch.program import END, Item, LoopStep, Program, ScanStep, Step, WhenStep, build
+from specc.backends.torch.program import END, Item, LoopStep, Program, ScanStep, Step, WhenStep
 from specc.backends.torch.quotients import Quotients
 from specc.backends.torch.routes import route_text
 from specc.backends.torch.scans import write_scan
+from specc.backends.torch.schedule import schedule
 from specc.backends.torch.signatures import (
     argument_defaults,
     argument_text,
@@ -40,7 +41,7 @@ class Method:
 
     def __init__(self, graph: Graph, around: Surroundings) -> None:
         self.graph, self.around, self.scope = graph, around, around.scope
-        self.program: Program = build(
+        self.program: Program = schedule(
             graph,
             sequential=self.is_sequential,
             identity=self.is_identity,
