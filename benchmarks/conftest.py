@@ -99,7 +99,8 @@ def record(benchmark: Any, request: pytest.FixtureRequest) -> Record:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for title, text in tables(config.stash.get(CELLS, [])).items():
+    cells = config.stash.get(CELLS, [])
+    for title, text in tables(cells).items():
         terminalreporter.section(title)
         terminalreporter.write_line(text)
     rows = config.stash.get(ROWS, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,20 +38,24 @@ def test_compile_a_checkpoint(
     record("  torch.onnx.export / specc", exported.seconds / taken, unit="x", at_least=10.0)
 
 
-def session(folder: Path) -> Any:
+def opened(file: Path) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     # Two sessions live in this process: threads that spin for the next call would slow the other one down.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(folder, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def logits(session: Any, ids: np.ndarray[Any, Any]) -> Any:
+    return session.run(None, {"input_ids": ids})[0]
 
 
 @pytest.mark.parametrize(("batch", "rounds"), [(1, 15), (8, 5)], ids=["1x128", "8x128"])
 def test_latency(benchmark: Any, record: Record, ours: Path, exported: Exported, batch: int, rounds: int) -> None:
-    sessions = [session(ours / "model.onnx"), session(exported.file)]
+    sessions = [opened(ours / "model.onnx"), opened(exported.file)]
     ids = np.random.default_rng(0).integers(0, 50_257, (batch, 128))
-    mine, theirs = (lambda s=s: s.run(None, {"input_ids": ids})[0] for s in sessions)
+    mine, theirs = (partial(logits, session, ids) for session in sessions)
     np.testing.assert_allclose(mine(), theirs(), rtol=0, atol=1e-4)  # the same model, and both are warm
     medians = interleaved(rounds, mine, theirs)
     benchmark.pedantic(mine, rounds=3)
@@ -59,7 +64,7 @@ def test_latency(benchmark: Any, record: Record, ours: Path, exported: Exported,
 
 
 def test_session_load(benchmark: Any, record: Record, ours: Path, exported: Exported) -> None:
-    mine, theirs = (lambda f=f: session(f) for f in (ours / "model.onnx", exported.file))
+    mine, theirs = (partial(opened, file) for file in (ours / "model.onnx", exported.file))
     interleaved(1, mine, theirs)  # the files are in memory now
     medians = interleaved(5, mine, theirs)
     benchmark.pedantic(mine, rounds=3)

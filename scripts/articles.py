@@ -53,6 +53,7 @@ def held_out(spec: str, name: str | None, run: Path, weights: Path | None = None
 
     section = open_section(str(SPECS / spec), name, {}, str(weights) if weights is not None else None)
     counts = plan(section, None)
+    assert counts.val is not None, f"{spec}: the section has no data to validate on"
     return check_data(section, counts.val, open_build(built(run)).interface("forward"))
 
 
@@ -108,6 +109,7 @@ def stories(out: Path) -> Found:
 
     rows = held_out("gpt.spec", "stories", out / "stories")
     counts = plan(open_section(str(SPECS / "gpt.spec"), "stories", {}), None)
+    assert counts.val is not None
     losses = []
     for logits, batch in answers(out / "stories", rows):
         targets, scores = batch["input_ids"][:, 1:, None], logits[:, :-1].astype(np.float64)

@@ -86,7 +86,7 @@ class Live(TorchDispatchMode):
     """
 
     def __init__(self, given: list[Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = self.peak = 0
         self._known: set[int] = set()
         for tensor in given:

@@ -117,7 +117,7 @@ class Parity:
 
         tensors = {name: torch.from_numpy(array) for name, array in given.items()}
         torch.compiler.reset()
-        compiled = torch.compile(self.module, fullgraph=True, backend="eager")
+        compiled: Any = torch.compile(self.module, fullgraph=True, backend="eager")
         with torch.no_grad():
             torch.testing.assert_close(compiled(**tensors), self.module(**tensors), rtol=0, atol=0)
         [source] = self.made.folder.glob("*.py")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from pytest import TestReport
 
@@ -47,7 +48,8 @@ def table(reports: Sequence[TestReport]) -> list[str]:
     for report in reports:
         if report.when != "teardown":  # the last of a test, with all its properties
             continue
-        rows = [row for name, found in report.user_properties if name == PROPERTY for row in found]
+        properties = [cast("list[tuple[str, str, float]]", v) for name, v in report.user_properties if name == PROPERTY]
+        rows = [row for found in properties for row in found]
         for family in {family for family, _, _ in rows}:
             checkpoints[family] = checkpoints.get(family, 0) + 1
             failed |= {family} if report.nodeid in broken else set()

@@ -64,11 +64,11 @@ class Body:
         taken = tuple(i if isinstance(i, (ir.Value, ir.Absent, Scalar)) else Scalar(i) for i in inputs)
         types = [i.type if isinstance(i, ir.Value) else None if isinstance(i, ir.Absent) else i for i in taken]
         inferred = operator.infer(Facts.EMPTY, *types)
-        several = isinstance(inferred, tuple)
-        names = name if isinstance(name, (list, tuple)) else [name] * (len(inferred) if several else 1)
-        outputs = tuple(self.value(t, n) for t, n in zip(inferred if several else (inferred,), names, strict=True))
+        results = inferred if isinstance(inferred, tuple) else (inferred,)
+        names = name if isinstance(name, (list, tuple)) else [name] * len(results)
+        outputs = tuple(self.value(t, n) for t, n in zip(results, names, strict=True))
         self.nodes.append(ir.Apply(operator, taken, outputs, self.span()))
-        return outputs if several else outputs[0]
+        return outputs if isinstance(inferred, tuple) else outputs[0]
 
     def call(
         self,
@@ -134,8 +134,9 @@ def forward(made: ir.Module) -> ir.Graph:
     return next(iter(made.graphs.values()))
 
 
-def use(body: Body, made: ir.Module, path: ir.Path, x: ir.Value, name: str | None = None) -> ir.Value:
-    """Calls a part of one `[..., d]` argument."""
+def use(body: Body, made: ir.Module, path: ir.Path, x: ir.Value | ir.Absent, name: str | None = None) -> ir.Value:
+    """Calls a part of one `[..., d]` argument, which is there."""
+    assert isinstance(x, ir.Value)
     axes = {"...0": x.type.shape[0], "...1": x.type.shape[1]}
     value: ir.Value = body.call(forward(made), path, x, sizes=axes, name=name)
     return value

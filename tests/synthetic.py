@@ -112,6 +112,5 @@ class Llama:
 def _block(dtype: str) -> memoryview:
     """Small normal numbers; as bf16 the upper halves of the same."""
     values = np.random.default_rng(0).standard_normal(BLOCK, dtype=np.float32) * np.float32(0.02)
-    if dtype == "BF16":
-        values = (values.view("<u4") >> 16).astype("<u2")
-    return memoryview(values).cast("B")
+    upper = (values.view("<u4") >> 16).astype("<u2")
+    return (upper if dtype == "BF16" else values).data.cast("B")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,14 +104,15 @@ def test_errors_are_reports() -> None:
         specc.load(SPECS / "gpt2.spec", heads=7)
     assert "error[E110]" in str(caught.value) and "gpt2.spec:" in str(caught.value)
     assert isinstance(caught.value.diagnostics[0], specc.Diagnostic)
-    for arguments, code in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"preset": "gpt3"}, "E008"),
         ({"model": "GPT3"}, "E010"),
         ({"n_head": 4}, "E009"),
         ({"heads": "many"}, "E009"),
-    ):
+    ]
+    for arguments, code in wrong:
         with pytest.raises(specc.SpecError, match=rf"error\[{code}"):
-            specc.load(SPECS / "gpt2.spec", **arguments)  # type: ignore[arg-type]
+            specc.load(SPECS / "gpt2.spec", **arguments)
     with pytest.raises(specc.SpecError, match="E006"):
         specc.load("no_such_model")
 

@@ -54,7 +54,7 @@ BART = Family(
         "decoder_attention_heads": 3, "encoder_ffn_dim": 40, "decoder_ffn_dim": 32, "max_position_embeddings": 48,
     },
 )  # fmt: skip
-LONG = {"max_position_embeddings": 96}
+LONG: dict[str, Any] = {"max_position_embeddings": 96}
 CONCAT, STATIC = Cache(), Cache(80)
 
 
@@ -244,7 +244,7 @@ def test_the_context_ends_with_an_error(built: Path, engine: str) -> None:
 
 
 def test_the_emitted_module_refuses_a_text_that_is_too_long(built: Path) -> None:
-    module = open_build(built).module()
+    module: Any = open_build(built).module()
     _, past = module.forward_cached(torch.zeros(1, 12, dtype=torch.long))
     with pytest.raises(ValueError, match="must be at most 12, found 13"):
         module.forward_cached(torch.zeros(1, 1, dtype=torch.long), past=past)

@@ -28,7 +28,7 @@ from specc.weights.mapping import Duplicate, Plan, plan_import
 from specc.weights.sections import choose, model_tensors, sections
 from specc_runtime import elements, weights_writer
 from specc_runtime.checkpoint import INDEX, WEIGHTS, Checkpoint
-from specc_runtime.tensor_file import read_header
+from specc_runtime.tensor_file import ITEM_SIZES, read_header
 from specc_runtime.weights_writer import NewTensor, Writing, check_duplicates, new_tensors, write_safetensors
 
 CONFIG = {"vocab_size": 99, "n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head": 4}
@@ -253,7 +253,7 @@ def test_layout_of_the_file(tmp_path: Path) -> None:
     assert metadata == {"format": "pt"}
     assert list(entries) == list(types)
     assert min(p.offset for p in places.values()) % 64 == 0
-    assert all(p.offset % weights_writer.ITEM_SIZES[types[n]] == 0 for n, p in places.items())
+    assert all(p.offset % ITEM_SIZES[types[n]] == 0 for n, p in places.items())
     assert {n: (e.offset, e.nbytes) for n, e in entries.items()} == {n: (p.offset, p.nbytes) for n, p in places.items()}
     loaded = torch_file.load_file(tmp_path / "x.safetensors")
     assert all(t.float().tolist() == [1.0, 1.0, 1.0] for t in loaded.values())
@@ -348,7 +348,7 @@ def file_of(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
 
-def entry(begin: int, end: int, shape: Any = (2,), dtype: Any = "F32") -> dict[str, Any]:
+def entry(begin: float, end: float, shape: Any = (2,), dtype: Any = "F32") -> dict[str, Any]:
     return {"dtype": dtype, "shape": list(shape) if isinstance(shape, tuple) else shape, "data_offsets": [begin, end]}
 
 

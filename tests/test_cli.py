@@ -319,7 +319,7 @@ def test_check_of_anything(name: str, specc: Callable[..., Done], tmp_path: Path
     assert "root:" not in done.err
 
 
-HOSTILE = [
+HOSTILE: list[list[str | bytes]] = [
     ["check", b"\xff\xfe.spec"],
     ["check", "good.spec", "--set", "dim=10**10**10"],
     ["check", "good.spec", "--set", "dim=" + "(" * 10_000],
@@ -519,8 +519,8 @@ def test_view_serves_until_interrupted(target: str, end: int, specc: Callable[..
     (tmp_path / "built" / "model.view.onnx").write_bytes(model)
     command = [*MAIN, "view", target, "--no-browser"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:
+    both = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=both, stderr=both) as process:
         assert process.stdout is not None and process.stderr is not None
         line = process.stdout.readline().decode()
         url = re.search(r"http://127\.0\.0\.1:\d+/\S+/", line)

@@ -13,6 +13,7 @@ from contextlib import chdir
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
+from typing import TypedDict
 
 import pytest
 
@@ -31,10 +32,18 @@ def check(path: Path, text: str) -> list[Diagnostic]:
         return driver.check(path.name, all_presets=True, **asked(path.name))
 
 
-def asked(name: str) -> dict[str, bool]:
+class Asked(TypedDict):
+    """Options of a check."""
+
+    strict: bool
+    notes: bool
+    incremental: bool
+
+
+def asked(name: str) -> Asked:
     """What has to be asked for to be told of a code, or of a file named after it."""
-    told_when = {"strict": ("S290",), "notes": ("N203", "N204", "N205"), "incremental": ("D4",)}
-    return {option: name.startswith(codes) for option, codes in told_when.items()}
+    notes = name.startswith(("N203", "N204", "N205"))
+    return Asked(strict=name.startswith("S290"), notes=notes, incremental=name.startswith("D4"))
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=[spec.stem for spec in SPECS])

@@ -206,7 +206,7 @@ def test_a_text_with_errors_is_refused() -> None:
 def disturb(text: str, seed: int) -> str:
     """Change blanks, blank lines, indentation and comments in ways that change no token."""
     chance = random.Random(seed)
-    lines = []
+    lines: list[str] = []
     for line in text.splitlines():
         code = re.sub(
             r'("(?:\\.|[^"\\\n])*"|#.*)|([,(\[]|(?<=\w)[)\]]) ?', lambda m: m[1] or around(m[2], chance), line

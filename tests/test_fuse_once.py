@@ -76,7 +76,7 @@ def test_keys_are_those_of_the_graph_that_was_alone(tmp_path: Path) -> None:
         build(replace(SOUNDS, entries=("decode", "encode"), cache=cache, verify=False, out=tmp_path / name))
     sound = np.random.default_rng(1).standard_normal((2, 4, 12)).astype(np.float32)
 
-    def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         session = ort.InferenceSession(path)
         return dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
 

@@ -52,7 +52,8 @@ def expected(model: Any, prompt: Any) -> list[int]:
             eos_token_id=None,
             bad_words_ids=[[PAD]],
         )
-    return found[0, len(prompt) :].tolist()
+    tokens: list[int] = found[0, len(prompt) :].tolist()
+    return tokens
 
 
 def generated(folder: Path, prompts: list[Any], **options: Any) -> list[list[int]]:

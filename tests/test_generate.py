@@ -6,7 +6,7 @@ import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONCAT = Cache()
-BACKENDS = ("onnxruntime", "torch")
+BACKENDS: tuple[Literal["onnxruntime", "torch"], ...] = ("onnxruntime", "torch")
 PROMPTS = [[5, 9, 2, 33, 41, 17, 8], [3, 11, 60], [7]]
 
 

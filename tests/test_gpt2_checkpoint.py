@@ -21,7 +21,7 @@ from specc.diagnostics import Rejected
 from specc_runtime import manifest, open_build
 from specc_runtime.build import Request, Result, build
 
-SMALL = {"vocab_size": 97, "n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head": 4}
+SMALL: dict[str, Any] = {"vocab_size": 97, "n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head": 4}
 REQUEST = Request("gpt2", verify=False, render=False)
 
 
@@ -152,7 +152,7 @@ def test_every_tensor_is_there_once(gpt2: Any, folder: Path) -> None:
     assert "lm_head.weight" not in {t.name for t in graph.initializer}
     size = sum(p.numel() * 4 for p in gpt2.parameters())
     assert size < (made.folder / "model.safetensors").stat().st_size < size + 10_000
-    module = open_build(made.folder).module()
+    module: Any = open_build(made.folder).module()
     assert module.lm_head.weight is module.wte.weight
 
 

@@ -46,12 +46,14 @@ def drawn(name: str, shape: tuple[int, ...], seed: int = 0, **given: object) -> 
 def by_torch(name: str, shape: tuple[int, ...], **given: object) -> np.ndarray:
     """What the emitted statement makes of a parameter."""
     text = {key: repr(value) for key, value in arguments(name, **given).items()}
-    names = {"torch": torch, "nn": nn, "w": nn.Parameter(torch.full(shape, 7.0))}
+    parameter = nn.Parameter(torch.full(shape, 7.0))
+    names = {"torch": torch, "nn": nn, "w": parameter}
     for source in HELPERS.values():
         exec(source, names)
     torch.manual_seed(0)
     exec(initializers.torch(name, text, "w"), names)
-    return names["w"].detach().numpy()
+    assert names["w"] is parameter
+    return parameter.detach().numpy()
 
 
 @pytest.mark.parametrize("name", [n for n in SIGNATURES if n not in RANDOM and n != "orthogonal"])
@@ -100,7 +102,7 @@ def test_fans_are_torchs(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("layer", [nn.Linear(200, 300), nn.Conv2d(40, 60, 3), nn.LSTM(30, 200)])
 def test_uniform_fan_in_is_the_default_of_torch_layers(layer: nn.Module) -> None:
-    n = layer.hidden_size if isinstance(layer, nn.LSTM) else fans(tuple(layer.weight.shape))[0]
+    n = layer.hidden_size if isinstance(layer, nn.LSTM) else fans(tuple(layer.get_parameter("weight").shape))[0]
     for theirs in layer.parameters():
         ours = drawn("uniform_fan_in", tuple(theirs.shape), n=n)
         bound = 1 / math.sqrt(n)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -262,12 +263,13 @@ def test_sizes_that_do_not_fit(at: dict[str, int], message: str) -> None:
 
 
 def test_names_that_do_not_exist() -> None:
-    for keywords, message in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"entry": "encode"}, "GPT2 has no entry `encode`"),
         ({"without": frozenset({"mask"})}, "forward has no optional input `mask`"),
-    ):
+    ]
+    for keywords, message in wrong:
         with pytest.raises(Rejected) as caught:
-            report(model("gpt2"), **keywords)  # type: ignore[arg-type]
+            report(model("gpt2"), **keywords)
         assert [(d.code, d.message) for d in caught.value.diagnostics] == [("E103", message)]
 
 

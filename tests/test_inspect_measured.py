@@ -17,7 +17,8 @@ from test_ops import ACCEPTED, SIZES, Example, _checked, data_of, module_of, spe
 from test_torch_quality import listed, loss, once, small  # noqa: E402, F401 - fixtures
 
 from specc import driver  # noqa: E402
-from specc.inspect.spending import Spendings, Spent  # noqa: E402
+from specc.inspect.spending import Spendings  # noqa: E402
+from specc.inspect.storages import Spent  # noqa: E402
 from specc.op import operators  # noqa: E402
 from specc.passes.plain import entry_sizes  # noqa: E402
 from specc_runtime.origin import origin_of  # noqa: E402
@@ -123,6 +124,7 @@ def test_a_model_costs_and_keeps_what_torch_does(name: str, small: Any) -> None:
     case, least = small(name), 33 if name in SPATIAL else 5
     given, of = case.inputs(least=least), case.opened.interface()
     at = admissible(of, {dim: least + 2 * i for i, dim in enumerate(of.dims)})
+    assert at is not None
     spent, module = spending(case.opened.folder), case.module
     held = [*module.parameters(), *module.buffers(), *given.values()]
     forward = measured.flops(lambda: module(**given))

@@ -15,7 +15,8 @@ from building import content, make
 from specc import report
 from specc.diagnostics import Rejected
 from specc_runtime import open_build
-from specc_runtime.module import load_module, load_source
+from specc_runtime.module import load_module
+from specc_runtime.python_file import load_source
 
 torch = pytest.importorskip("torch")
 
@@ -44,7 +45,7 @@ def test_called_with_the_names_of_inputs(gpt2: Path) -> None:
 
 
 def test_ready_to_evaluate_and_to_train(gpt2: Path) -> None:
-    module = open_build(gpt2).module()
+    module: Any = open_build(gpt2).module()
     assert not module.training
     assert all(p.requires_grad for p in module.parameters())
     before = content(gpt2)
@@ -65,14 +66,14 @@ def test_ready_to_evaluate_and_to_train(gpt2: Path) -> None:
 
 
 def test_tied_parameters_are_one(gpt2: Path) -> None:
-    module = open_build(gpt2).module()
+    module: Any = open_build(gpt2).module()
     assert module.lm_head.weight is module.wte.weight
     assert len(list(module.parameters())) == len(module.state_dict()) - 1
 
 
 def test_weights_are_mapped(gpt2: Path) -> None:
     """Every parameter's memory is the mapped file."""
-    module = open_build(gpt2).module()
+    module: Any = open_build(gpt2).module()
     ranges = []
     with open("/proc/self/maps") as maps:
         for line in maps:
@@ -85,7 +86,8 @@ def test_weights_are_mapped(gpt2: Path) -> None:
 
 def test_loading_again(gpt2: Path) -> None:
     """The same source is one Python module; every live module has parameters of its own."""
-    one, two = open_build(gpt2).module(), open_build(gpt2).module()
+    one: Any = open_build(gpt2).module()
+    two: Any = open_build(gpt2).module()
     assert type(one) is type(two) and one is not two
     with torch.no_grad():
         one.ln_f.weight.fill_(7.0)
@@ -97,12 +99,12 @@ def test_loading_again(gpt2: Path) -> None:
 def test_another_build_in_the_same_place(tmp_path: Path) -> None:
     """A live module outlives the build that it came from."""
     make("mlp", tmp_path / "out")
-    old = open_build(tmp_path / "out").module()
+    old: Any = open_build(tmp_path / "out").module()
     x = torch.ones(3, 12)
     with torch.no_grad():
         before = old(image=x)
     make("mlp", tmp_path / "out", sets={"inputs": "12", "hidden": "[5]", "classes": "3"}, seed=1)
-    new = open_build(tmp_path / "out").module()
+    new: Any = open_build(tmp_path / "out").module()
     gc.collect()
     with torch.no_grad():
         assert torch.equal(old(image=x), before)
@@ -111,7 +113,7 @@ def test_another_build_in_the_same_place(tmp_path: Path) -> None:
 
 
 def test_state_dict_and_pickle(gpt2: Path) -> None:
-    module = open_build(gpt2).module()
+    module: Any = open_build(gpt2).module()
     other = type(module)()
     other.load_state_dict(module.state_dict())
     again = pickle.loads(pickle.dumps(module))

@@ -82,9 +82,13 @@ def arrays() -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
+def save(folder: Path, values: dict[str, Any]) -> None:
+    np.savez(folder / "d.npz", **values)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    np.savez(tmp_path / "d.npz", **arrays())
+    save(tmp_path, arrays())
     return tmp_path
 
 
@@ -481,7 +485,7 @@ def test_labels_of_every_position_are_classes(folder: Path) -> None:
         train(Request(spec, dry_run=True))
     values = arrays()
     values["places"][1, 2] = 4
-    np.savez(folder / "d.npz", **values)
+    save(folder, values)
     opened(folder, "cross_entropy(f, target = data.places)")
     with pytest.raises(Rejected, match="the label is 4, the classes are 0 to 3"):
         train(Request(spec, dry_run=True))

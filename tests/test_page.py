@@ -162,7 +162,7 @@ def test_headings_make_an_outline(made: Path, run: Path) -> None:
 
 def test_rows_of_the_tree_know_their_lines(folder: Path) -> None:
     found = Outline(page(Chosen(str(folder / "net.spec")), {}, Pictures(missing="no browser")))
-    lines = {}
+    lines: dict[tuple[int, ...], list[str]] = {}
     for (_, attributes), after in pairwise(found.elements):
         if "data-file" in attributes:
             assert attributes["href"] == f"#s{attributes['data-file']}-{attributes['data-first']}"

@@ -75,10 +75,11 @@ def test_positions_are_those_that_are_given(tmp_path: Path) -> None:
     module = made.module()
     import torch
 
-    def whole(places: list[list[int]]) -> np.ndarray:  # type: ignore[type-arg]
+    def whole(places: list[list[int]]) -> np.ndarray:
         tensors = {"input_ids": ids, "attention_mask": mask, "position_ids": np.array(places)}
         with torch.no_grad():
-            return module(**{name: torch.from_numpy(v) for name, v in tensors.items()}).numpy()
+            logits: torch.Tensor = module(**{name: torch.from_numpy(v) for name, v in tensors.items()})
+        return logits.numpy()
 
     assert np.abs(whole([[0, 1, 2, 3]]) - whole([[2, 3, 5, 7]])).max() > 1e-3
     feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": np.array([[2, 3, 5, 7]])}

@@ -90,15 +90,12 @@ def core() -> Iterator[Path]:
 def impurities(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Places where a module reaches for the world around it, or iterates over a set in the order of its hashes."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names = {(node.module or "").partition(".")[0]}
-            if node.module == "pathlib" and {alias.name for alias in node.names} != {"PurePath"}:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            names = {module.partition(".")[0] for module in modules}
+            yield from ((node.lineno, f"import {name}") for name in sorted(names & MODULES))
+            if modules == ["pathlib"] and [alias.name for alias in node.names] != ["PurePath"]:
                 yield node.lineno, "paths that can be opened"
-        else:
-            names = set()
-        yield from ((node.lineno, f"import {name}") for name in sorted(names & MODULES))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
             yield node.lineno, f"{node.func.id}()"
         if isinstance(node, ast.Attribute) and node.attr in METHODS:

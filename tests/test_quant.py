@@ -20,6 +20,7 @@ from specc_runtime.cache import Request as CacheRequest
 from specc_runtime.certificate import Certificate
 from specc_runtime.inputs import Interface
 from specc_runtime.module import open_build
+from specc_runtime.programs import run_session
 from specc_runtime.quantised import PackedFile, parse
 from specc_runtime.verify import repeat
 
@@ -198,7 +199,7 @@ def test_kernels_only_round() -> None:
 
 def test_a_kernel_that_does_more_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums in pairs that end at 16 bits, as CPUs without VNNI have them."""
-    honest = quant_kernels.run_session
+    honest = run_session
 
     def saturating(*given: Any) -> dict[str, Any]:
         return {name: np.clip(value, -200, 200) for name, value in honest(*given).items()}

@@ -143,7 +143,7 @@ def at_batch(number: int) -> Callable[[], None]:
                 kill()
             return step(self, *args)
 
-        Fit.training_step = dying  # type: ignore[method-assign]
+        pytest.MonkeyPatch().setattr(Fit, "training_step", dying)
 
     return prepare
 
@@ -183,7 +183,7 @@ def half_written(number: int) -> Callable[[], None]:
                 kill()
             save(state, file)
 
-        torch.save = dying
+        pytest.MonkeyPatch().setattr(torch, "save", dying)
 
     return prepare
 
@@ -196,7 +196,7 @@ def half_removed() -> None:
             next(path.iterdir()).unlink()
             kill()
 
-    checkpoints.shutil = SimpleNamespace(rmtree=dying, copyfile=shutil.copyfile)  # type: ignore[assignment]
+    pytest.MonkeyPatch().setattr(checkpoints, "shutil", SimpleNamespace(rmtree=dying, copyfile=shutil.copyfile))
 
 
 def same(one: Path, other: Path) -> None:
@@ -265,7 +265,7 @@ def spoilt_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a byte of the weights": (lambda p: spoilt_byte(p / "model.safetensors"), "its model.safetensors is not what"),
     "a byte of the state": (lambda p: spoilt_byte(p / "trainer.pt"), "its trainer.pt is not what was written"),
     "a file that ends early": (lambda p: os.truncate(p / "trainer.pt", 100), "its trainer.pt is not what was written"),
@@ -314,12 +314,12 @@ def test_a_full_disk_loses_nothing(how: str, folder: Path) -> None:
         def filling(self: Fit, *args: Any) -> torch.Tensor:
             if next(count) == 6:
                 if how == "no space":
-                    os.fsync = full
+                    pytest.MonkeyPatch().setattr(os, "fsync", full)
                 else:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
             return step(self, *args)
 
-        Fit.training_step = filling  # type: ignore[method-assign]
+        pytest.MonkeyPatch().setattr(Fit, "training_step", filling)
         try:
             train(Request(path, out=out))
         except Rejected as error:
@@ -340,7 +340,8 @@ def test_ctrl_c_keeps_the_state(folder: Path) -> None:
     path = str(Path(path))
     Path(path).write_text(Path(path).read_text().replace("  save_every = 1\n", ""))
     train(Request(path, out=folder / "whole"))
-    step, count, out, said = Fit.training_step, iter(range(1000)), folder / "out", []
+    step, count, out = Fit.training_step, iter(range(1000)), folder / "out"
+    said: list[str] = []
 
     def stopping(self: Fit, *args: Any) -> torch.Tensor:
         if next(count) == 8:
@@ -412,7 +413,8 @@ def test_one_process_at_a_time(folder: Path) -> None:
 
 def test_a_second_ctrl_c_ends_it_at_once(folder: Path) -> None:
     path = spec(folder, KINDS["steps"])
-    step, count, out, said = Fit.training_step, iter(range(1000)), folder / "out", []
+    step, count, out = Fit.training_step, iter(range(1000)), folder / "out"
+    said: list[str] = []
 
     def stopping(self: Fit, *args: Any) -> torch.Tensor:
         if next(count) == 6:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from specc import driver
+from specc.reading import locate
 from specc_runtime.cli import cli
 from specc_runtime.spectest import Report, run_tests
 
@@ -212,7 +212,7 @@ def test_a_local_folder_stands_for_its_checkpoint(tmp_path: Path) -> None:
     )
     folder = tmp_path / "checkpoint"
     transformers.GPT2LMHeadModel(config).save_pretrained(folder)
-    gpt2 = driver.locate("gpt2").read_text(encoding="utf-8").partition("test GPT2")[0]
+    gpt2 = locate("gpt2").read_text(encoding="utf-8").partition("test GPT2")[0]
     (tmp_path / "m.spec").write_text(
         f"""{gpt2}
 test GPT2 "transformers" with B = 2, T = 7 {{

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -116,14 +117,15 @@ def test_a_state_of_an_encoder_is_read_before_the_first_step_alone(tmp_path: Pat
     assert names(folder, "model.decode_once.onnx") == (["memory"], starts)
     assert "memory" not in names(folder, "model.decode_cached.onnx")[0]
     source = np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32)
-    whole = open_build(folder).module()
+    whole: Any = open_build(folder).module()
     ids = torch.tensor([[3, 4], [9, 1]])
     with torch.no_grad():
         memory = whole.encode(torch.from_numpy(source))
         for _ in range(6):
             ids = torch.cat((ids, whole.decode(ids, memory)[:, -1].argmax(-1, keepdim=True)), 1)
-    for backend in ("onnxruntime", "torch"):
-        generator = Generator(folder, backend)  # type: ignore[arg-type]
+    backends: tuple[Literal["onnxruntime", "torch"], ...] = ("onnxruntime", "torch")
+    for backend in backends:
+        generator = Generator(folder, backend)
         found = generator.generate([[3, 4], [9, 1]], 6, inputs={"source": source})
         assert [list(row.tokens) for row in found.rows] == ids[:, 2:].tolist()
 

@@ -52,7 +52,7 @@ def nodes(value: object) -> Iterator[ast.Node]:
     """A node and all below it."""
     if isinstance(value, ast.Node):
         yield value
-        for field in fields(value):  # type: ignore[arg-type]
+        for field in fields(value):
             yield from nodes(getattr(value, field.name))
     elif isinstance(value, tuple):
         for item in value:
@@ -64,7 +64,7 @@ def shape(value: object) -> object:
     if isinstance(value, ast.Paren):
         return shape(value.inner)
     if isinstance(value, ast.Node):
-        members = {f.name: shape(getattr(value, f.name)) for f in fields(value)}  # type: ignore[arg-type]
+        members = {f.name: shape(getattr(value, f.name)) for f in fields(value)}
         return (type(value).__name__, *((k, v) for k, v in members.items() if k not in ("span", "op_span")))
     if isinstance(value, tuple):
         return tuple(shape(item) for item in value)
@@ -79,7 +79,7 @@ def test_specs_parse_with_exact_spans(path: Path) -> None:
         span = node.span
         assert 0 <= span.start <= span.end <= len(text)
         assert span.text == span.text.strip() or isinstance(node, ast.File), span.text
-        for below in (b for f in fields(node) for b in _direct(getattr(node, f.name))):  # type: ignore[arg-type]
+        for below in (b for f in fields(node) for b in _direct(getattr(node, f.name))):
             assert span.start <= below.span.start and below.span.end <= span.end, (type(node), span.text)
         if isinstance(node, ast.Name | ast.Ident):
             assert span.text == node.id

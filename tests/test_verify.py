@@ -175,9 +175,9 @@ def test_figures() -> None:
 def test_ulps_count_representable_values() -> None:
     one = np.float32(1)
     above = np.nextafter(np.nextafter(one, np.float32(2), dtype=np.float32), np.float32(2), dtype=np.float32)
-    assert compare(_f32(one), _f32(above), 1e-5).max_ulp == 2
+    assert compare(_f32(float(one)), _f32(float(above)), 1e-5).max_ulp == 2
     tiny = np.nextafter(np.float32(0), np.float32(1), dtype=np.float32)
-    assert compare(_f32(-tiny), _f32(tiny), 1e-5).max_ulp == 2
+    assert compare(_f32(float(-tiny)), _f32(float(tiny)), 1e-5).max_ulp == 2
 
 
 @pytest.mark.parametrize(

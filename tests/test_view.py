@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from email.message import Message
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from specc_runtime import browser, render, view
+from specc_runtime import browser, render
+from specc_runtime.browser import RenderUnavailable
 from specc_runtime.view import Server, serve
 
 MODEL = helper.make_model(
@@ -52,7 +53,7 @@ def server(model: Path) -> Iterator[Server]:
         yield running
 
 
-def get(url: str, **headers: str) -> tuple[int, bytes, http.client.HTTPMessage]:
+def get(url: str, **headers: str) -> tuple[int, bytes, Message]:
     request = urllib.request.Request(url, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
@@ -255,7 +256,7 @@ def test_the_users_browser_is_opened_with_the_token(model: Path, monkeypatch: py
 
 def test_without_netron_a_sentence_says_so(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(view.RenderUnavailable, match="pip install netron"):
+    with pytest.raises(RenderUnavailable, match="pip install netron"):
         serve(model, open_browser=False)
 
 

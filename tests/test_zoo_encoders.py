@@ -161,8 +161,8 @@ def test_resnet_by_torchvision_names(tmp_path: Path) -> None:
         stored
     )
     save_file(stored, tmp_path / "resnet.safetensors")
-    given = {"weights": str(tmp_path / "resnet.safetensors"), "weights_format": "torchvision:resnet50"}
-    again = build(replace(request, out=tmp_path / "again", **given))
+    published = replace(request, weights=str(tmp_path / "resnet.safetensors"), weights_format="torchvision:resnet50")
+    again = build(replace(published, out=tmp_path / "again"))
     assert again.manifest["weights"]["fresh"] == []
     assert (again.folder / "model.safetensors").read_bytes() == first.read_bytes()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,7 @@ def test_keyword(cell: str, tmp_path: Path) -> None:
         case.check_compiles(given)
 
 
-SIZES = {
+SIZES: dict[tuple[str, str], Callable[[], nn.Module]] = {
     ("lstm", "zaremba-medium"): lambda: Words("LSTM", 10_000, 650, 650, 2),
     ("lstm", "zaremba-large"): lambda: Words("LSTM", 10_000, 1500, 1500, 2),
     ("lstm", "gru-tied"): lambda: Words("GRU", 10_000, 650, 650, 2, tied=True),

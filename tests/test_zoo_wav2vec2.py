@@ -123,9 +123,10 @@ def test_other_files(older: bool, tmp_path: Path) -> None:
     made = build(request)
     assert made.manifest["weights"]["fresh"] == ([] if older else ["lm_head.weight", "lm_head.bias"])
     given = padded(sound(3, 70))
+    module: Any = open_build(made.folder).module()
     with torch.no_grad():
         tensors = {k: torch.from_numpy(v) for k, v in given.items()}
-        ours, theirs = open_build(made.folder).module().encode(**tensors), model.wav2vec2(**tensors)
+        ours, theirs = module.encode(**tensors), model.wav2vec2(**tensors)
     parity.assert_close(ours.numpy(), theirs.last_hidden_state.numpy(), "wav2vec2", "torch")
 
 

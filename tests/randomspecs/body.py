@@ -45,13 +45,13 @@ class Body:
     def attempt(self) -> Iterator[None]:
         """Undo everything that was written if the step turns out to be unfit."""
         file = self.file
-        mine = [list(x) for x in (self.lines, self.members, self.arguments, self.pool)], dict(self.hypers)
+        mine = (list(self.lines), list(self.members), list(self.arguments), list(self.pool), dict(self.hypers))
         values = [(value, value.used, value.text) for value in self.pool]
         theirs = list(file.declarations), {k: set(v) for k, v in file.imports.items()}
         try:
             yield
         except Unfit:
-            (self.lines, self.members, self.arguments, self.pool), self.hypers = mine
+            self.lines, self.members, self.arguments, self.pool, self.hypers = mine
             file.declarations, file.imports = theirs
             for value, used, text in values:
                 value.used, value.text = used, text

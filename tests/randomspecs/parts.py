@@ -51,14 +51,14 @@ def layer_of_std(body: Body, fill: Fill) -> None:
     out = body.choose(4, 3)
     if kind in ("Conv1d", "BatchNorm1d"):
         x = image(body, 1)
-        n = x.shape[1].value or 1
+        n, shape = x.shape[1].value or 1, x.shape
         if kind == "Conv1d":
             body.members.append(f"{part}: Conv1d({n}, {out}, 3, padding = 1)")
-            bound, shape = dense(x.bound, 3 * n), (x.shape[0], Dim.const(out), x.shape[2])
+            bound, shape = dense(x.bound, 3 * n), (shape[0], Dim.const(out), shape[2])
         else:
             body.members.append(f"{part}: BatchNorm1d({n})")
             edge = 3 * (x.bound.mag + 1)
-            bound, shape = computed(-edge, edge, 3 * x.bound.err), x.shape
+            bound = computed(-edge, edge, 3 * x.bound.err)
         return result(body, f"{part}({x.text})", x, shape, bound)
     x = sequence(body) if module in ("rnn", "attn") else features(body)
     n = x.shape[-1].value or 1

@@ -225,9 +225,8 @@ def whole_division(body: Body, name: str) -> None:
     """Jumps at multiples of the divisor: ints by any number, floats that are exact by a power of two."""
     x = body.find(lambda v: v.dtype is not DType.BOOL and v.bound.exact)
     y: float | int = float(body.choose(0.5, -2.0)) if x.is_float else int(body.choose(3, 2, -3))
-    ends = sorted((x.bound.lo // y, x.bound.hi // y))
-    remainder = Bound(*sorted((0, y)))
-    body.apply(name, x, y, bound=Bound(*ends) if name == "//" else remainder, form=f"{{}} {name} {{}}")
+    lo, hi = sorted((x.bound.lo // y, x.bound.hi // y) if name == "//" else (0, y))
+    body.apply(name, x, y, bound=Bound(lo, hi), form=f"{{}} {name} {{}}")
 
 
 @recipe("**")

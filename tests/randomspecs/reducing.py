@@ -132,7 +132,7 @@ def sort(body: Body, name: str) -> None:
     exact = not body.chance(2)
     x = body.find(lambda v: v.type.rank >= 1 and v.is_float and v.bound.exact is exact)
     axis = axis_of(body, x)
-    options = {"descending": True} if body.chance(2) else {}
+    options: dict[str, Any] = {"descending": True} if body.chance(2) else {}
     if exact:
         numbers = Bound(0, max(longest(x.shape[axis]) - 1, 0))
         body.results(name, x, bounds=[x.bound, numbers], axis=axis, **options)

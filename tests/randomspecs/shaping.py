@@ -214,11 +214,11 @@ def stack(body: Body, name: str) -> None:
 def split(body: Body, name: str) -> None:
     x, axis, n = static_axis(body)
     divisors = [k for k in (2, 3, 4) if n % k == 0]
+    sizes: tuple[int, ...] = (1, n - 1)
+    count = 2
     if divisors and not body.chance(3):
-        k = body.choose(*divisors)
-        count, sizes = k, (k,)
-    else:
-        count, sizes = 2, (1, n - 1)
+        count = body.choose(*divisors)
+        sizes = (count,)
     body.results(name, x, bounds=[x.bound] * count, sizes=sizes, axis=axis)
 
 
