@@ -295,8 +295,8 @@ def attention(body: Body, name: str) -> None:
     mask = bias = None
     if body.chance(2):
         options["causal"] = True
-        if body.chance(3):
-            options["window"] = 2
+    if body.chance(6):
+        options["window"] = 2
     if body.kind == "model" and "window" not in options and body.chance(2):
         mask = body.need(DType.BOOL, *body.choose((batch, time), (batch, time, time)), reuse=False)
     if body.chance(4):

@@ -17,9 +17,10 @@ class ScaledDotProductAttention(Op):
 
     q [B, H, T, d], k [B, G, S, d], v [B, G, S, e] -> [B, H, T, e]; query head h reads key head h // (H/G) (Ainslie et
     al., 2023). `scale` is d**-0.5 unless given. `softcap` limits the scaled scores: softcap * tanh(scores/softcap).
-    `bias` ([H, T, S] or [1 | B, H, T, S]) is added. `mask` is Bool, true = may attend: [B, S] for keys, [B, T, S], or
-    [1 | B, 1 | H, T, S]. `causal`: query i sees key j if j <= i + S - T. `window = w`: and j > i + S - T - w. Dropout
-    is of the weights, in training. Rows without a visible key are finite and unspecified.
+    `bias` ([H, T, S] or [1 | B, H, T, S]) is added. `mask` is Bool, true = may attend: [B, S] for keys,
+    [1 | B, T, S], or [1 | B, 1 | H, T, S]. `causal`: query i, at p = i + S - T, sees key j if j <= p. `window = w`: and
+    if j > p - w, without `causal` also j < p + w. Dropout is of the weights, in training. Rows without a visible key
+    are finite and unspecified.
 
     example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 4, S, 8], v: Tensor[B, 4, S, 6]) -> Tensor[B, 4, T, 6]
     example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], causal = true)
@@ -31,6 +32,10 @@ class ScaledDotProductAttention(Op):
     example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 1, S, 8], v: Tensor[B, 1, S, 8], mask: Bool[B, T, S],
         scale = 0.5) -> Tensor[B, 2, T, 8]
     example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], causal = true, window = 2)
+        -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], mask: Bool[B, T], window = 2)
+        -> Tensor[B, 2, T, 8]
+    example: sdpa(q: Tensor[B, 2, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], mask: Bool[1, T, T])
         -> Tensor[B, 2, T, 8]
     example: sdpa(q: Tensor[B, 4, T, 8], k: Tensor[B, 2, T, 8], v: Tensor[B, 2, T, 8], mask: Bool[B, T],
         causal = true, softcap = 2.0) -> Tensor[B, 4, T, 8]
@@ -128,7 +133,7 @@ class ScaledDotProductAttention(Op):
                 expected="Bool[B, S]",
                 found=str(mask),
             )
-        _covers(facts, mask, expected, may_be_one=(0, 1) if mask.rank == 4 else (), operand=3, what="mask")
+        _covers(facts, mask, expected, may_be_one=range(mask.rank - 2), operand=3, what="mask")
 
     def _check_bias(self, facts: Facts, q: TensorType, k: TensorType, bias: TensorType) -> None:
         expect.same_dtype(bias, q.dtype, operand=4, what="bias")
@@ -231,12 +236,16 @@ class ScaledDotProductAttention(Op):
             queries, keys = query.shape[2], key.shape[2]
             band = f"torch.ones({t.dims((queries, keys))}, dtype=torch.bool, device={q}.device)"
             shift = keys - queries
+            before = "" if shift == 0 else t.dim(shift)
+            literal = self.window is not None and t.attr("window") == str(self.window)
             if self.causal:
-                band += ".tril()" if shift == 0 else f".tril({t.dim(shift)})"
+                band += f".tril({before})"
+            elif self.window is not None:
+                last = str(self.window - 1) if literal else f"{t.attr('window')} - 1"
+                band += f".tril({before} + {last})" if before else f".tril({last})"
             if self.window is not None:
-                literal = t.attr("window") == str(self.window)
                 first = str(1 - self.window) if literal else f"1 - {t.attr('window')}"
-                band += f".triu({first})" if shift == 0 else f".triu({t.dim(shift)} + {first})"
+                band += f".triu({before} + {first})" if before else f".triu({first})"
             return t.bind("visible", " & ".join([*parts, band]))
         return parts[0] if parts else None
 
@@ -298,7 +307,7 @@ class ScaledDotProductAttention(Op):
             if mask.rank == 4:
                 return q.with_shape(mask.shape)
             rows = q.shape[2] if mask.rank == 3 or self.causal or self.window is not None else one
-            return q.with_shape((q.shape[0], one, rows, k.shape[2]))
+            return q.with_shape((mask.shape[0], one, rows, k.shape[2]))
         own = not biased and self.softcap is None and _square(q, k)
         banded = self.window is not None or (self.causal and not own)
         return q.with_shape(square) if banded else None

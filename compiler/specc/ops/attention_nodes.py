@@ -104,6 +104,8 @@ class AttentionNodes:
             shift = keys - queries
             if self.causal:
                 visible = emit("Trilu", visible, _diagonal(emit, shift), upper=0)
+            elif self.window is not None:
+                visible = emit("Trilu", visible, _diagonal(emit, shift + self.window - 1), upper=0)
             if self.window is not None:
                 visible = emit("Trilu", visible, _diagonal(emit, shift - self.window + 1), upper=1)
             parts.append(visible)
@@ -122,6 +124,9 @@ class AttentionNodes:
         if self.window is not None:
             first = emit("Sub", here, emit.const(self.window, DType.I64), type=column)
             band = emit("And", band, emit("Greater", there, first, type=full), type=full)
+            if not self.causal:
+                beyond = emit("Add", here, emit.const(self.window, DType.I64), type=column)
+                band = emit("And", band, emit("Less", there, beyond, type=full), type=full)
         whole = self.causal or self.window is not None
         return band if whole else emit("Expand", band, emit.shape(full.shape), type=full)
 
