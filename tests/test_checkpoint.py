@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from specc import driver, report
 from specc.diagnostics import Collector, Rejected
 from specc.elaborate.models import Given, Options
-from specc.ir.graph import Initializer
+from specc.ir.declared import Initializer
 from specc.ir.members import aliases
 from specc.weights import layout
 from specc.weights.config import read_config

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from specc.diagnostics import Diagnostic
-from specc.ir.graph import Hyper, Model
+from specc.ir.declared import Hyper
+from specc.ir.graph import Model
 
 Attempt = Callable[[dict[str, str]], tuple[Diagnostic, ...]]
 """The errors of the configuration with these hyper-parameters set (as texts of `--set`)."""

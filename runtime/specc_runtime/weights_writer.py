@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.initializers import draw
-from specc.ir.graph import Initializer
+from specc.ir.declared import Initializer
 from specc.weights.layout import Expr, TensorInfo, reads
 from specc.weights.mapping import Plan
 from specc_runtime.budget import Budget

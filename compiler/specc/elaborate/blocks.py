@@ -20,7 +20,8 @@ from specc.elaborate.values import (
     Poisoned,
     type_text,
 )
-from specc.ir.graph import Hyper, InitRule, Member, Module, PartGroup, PartList, Submodule, Tie
+from specc.ir.declared import Hyper, InitRule
+from specc.ir.graph import Member, Module, PartGroup, PartList, Submodule, Tie
 from specc.source import Span
 from specc.syntax import ast
 

@@ -15,7 +15,8 @@ from specc.elaborate.files import FileScope
 from specc.elaborate.instances import Instance
 from specc.elaborate.names import available, closest, counted, replaced
 from specc.elaborate.values import BlockDecl, Fail, Poisoned, show
-from specc.ir.graph import Initializer, InitRule, Member, Parameter, PartGroup, PartList, Path, Submodule, Tie
+from specc.ir.declared import Initializer, InitRule
+from specc.ir.graph import Member, Parameter, PartGroup, PartList, Path, Submodule, Tie
 from specc.ir.members import element_count
 from specc.source import Span
 from specc.syntax import ast

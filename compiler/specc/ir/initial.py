@@ -8,18 +8,8 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from specc.ir.graph import (
-    Initializer,
-    InitRule,
-    Member,
-    Module,
-    Parameter,
-    PartGroup,
-    PartList,
-    Path,
-    Submodule,
-    dotted,
-)
+from specc.ir.declared import Initializer, InitRule
+from specc.ir.graph import Member, Module, Parameter, PartGroup, PartList, Path, Submodule, dotted
 from specc.ir.members import aliases, distinct_modules, walk_members
 
 

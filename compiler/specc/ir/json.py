@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from specc.dims import Dim
+from specc.ir.declared import Initializer
 from specc.ir.graph import (
     Absent,
     Apply,
@@ -16,7 +17,6 @@ from specc.ir.graph import (
     Call,
     Function,
     Graph,
-    Initializer,
     Input,
     Loop,
     Member,
@@ -32,7 +32,7 @@ from specc.ir.graph import (
     Submodule,
     Value,
     When,
-)  # fmt: skip
+)
 from specc.op import Pattern
 from specc.source import Span
 from specc.types import DType, Scalar, TensorType

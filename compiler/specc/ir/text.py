@@ -7,13 +7,13 @@ from typing import Any
 
 from specc.dims import Dim
 from specc.initializers import REQUIRED, SIGNATURES
+from specc.ir.declared import Initializer
 from specc.ir.graph import (
     Absent,
     Apply,
     Call,
     Function,
     Graph,
-    Initializer,
     Input,
     Loop,
     Member,

@@ -16,7 +16,8 @@ from typing import Any
 
 from specc.backends.torch.printer import literal, names_in, parse, protected, show, tidy
 from specc.dims import Dim, DimError, ceil_div
-from specc.ir.graph import Hyper, Module
+from specc.ir.declared import Hyper
+from specc.ir.graph import Module
 
 ATTRIBUTE_NAMES_TAKEN = frozenset(
     "T_destination add_module apply aux bfloat16 buffers call_super_init children compile cpu cuda double dump_patches "

@@ -25,21 +25,8 @@ from specc.backends.torch.signatures import (
 from specc.backends.torch.statements import Line, Remark, Statement, all_names, assign
 from specc.backends.torch.weights import InitSection
 from specc.dims import Facts
-from specc.ir.graph import (
-    Apply,
-    Argument,
-    Graph,
-    Hyper,
-    Loop,
-    Module,
-    Node,
-    Parameter,
-    PartList,
-    Path,
-    Scan,
-    Value,
-    When,
-)  # fmt: skip
+from specc.ir.declared import Hyper
+from specc.ir.graph import Apply, Argument, Graph, Loop, Module, Node, Parameter, PartList, Path, Scan, Value, When
 from specc.ir.members import member_at, walk_members
 from specc.types import DType, Scalar
 

@@ -13,7 +13,8 @@ from specc.backends.torch.labels import Scope
 from specc.backends.torch.leaves import leaf_of
 from specc.backends.torch.printer import constant, literal, tidy
 from specc.backends.torch.statements import Block, Line, Statement, assign
-from specc.ir.graph import Initializer, InitRule, Module, Parameter, Submodule, dotted
+from specc.ir.declared import Initializer, InitRule
+from specc.ir.graph import Module, Parameter, Submodule, dotted
 from specc.ir.members import aliases, parameters, walk_members
 
 
