@@ -10,9 +10,11 @@ from building import specc
 
 from specc import driver
 from specc.backends.onnx.cached import build_cached
+from specc.backends.onnx.target import Target
 from specc.ir.graph import Apply, Call, Graph
 from specc.passes.incremental import Incremental, derive
 from specc.passes.last import last_only
+from specc.quantisation import Scheme
 from specc_runtime import open_build
 from specc_runtime.build import Request, build
 from specc_runtime.cache import Request as Cache
@@ -136,6 +138,24 @@ def test_the_last_layer_has_one_row_behind_its_attention() -> None:
     ]
     cuts = [node.name for node in proto.graph.node if node.op_type == "Slice" and "layers.1" in node.name]
     assert len(cuts) == 2  # of what attention gives, and of what is added to it
+
+
+@pytest.mark.parametrize("scheme", [Scheme(8), Scheme(4)], ids=lambda scheme: scheme.kind)
+def test_products_in_few_bits_have_one_row_too(scheme: Scheme) -> None:
+    """The positions are cut before activations are rounded."""
+    sets = {"layers": "2", "dim": "16", "heads": "2", "kv_heads": "2", "hidden": "32", "vocab": "23", "context": "12"}
+    model = driver.load("llama", sets=sets).model
+    found = derive(model, "forward")
+    assert not isinstance(found, list)
+    proto = build_cached(model, last_only(found), Target(quant=scheme))
+    rows = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in proto.graph.value_info
+    }
+    assert rows["model.layers.0.mlp.down_proj"] == ["B", "T", 16]
+    assert rows["model.layers.1.mlp.down_proj"] == rows["model.layers.1.self_attn.o_proj"] == ["B", 1, 16]
+    cuts = [node.input[0] for node in proto.graph.node if node.op_type == "Slice" and "layers.1" in node.name]
+    assert cuts == ["model.layers.1.self_attn.y", "model.layers.0.x_1"]
 
 
 @pytest.mark.parametrize("logits", ["all", "last"])

@@ -2,7 +2,8 @@
 
 A `Slice` of the last position goes up through nodes that work on each position by themselves, as long as nothing else
 reads them: the second half of the last layer of a decoder, its product with the largest matrices, takes one row. Exact:
-the same numbers are computed, fewer of them.
+the same numbers are computed, fewer of them. (Activations that are rounded together, those of the last position then,
+are rounded by a step of their own, which is no larger.)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from specc.backends.onnx.emitter import GraphEmitter
+from specc.backends.onnx.packed import CONTRIB
 from specc.backends.onnx.values import Record, Ref, users_of
 from specc.dims import Dim
 from specc.types import DType
@@ -22,6 +24,7 @@ _ELEMENTWISE = frozenset(
     "Mul Neg Not Pow Reciprocal Relu Sigmoid Sin Softplus Softsign Sqrt Sub Tanh Where".split()
 )
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
+_ROUNDING = "DynamicQuantizeLinear"
 
 
 def push_last(emit: GraphEmitter) -> None:
@@ -56,7 +59,8 @@ class _Push:
 
     def _move(self, record: Record) -> None:
         """The node computes one position if that is all that is read of it, and it works on each by itself."""
-        axes = {self._only_last(ref) for ref in record.outputs if self.users.get(id(ref)) or id(ref) in self.outputs}
+        results = _with_positions(record)
+        axes = {self._only_last(ref) for ref in results if self.users.get(id(ref)) or id(ref) in self.outputs}
         if len(axes) != 1 or (axis := axes.pop()) is None:
             return
         inputs = _along(record, axis)
@@ -98,7 +102,7 @@ class _Push:
                         yield cut
                     record.inputs[i] = narrow[key]
                 self.emit.forget(record)
-                for ref in record.outputs:
+                for ref in _with_positions(record):
                     ref.type = ref.type.with_shape(_with_one(ref, axis))
                     made.add(id(ref))
             yield record
@@ -121,23 +125,34 @@ def _cut_axis(record: Record) -> int | None:
     return int(axes[0]) % x.type.rank
 
 
+def _with_positions(record: Record) -> list[Ref]:
+    """The results of a node; of rounded activations without their step and zero point, which are read with them."""
+    return record.outputs[:1] if record.op_type == _ROUNDING else record.outputs
+
+
 def _along(record: Record, axis: int) -> list[int | None] | None:
     """For each input its axis that goes along the axis of the results, None where it has none; None if each position of
     the results does not depend on the same one of the inputs alone."""
     inputs, outputs = record.inputs, record.outputs
-    if record.domain or record.body is not None or not all(ref.known for ref in outputs):
+    if record.body is not None or not all(ref.known for ref in outputs):
         return None
     if any(ref is not None and not ref.known for ref in inputs):
         return None
     rank = outputs[0].type.rank
     size = outputs[0].type.shape[axis]
     last = axis == rank - 1
+    if record.domain:
+        blocks = (record.domain, record.op_type) == (CONTRIB, "MatMulNBits")
+        return [axis, *[None] * (len(inputs) - 1)] if blocks and not last else None
+    if record.op_type == _ROUNDING:
+        return [axis]
     if record.op_type in _ELEMENTWISE:
         return _aligned(inputs, rank, axis, size)
     if record.op_type in _NORMS and not last and record.attributes.get("axis") in (-1, rank - 1):
         return [axis, *[None] * (len(inputs) - 1)]
-    if record.op_type == "MatMul" and not last and inputs[1] is not None and inputs[1].type.rank == 2:
-        return [axis, None]
+    is_product = record.op_type in ("MatMul", "MatMulInteger") and inputs[1] is not None and inputs[1].type.rank == 2
+    if is_product and not last:
+        return [axis, *[None] * (len(inputs) - 1)]
     if record.op_type == "Split" and record.attributes.get("axis", 0) % rank != axis:
         return [axis, *[None] * (len(inputs) - 1)]
     return None
