@@ -20,6 +20,14 @@ _ALIASES = {
     "rms_norm_eps": "eps",
     "num_key_value_heads": "kv_heads", "n_kv_heads": "kv_heads", "activation": "act", "hidden_act": "act",
     "dim": "axis", "cat": "concat", "masked_fill": "where", "view": "reshape", "scaled_dot_product_attention": "sdpa",
+    "learning_rate": "lr", "wd": "weight_decay",
+    "CrossEntropyLoss": "cross_entropy", "NLLLoss": "nll", "nll_loss": "nll", "MSELoss": "mse", "mse_loss": "mse",
+    "L1Loss": "l1", "l1_loss": "l1", "HuberLoss": "huber", "huber_loss": "huber", "KLDivLoss": "kl_div",
+    "CTCLoss": "ctc", "ctc_loss": "ctc", "BCELoss": "binary_cross_entropy", "bce": "binary_cross_entropy",
+    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits", "bce_with_logits": "binary_cross_entropy_with_logits",
+    "CosineAnnealingLR": "cosine", "StepLR": "step", "OneCycleLR": "one_cycle", "ReduceLROnPlateau": "plateau",
+    "acc": "accuracy", "mse": "mean_squared_error", "mae": "mean_absolute_error", "r2_score": "r2", "ppl": "perplexity",
+    "wer": "word_error_rate", "cer": "character_error_rate", "jaccard": "iou", "matthews_corrcoef": "matthews",
     "gelu_new": "gelu_tanh", "swish": "silu", "matmul": "@", "num_classes": "classes",
 }  # fmt: skip
 
@@ -71,5 +79,5 @@ def replaced(span: Span, guess: str | None) -> tuple[Edit, ...]:
 
 
 def counted(n: int, noun: str) -> str:
-    """`1 argument`, `3 arguments`."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
+    """`1 argument`, `3,000 arguments`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -96,8 +96,15 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "split": ("part",),
 }  # fmt: skip
 """What the functions of a section take, in order; the optimisers of torch what torch's take."""
-WORDS = ("adjust_lr_fn", "monitor", "mode")
-"""Arguments of optimisers and schedules that are words."""
+WORDS = ("adjust_lr_fn", "adamw", "monitor", "mode")
+"""Arguments of optimisers and schedules that are words, or patterns."""
+FLAGS = (
+    "amsgrad", "capturable", "centered", "decoupled_weight_decay", "differentiable", "foreach", "fused", "maximize",
+    "nesterov",
+)  # fmt: skip
+"""Arguments of optimisers that are true or false."""
+SEVERAL = {"betas": 2, "ns_coefficients": 3}
+"""Arguments of optimisers that are so many numbers."""
 OPTIMISER = ("no_decay", "groups")
 """What every optimiser takes beside its own arguments."""
 REQUIRED = {"step": 1, "noam": 2, "one_cycle": 1, "best": 1, "early_stopping": 1, "tokens": 1, "split": 1}

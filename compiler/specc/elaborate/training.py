@@ -230,6 +230,8 @@ class TrainChecker:
     def _fields(self) -> Mapping[str, Field] | None:
         """The fields that the data has, if the section says."""
         found = dict(fields_of(self.place, self.settings.get("data")))
+        if self.data is not None:  # files that are in no folders have no classes
+            found = {name: field for name, field in found.items() if name in self.data}
         self.place.fed_sizes = self._fed_sizes() if self.open else {}
         free = set(self.place.fed_sizes.values())
         for name, sizes in (self.data or {}).items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch.distributed.fsdp import FSDPModule
 
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import closest
 from specc_runtime.inputs import Interface
 from specc_runtime.programs import TORCH_ERRORS
 from specc_runtime.training.batches import Batch
@@ -27,7 +26,7 @@ from specc_runtime.training.optimisers import optimiser
 from specc_runtime.training.plan import Plan
 from specc_runtime.training.plateau import Plateau
 from specc_runtime.training.processes import shard
-from specc_runtime.training.schedules import schedule, stepped, watched
+from specc_runtime.training.schedules import known_or_none, schedule, stepped, watched
 from specc_runtime.training.section import Section, failed
 
 
@@ -82,6 +81,8 @@ class Fit(lightning.LightningModule):
         span = self.section.span("loss")
         try:
             loss = self.loss(batch)
+            if not bool(torch.isfinite(loss)):
+                raise self.not_finite(batch, "the loss of the first rows is not finite before any step", "")
             if self.plan.processes > 1 and loss.requires_grad:
                 trained = [p for p in self.model.parameters() if p.requires_grad]
                 found = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
@@ -93,9 +94,7 @@ class Fit(lightning.LightningModule):
             for meter in self.meters:
                 span = meter.span
                 metric = meter.create(self.objective)
-                with warnings.catch_warnings():  # of a loss that is no number, which the first step tells
-                    warnings.filterwarnings("ignore", module="torchmetrics")
-                    meter.update(metric, self.objective, loss.detach())
+                meter.update(metric, self.objective, loss.detach())
                 metric.reset()
                 self.measures.append(metric)
         except TORCH_ERRORS as error:
@@ -119,7 +118,8 @@ class Fit(lightning.LightningModule):
             finite = self.trainer.strategy.reduce_boolean_decision(finite)
         if not finite:
             torch.set_rng_state(drawn)
-            raise self.not_finite(batch)
+            step = f"the loss is not finite at step {self.trainer.global_step + 1}"
+            raise self.not_finite(batch, step, "a lower lr, warmup, or clip = 1.0")
         several = self.trainer.world_size > 1
         self.log("loss", loss.detach(), prog_bar=True, batch_size=rows(batch), sync_dist=several)
         rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
@@ -172,8 +172,8 @@ class Fit(lightning.LightningModule):
 
     # ---- when the loss is no number ------------------------------------------------------------------------------
 
-    def not_finite(self, batch: Batch) -> Exception:
-        """T532: the step, and the first part of the model whose output, or input already, was not finite."""
+    def not_finite(self, batch: Batch, message: str, help: str) -> Exception:
+        """T532: `message`, and the first part of the model whose output, or input already, was not finite."""
         first: list[str] = []
 
         def watch(name: str) -> Callable[..., None]:
@@ -192,9 +192,7 @@ class Fit(lightning.LightningModule):
         broken = next((n for n, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())), None)
         where = first[0] if first else "the outputs are finite, the loss of them is not"
         note = where + (f"; {broken} is not finite itself" if broken else "")
-        message = f"the loss is not finite at step {self.trainer.global_step + 1}"
-        error = failed("T532", f"{message}: {note}", self.section.span("loss"), "a lower lr, warmup, or clip = 1.0")
-        return error
+        return failed("T532", f"{message}: {note}", self.section.span("loss"), help)
 
 
 def _finite(values: Iterable[Any]) -> bool:
@@ -225,7 +223,7 @@ def _monitored(section: Section, plan: Plan, setting: str, names: tuple[str, ...
     known = measured(section, plan)
     if given["monitor"] not in known:
         guess = closest(str(given["monitor"]), known)
-        help = f'did you mean "{guess}"?' if guess else f"available: {available(known) or 'none: give `val`'}"
+        help = f'did you mean "{guess}"?' if guess else known_or_none(known)
         raise failed("E103", f'{call.name}: nothing measured is called "{given["monitor"]}"', call.expr.span, help)
     if given["mode"] not in ("min", "max"):
         raise failed("E125", f'{call.name}: `mode` is "min" or "max"', call.expr.span)

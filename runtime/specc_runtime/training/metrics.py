@@ -46,6 +46,10 @@ class Meter:
         self.index, self.name, self.kind = index, name, measure.name
         self.span: Span = measure.span
         self.options = {key: evaluated(section, expr) for key, expr in measure.options}
+        for key in ("top_k", "n"):
+            value = self.options.get(key, 1)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise failed("E125", f"{self.kind}: `{key}` is a whole number of at least 1", self.span)
 
     def create(self, objective: Objective) -> Metric:
         """The metric for values like those of this batch; raises `Rejected` (E125)."""
@@ -74,6 +78,8 @@ class Meter:
             for key in ("average", "top_k"):
                 if key in self.options:
                     raise ValueError(f"`{key}` is of several classes, the tensors have one shape")
+            if not all(bool(((t == 0) | (t == 1)).all()) for t in tensors if not t.is_floating_point()):
+                raise ValueError("predictions of several classes are [.., C], a number for each class")
             made = getattr(classification, f"Binary{CLASSES[self.kind]}")(**self.options)
         else:
             options = {"num_classes": tensors[0].shape[-1]} | ({"average": "micro"} if self.kind in AVERAGED else {})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from specc.elaborate import settings as known
 from specc.elaborate.groups import Group
 from specc.elaborate.partwise import matches as matches
-from specc.elaborate.values import show
+from specc.elaborate.values import number, show
 from specc.source import Span
 from specc_runtime.folding import own_name
 from specc_runtime.training.section import Called, Section, failed
@@ -60,8 +60,7 @@ def optimiser(section: Section, module: torch.nn.Module) -> torch.optim.Optimize
             "E125", "`groups` is a list of groups", call.expr.span, 'groups = [group(["*.head.*"], lr = 1e-3)]'
         )
     for key, value in given.items():
-        if isinstance(value, str) and key not in known.WORDS:
-            raise failed("E125", f"{call.name}: `{key}` cannot be {show(value)}", call.expr.span)
+        _check(call, key, value)
     trained = {own_name(name): p for name, p in module.named_parameters() if p.requires_grad}
     try:
         if call.name == "muon":
@@ -72,6 +71,23 @@ def optimiser(section: Section, module: torch.nn.Module) -> torch.optim.Optimize
         return made
     except (ValueError, TypeError) as error:
         raise failed("E125", f"{call.name}: {error}", call.expr.span) from None
+
+
+def _check(call: Called, key: str, value: Any) -> None:
+    """E125 for a value that is none of its argument's kind: torch would tell some of them at the first step."""
+    count = 2 if (call.name, key) == ("adafactor", "eps") else known.SEVERAL.get(key, 1)
+    if key in known.WORDS:
+        return
+    if key in known.FLAGS:
+        fits, what = value is None or isinstance(value, bool), "true or false"
+    elif count > 1:
+        several = isinstance(value, tuple) and len(value) == count
+        # the first eps of adafactor may be none
+        fits, what = several and all(number(v) or v is None for v in value), f"{count} numbers"
+    else:
+        fits, what = number(value), "a number"
+    if not fits:
+        raise failed("E125", f"{call.name}: `{key}` is {what}, found {show(value)}", call.expr.span)
 
 
 def _kind(name: str) -> Any:

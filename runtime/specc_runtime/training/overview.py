@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specc.elaborate.names import counted
 from specc.syntax.unparse import unparse
 from specc_runtime.memory import available
 from specc_runtime.screen import rendered
@@ -206,7 +207,7 @@ def _settings(rows: Iterator[tuple[str, str]]) -> Table:
 
 def _counted(plan: Overview) -> Iterator[tuple[str, str]]:
     counts, section = plan.counts, plan.section
-    rows = f"{len(counts.train):,} rows of {counts.train.name}"
+    rows = f"{counted(len(counts.train), 'row')} of {counts.train.name}"
     if counts.val is not None:
         other = f" of {counts.val.name}" if counts.val.name != counts.train.name else ""
         rows += f", {len(counts.val):,}{other} to validate"
@@ -214,10 +215,10 @@ def _counted(plan: Overview) -> Iterator[tuple[str, str]]:
     whole = counts.epochs is not None and counts.last == counts.steps
     passes = counts.epochs if whole else counts.last * counts.accumulate / counts.batches
     epochs = f"{passes:.3g} epoch{'s' if passes != 1 else ''}"
-    batches = f"{counts.batches:,} batches" if counts.batches != 1 else "1 batch"
+    batches = "1 batch" if counts.batches == 1 else f"{counts.batches:,} batches"
     limited = f" of {counts.steps:,}" if counts.last < counts.steps else ""
     most = f"at most {counts.tokens:,} ids, about " if counts.tokens is not None else ""
-    length = f"{counts.last:,}{limited}: {epochs} of {batches} of {most}{counts.batch} rows"
+    length = f"{counts.last:,}{limited}: {epochs} of {batches} of {most}{counted(counts.batch, 'row')}"
     if counts.processes > 1:
         length += f" in each of {counts.processes} processes"
     if counts.accumulate > 1:

@@ -59,6 +59,12 @@ def plan(section: Section, limit: int | None) -> Plan:
         batch, batches = ceil(len(train) / every), ceil(every / processes)
     else:
         batches = ceil(len(train) / (batch * processes))
+    if processes > len(train):
+        message = f"`devices = {processes}`: there are {len(train):,} rows to train on"
+        raise failed("E125", message, section.span("devices"), "as many processes as there are rows at most")
+    if accumulate > batches:  # a step ends with the epoch: its gradients would be divided by batches that were not
+        message = f"`accumulate` is {accumulate:,} batches, an epoch has {batches:,}"
+        raise failed("E125", message, section.span("accumulate"), f"accumulate = {batches}")
     steps = section.value("steps", None) if epochs is None else epochs * ceil(batches / accumulate)
     workers = section.value("workers", None)
     return Plan(train, val, batch, accumulate, steps, epochs, limit, seed, most or None, workers, batches, processes)

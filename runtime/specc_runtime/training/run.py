@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specc.diagnostics import Diagnostic, Rejected
+from specc.elaborate.names import counted
 from specc.elaborate.partwise import matches
 from specc_runtime.libraries import needs
 from specc_runtime.module import Build
@@ -140,7 +141,7 @@ def _closing(section: Section, request: Request, run: Path, counts: Plan, done: 
     command = shlex.join(["specc", "build", request.target, *chosen, "--weights", str(run)])
     if not done.interrupted:
         early = done.step < counts.last and "early_stop" in section.settings
-        steps = f"{done.step:,} of {counts.last:,} steps, as early_stop has it" if early else f"{done.step:,} steps"
+        steps = f"{done.step:,} of {counts.last:,} steps, as early_stop has it" if early else counted(done.step, "step")
         return f"trained {steps}{reached(run)}\nnext:\n  {command}"
     again = resuming(request, run)
     return (

@@ -66,9 +66,14 @@ def watched(section: Section, known: list[str]) -> str | None:
     name = str(call.named.get("monitor", call.positional[0] if call.positional else "val_loss"))
     if name not in known:
         guess = closest(name, known)
-        help = f'did you mean "{guess}"?' if guess else f"available: {available(known) or 'none: give `val`'}"
+        help = f'did you mean "{guess}"?' if guess else known_or_none(known)
         raise failed("E103", f'plateau: nothing measured is called "{name}"', call.expr.span, help)
     return name
+
+
+def known_or_none(known: list[str]) -> str:
+    """What is measured, for a help."""
+    return f"available: {available(known)}" if known else "nothing is measured: give `val`"
 
 
 def _count(value: float, steps: int) -> int:
@@ -82,8 +87,9 @@ def _factor(call: Called, given: dict[str, Any], lr: float, warmup: int, total: 
     span: Span = call.expr.span
     if call.name in ("linear", "cosine") and total <= warmup:
         raise failed("E125", f"{call.name}: the warmup of {warmup} steps leaves none of {total}", span)
-    if call.name == "step" and not given["step_size"]:
-        raise failed("E125", "step: `step_size` is at least 1", span)
+    for name, key in (("step", "step_size"), ("noam", "dim")):
+        if call.name == name and given[key] < 1:
+            raise failed("E125", f"{name}: `{key}` is at least 1", span)
 
     def after(step: int) -> float:
         """From the end of the warm-up on."""

@@ -278,6 +278,8 @@ def _refuse(section: Section) -> None:
         raise failed("E125", "`clip` is a gradient norm above 0", section.span("clip"))
     if section.value("seed", 0) >= 2**32:
         raise failed("E125", "`seed` is less than 2**32", section.span("seed"))
+    if "val_every" in section.settings and "val" not in section.settings:
+        raise failed("E124", "`val_every` is given, but no `val`", section.span("val_every"), "val = split(0.1)")
     for name in ("data", "loss", "optim"):
         if name not in section.settings:
             raise failed("E124", f"the section has no `{name}`", section.node.span.head())

@@ -22,6 +22,8 @@ from specc_runtime.training.data.fields import Table
 from specc_runtime.training.data.tables import finite, unreadable
 from specc_runtime.training.section import failed
 
+DATA_ENDINGS = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".arrow", ".txt", ".zip", ".gz", ".tar", ".zst")
+"""Of files that the library reads in a folder that it did not write."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -167,6 +169,8 @@ def read_hf_dataset(asked: Asked) -> Table:
             if not path.exists():
                 help = f"paths are relative to the spec: {asked.section.folder}"
                 raise bad(f"cannot read {name}: there is no such folder", asked.span, help)
+            if not any(f.suffix in DATA_ENDINGS for f in path.rglob("*")):
+                raise bad(f"{name} has no file of data in it", asked.span, f"endings: {', '.join(DATA_ENDINGS)}")
             found = datasets.load_dataset(str(path), config)
         else:
             found = datasets.load_dataset(name, config, split=split)
@@ -178,6 +182,9 @@ def read_hf_dataset(asked: Asked) -> Table:
             help = f"did you mean `{guess}`?" if guess else ""
             raise bad(f"{name} has no split `{split}`", asked.span, help, available=available(list(found)))
         found = found[split]
+    elif asked.chosen_split is not None and str(found.split) != split:
+        whole = "it has none" if found.split is None else f"it is the split `{found.split}`"
+        raise bad(f"{name} has no split `{split}`: {whole}", asked.span, "val = split(0.1),  or another data set")
     named = {key: list(kind.names) for key, kind in found.features.items() if isinstance(kind, datasets.ClassLabel)}
     sounds = frozenset(key for key, kind in found.features.items() if isinstance(kind, datasets.Audio))
     plain = found.with_format("arrow")

@@ -36,6 +36,10 @@ def fed(data: Data, item: Input, of: Interface) -> Column:
                 raise bad(f"`{item.name}`: {message}", span, f"a model with {data.vocabulary} rows of its embedding")
         else:
             _check_range(data, item.name, bottom, top)
+        pad = data.padded.get(item.name, bottom)
+        if not bottom <= pad < top:
+            message = f"short rows of `{item.name}` are filled up with {pad}, the model takes {bottom} to {top - 1}"
+            raise bad(message, span, "pad = 0,  or another id that the model takes")
     return column.cast(wanted)
 
 

@@ -18,7 +18,7 @@ from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
 from specc_runtime.training.data.asked import Asked, arguments
-from specc_runtime.training.data.blobs import Blobs
+from specc_runtime.training.data.blobs import Blobs, Files
 from specc_runtime.training.data.columns import Array, Column, Data, Whole, bad, combined, settled
 from specc_runtime.training.data.images import image_column, pixels
 from specc_runtime.training.data.sounds import log_mel, waves
@@ -85,7 +85,17 @@ class Fields(Evaluator):
             found = self._field(expr)
         except Fail as fail:
             raise Rejected([fail.diagnostic]) from None
+        if not isinstance(expr, ast.Str | ast.ListExpr):
+            self._check_finite(key, found, expr)
         return settled(found)
+
+    def _check_finite(self, key: str, column: Column, expr: ast.Expr) -> None:
+        """T531 for the first row where arithmetic gave no number; columns themselves were looked at when read."""
+        for start, values in () if column.decoded or column.dtype.kind != "f" else column.parts():
+            wrong = np.argwhere(~np.isfinite(values))
+            if len(wrong):
+                place = self.table.place(start + int(wrong[0][0]))
+                raise bad(f"{place}: `{key}` is {values[tuple(wrong[0])]}, not a finite number", expr.span)
 
     def _field(self, expr: ast.Expr) -> Column:
         if isinstance(expr, ast.Str):
@@ -118,27 +128,35 @@ class Fields(Evaluator):
         """The same field of the data to train on."""
         return self.asked.like.fields.get(self.key) if self.asked.like is not None else None
 
-    def _blobs(self, column: ast.Expr | None, default: str, call: ast.Call) -> Blobs:
+    def _blobs(self, column: ast.Expr | None, default: str, call: ast.Call, *, sounds: bool) -> Blobs:
         """What `pixels` and `log_mel` decode."""
         name = column.value if isinstance(column, ast.Str) else default if column is None else ""
         if not name:
             raise failed("E125", "a column is named by a string", call.span)
         self.used = self.used or name
         span = column.span if column is not None else call.span
-        found = self.table.blobs(name, span)
-        if found is None:
-            raise bad(f"the column `{name}` of {self.table.name} holds no files", span)
-        return found
+        return self.table.blobs(name, span) or self._named(name, span, sounds)
+
+    def _named(self, column: str, span: Span, sounds: bool) -> Blobs:
+        """The files that a column of texts names, by their paths from where the table lies; T531 for one not there."""
+        path = self.asked.path[1]
+        folder = path if path.is_dir() else path.parent
+        names = list(self.table.texts(column, span))
+        for row, name in enumerate(names):
+            if not (folder / name).is_file():
+                message = f"{self.table.place(row)}, column `{column}`: there is no file {name or 'named'}"
+                raise bad(message, span, f"paths of a column are relative to {folder}")
+        return Files(folder, names, sounds)
 
     def _Call(self, expr: ast.Call) -> Any:
         name = expr.func.id if isinstance(expr.func, ast.Name) else ""
         section = self.asked.section
         if name == "pixels":
             column, given = arguments(section, expr, ("size", "range", "channels"))
-            return pixels(self._blobs(column, "image", expr), given, expr.span)
+            return pixels(self._blobs(column, "image", expr, sounds=False), given, expr.span)
         if name == "log_mel":
             column, given = arguments(section, expr, ("mels", "sample_rate", "window", "hop", "seconds"))
-            return log_mel(self._blobs(column, "audio", expr), given, self._like(), expr.span)
+            return log_mel(self._blobs(column, "audio", expr, sounds=True), given, self._like(), expr.span)
         args = [a.value for a in expr.args if isinstance(a, ast.Arg) and a.name is None]
         if len(args) == len(expr.args) == 1:
             if name == "column" and isinstance(args[0], ast.Str):

@@ -67,7 +67,7 @@ class Pixels:
     def __call__(self, row: int) -> Array:
         from PIL import Image, ImageOps
 
-        image = opened(self.blobs, row, self.span).convert(self.mode)
+        image = self._in_bytes(opened(self.blobs, row, self.span), row).convert(self.mode)
         if self.size is not None:
             image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
         values = np.asarray(image, np.float32)
@@ -76,6 +76,20 @@ class Pixels:
             message = f"{self.blobs.place(row)}: the image is {list(found.shape)}, the first one {list(self.shape)}"
             raise bad(message, self.span, "pixels(size = 32)  gives all images one size")
         return found * np.float32((self.high - self.low) / 255) + np.float32(self.low)
+
+    def _in_bytes(self, image: Image.Image, row: int) -> Image.Image:
+        """Pillow would cut the values of 16 bits off at 255. T531 for fractions, of which no range is known."""
+        from PIL import Image
+
+        if image.mode == "F":
+            message = f"{self.blobs.place(row)}: the image has fractions, pixels takes those of 8 or 16 bits"
+            raise bad(message, self.span, 'column("image")  takes the values as they are')
+        if not image.mode.startswith("I"):
+            return image
+        values = np.asarray(image)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise bad(f"{self.blobs.place(row)}: the image has more than 16 bits", self.span)
+        return Image.fromarray(np.round(values / 257).astype(np.uint8))
 
 
 def image_column(blobs: Blobs, span: Span) -> Column:

@@ -49,20 +49,29 @@ class Waves:
         for row in range(len(self.blobs)):
             try:
                 with self.blobs.open(row) as file, soundfile.SoundFile(file) as sound:
-                    rate, most = sound.samplerate, max(most, sound.frames)
+                    rate, frames = sound.samplerate, sound.frames
             except (OSError, soundfile.SoundFileError) as error:
                 raise self._broken(row, error) from None
+            if not frames:
+                raise bad(f"{self.blobs.place(row)}: the sound has no samples", self.span)
+            most = max(most, frames)
             self._check_rate(row, rate)
         return most
 
     def _broken(self, row: int, error: Exception) -> Exception:
-        return bad(f"{self.blobs.place(row)}: the sound cannot be decoded: {error}", self.span)
+        return undecoded(self.blobs, row, error, self.span)
 
     def _check_rate(self, row: int, rate: int) -> None:
         if rate != self.rate:
             place = self.blobs.place(row)
             help = f"resample the files:  ffmpeg -i {place} -ar {self.rate} OUT.wav"
             raise bad(f"{place} has {rate:,} samples per second, expected {self.rate:,}", self.span, help)
+
+
+def undecoded(blobs: Blobs, row: int, error: Exception, span: Span) -> Exception:
+    """T531 of what soundfile cannot read; its message without the object that it was handed."""
+    why = getattr(error, "error_string", None) or str(error)
+    return bad(f"{blobs.place(row)}: the sound cannot be decoded: {why.strip().rstrip('.')}", span)
 
 
 def waves(blobs: Blobs, like: Column | None, span: Span) -> Column:
@@ -74,7 +83,7 @@ def waves(blobs: Blobs, like: Column | None, span: Span) -> Column:
         with blobs.open(0) as file:
             rate = soundfile.info(file).samplerate
     except (OSError, soundfile.SoundFileError) as error:
-        raise bad(f"{blobs.place(0)}: the sound cannot be decoded: {error}", span) from None
+        raise undecoded(blobs, 0, error, span) from None
     make = Waves(blobs, span, rate, 0)
     longest = make.longest()
     make = replace(make, samples=like.row[0] if like is not None and like.row[0] is not None else longest)
@@ -117,7 +126,8 @@ def log_mel(blobs: Blobs, given: Mapping[str, Any], like: Column | None, span: S
             raise failed("E124", f"log_mel needs `{name}`", span, f'log_mel("audio", {_EXAMPLE})')
     for name in ("mels", "sample_rate", "window", "hop"):
         if type(given.get(name, 1)) is not int or given.get(name, 1) < 1:
-            raise failed("E125", f"`{name}` is a whole number of at least 1", span)
+            unit = " of samples" if name in ("window", "hop") else ""
+            raise failed("E125", f"`{name}` is a whole number{unit} of at least 1", span)
     rate, mels = given["sample_rate"], given["mels"]
     window, hop = given.get("window", rate // 40), given.get("hop", rate // 100)
     seconds = given.get("seconds")

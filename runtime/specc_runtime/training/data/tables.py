@@ -59,6 +59,10 @@ class Csv(Table):
 
     def texts(self, column: str, span: Span) -> Sequence[str]:
         if column not in self.header:
+            spaced = next((c for c in self.header if c.strip() == column.strip()), None)
+            if spaced is not None:
+                message = f"{self.name} has no column `{column}`, but one with spaces around it: {json.dumps(spaced)}"
+                raise bad(message, span, "write the header without them, or the name with them")
             raise self.asked.missing(self.name, column, self.header, span)
         at = self.header.index(column)
         return [row[at] for row in self.rows]
@@ -100,15 +104,15 @@ def read_csv(asked: Asked) -> Table:
 
 
 def _number(text: str, where: str, column: str, span: Span) -> int | float:
-    """A number of a cell."""
+    """A number of a cell; `1_000` is none, though Python takes it for one."""
     try:
-        value = int(text)
+        value = int(text.replace("_", "?"))
         if abs(value) <= MAX_INTEGER:
             return value
         found = float(value)
     except ValueError:
         try:
-            found = float(text)
+            found = float(text.replace("_", "?"))
         except ValueError:
             shown = json.dumps(text[:40], ensure_ascii=False) if text else "nothing"
             help = f'classes("{column}")  numbers texts' if text else ""
@@ -240,7 +244,10 @@ class Arrays(Table):
             raise self.asked.missing(self.name, column, list(self.arrays), span)
         found = self.arrays[column]
         if found.ndim == 0 or found.dtype.kind not in kinds:
-            raise bad(f"{self.name}, `{column}`: expected {what} with an axis of rows, found {found.dtype}", span)
+            text = found.dtype.kind == "U" and found.ndim == 1
+            help = f'classes("{column}")  numbers texts' if text else ""
+            shape = "" if found.ndim else " without axes"
+            raise bad(f"{self.name}, `{column}`: expected {what}, a row each, found {found.dtype}{shape}", span, help)
         return found
 
     def texts(self, column: str, span: Span) -> Sequence[str]:
@@ -268,8 +275,12 @@ def finite(values: Array, where: str, span: Span) -> Array:
 def read_npz(asked: Asked) -> Table:
     name, path = asked.path
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files} if hasattr(archive, "files") else {}
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            help = 'numpy.savez("data.npz", x = array)  gives arrays names'
+            raise bad(f"{name} is one array without a name (numpy.save)", asked.span, help)
+        with archive:
+            arrays = {key: archive[key] for key in archive.files}
     except OSError as error:
         raise unreadable(name, path, error, asked.span) from None
     except (ValueError, EOFError, zipfile.BadZipFile, AttributeError):
