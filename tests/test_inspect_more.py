@@ -16,16 +16,17 @@ from test_quant import DECODER, SCHEMES, TABLES
 
 from specc import driver
 from specc.diagnostics import Rejected
-from specc.inspect import formats, report
+from specc.inspect import chosen_graph, formats, report
 from specc.inspect.bits import weights
 from specc.inspect.caches import cache
 from specc.inspect.columns import COLUMNS
 from specc.inspect.counts import BYTES
 from specc.inspect.devices import device
 from specc.inspect.provenance import explain
-from specc.inspect.roofline import estimate
+from specc.inspect.roofline import Estimate, estimate
 from specc.inspect.text import table
 from specc.ir.graph import Model
+from specc.ir.members import element_count, parameters
 from specc.op import numel
 from specc.passes.incremental import Incremental, derive, innermost
 from specc.types import DType
@@ -230,13 +231,17 @@ def test_every_named_value_of_the_zoo_is_explained(name: str) -> None:
 # ---- estimates -------------------------------------------------------------------------------------------------------
 
 
+def estimated(name: str, on: str, at: dict[str, int], entry: str = "forward", dtype: str = "f32") -> Estimate:
+    of = model(name)
+    return estimate(device(on), of, chosen_graph(of, entry), report(of, entry, at=at, dtype=dtype), at)
+
+
 def test_decoding_is_bound_by_memory() -> None:
     at = {"B": 1, "T": 1024}
-    found = report(model("llama"), at=at, dtype="bf16")
-    said = estimate(device("h100"), found.spent, found.weights, found.cache, at, "bf16", 2)
+    said = estimated("llama", "h100", at, dtype="bf16")
     prefill, decode = said.phases
     assert (prefill.bound, decode.bound) == ("arithmetic", "memory")
-    assert decode.bytes == found.weights.dtypes["bf16"] + 131_072 * 1024
+    assert decode.bytes == 2 * (8_030_261_248 - 525_336_576 + 4096) + 131_072 * 1024  # one row of the embedding
     assert decode.rate == pytest.approx(3.35e12 / decode.bytes)
     # one position: twice the parameters that it is multiplied with, and attention over all that came before
     assert decode.flops == pytest.approx(2 * (8_030_261_248 - 525_336_576) + 32 * 4 * 4096 * 1025, rel=0.01)
@@ -245,10 +250,39 @@ def test_decoding_is_bound_by_memory() -> None:
 
 def test_a_model_without_a_cache_has_one_pass() -> None:
     at = {"B": 2, "Y": 224, "X": 224}
-    found = report(model("resnet"), at=at)
-    said = estimate(device("1GB/s,1GFLOP/s"), found.spent, found.weights, None, at, "f32", 4)
+    said = estimated("resnet", "1GB/s,1GFLOP/s", at)
     assert [phase.name for phase in said.phases] == ["forward"]
     assert said.phases[0].seconds == pytest.approx(said.phases[0].flops / 1e9)
+
+
+def test_experts_that_no_token_chose_are_not_read() -> None:
+    """Mixtral has 46.7 billion parameters, of which a token sees 12.9."""
+    expert, every = 32 * 3 * 4096 * 14_336, 46_702_792_704 - 131_072_000 + 4096
+    for batch, experts in (1, 2), (3, 6), (4, 8), (64, 8):
+        at = {"B": batch, "T": 128}
+        _, decode = estimated("mixtral", "h100", at, dtype="bf16").phases
+        read = every + (batch - 1) * 4096 - (8 - experts) * expert
+        assert decode.bytes == 2 * read + batch * 131_072 * 128
+
+
+def test_a_step_of_a_decoder_does_not_compute_what_is_computed_once() -> None:
+    """Keys and values of 1500 positions of sound would be a hundred times the work of a step."""
+    at = {"B": 1, "T": 64, "N": 1500}
+    _, decode = estimated("whisper", "h100", at, entry="decode").phases
+    found = parameters(model("whisper").module)
+    stored = {name: element_count(p.type) for name, p in found.items() if name.startswith("model.decoder.")}
+    positions = stored.pop("model.decoder.embed_positions.weight")
+    once = sum(n for name, n in stored.items() if ".encoder_attn.k_proj." in name or ".encoder_attn.v_proj." in name)
+    read = sum(stored.values()) - once
+    assert once and positions == 448 * 384
+    assert decode.bytes == 4 * (read + 384) + 4 * 4 * 2 * 384 * (64 + 1500)
+    assert decode.flops < 3 * read
+
+
+def test_an_entry_reads_what_it_uses() -> None:
+    (text,) = estimated("clip", "h100", {"B": 1, "T": 77}, entry="encode_text").phases
+    (whole,) = estimated("clip", "h100", {"B": 1, "T": 77, "N": 1}).phases
+    assert text.bytes < whole.bytes / 2
 
 
 def test_this_processor_is_measured() -> None:

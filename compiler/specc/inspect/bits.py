@@ -44,16 +44,38 @@ class Site:
 def weights(model: Model, schemes: Sequence[Scheme] = (Scheme(8), Scheme(4))) -> Weights:
     """Of the whole model; in few bits as far as its entries multiply with them."""
     tied = aliases(model.module)
-    types = {name: p.type for name, p in parameters(model.module).items() if name not in tied}
+    types = _types(model, tied)
     dtypes = {name: sum(_bytes(t, width) for t in types.values()) for name, width in _WIDTHS.items()}
+    uses = _uses(model, tied)
+    plain = _read_otherwise(model, tied)
+    sizes = {s.text: sum(_stored(n, t, uses.get(n, []), n in plain, s) for n, t in types.items()) for s in schemes}
+    return Weights(dtypes, sizes)
+
+
+def read_bytes(model: Model, dtype: str, scheme: Scheme | None = None) -> dict[str, int]:
+    """Of each stored weight or buffer, what a product reads: of what a build keeps plain and packed, the packed one."""
+    tied = aliases(model.module)
+    types = _types(model, tied)
+    if scheme is None:
+        return {name: _bytes(type_, _WIDTHS[dtype]) for name, type_ in types.items()}
+    uses = _uses(model, tied)
+    packed = {n for n, t in types.items() if any(_wanted(site, t, scheme) for site in uses.get(n, []))}
+    return {n: packed_bytes(t, scheme) if n in packed else _bytes(t, 4) for n, t in types.items()}
+
+
+def _types(model: Model, tied: Mapping[str, str]) -> dict[str, TensorType]:
+    """Of what is stored."""
+    return {name: p.type for name, p in parameters(model.module).items() if name not in tied}
+
+
+def _uses(model: Model, tied: Mapping[str, str]) -> dict[str, list[Site]]:
+    """Stored name -> where all entries use it."""
     uses: dict[str, list[Site]] = {}
     for entry in model.entries.values():
         for site in sites(entry.full):
             name = dotted(site.path)
             uses.setdefault(tied.get(name, name), []).append(site)
-    plain = _read_otherwise(model, tied)
-    sizes = {s.text: sum(_stored(n, t, uses.get(n, []), n in plain, s) for n, t in types.items()) for s in schemes}
-    return Weights(dtypes, sizes)
+    return uses
 
 
 _WIDTHS = {"f32": 4, "f16": 2, "bf16": 2}

@@ -28,7 +28,7 @@ class Device:
     measured: bool = False
 
     def peak(self, dtype: str) -> float:
-        """FLOPs a second in a dtype; in few bits products are computed in f16."""
+        """FLOPs a second of products in a dtype; those of weights in few bits are computed in it, too."""
         return self.flops.get(dtype, self.flops["f32"])
 
 

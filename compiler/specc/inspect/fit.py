@@ -239,7 +239,8 @@ def _admitted(entry: str, facts: Facts, sizes: Mapping[str, int]) -> None:
     broken = facts.satisfied_by(dict(sizes))
     if broken is not None:
         shown = ", ".join(f"{name} = {value}" for name, value in sizes.items())
-        raise Rejected([Diagnostic("E009", f"{shown}: {entry} needs {broken}")])
+        help = example(tuple(sizes), facts)
+        raise Rejected([Diagnostic("E009", f"{shown}: {entry} needs {broken}", help=help)])
 
 
 def _choices(facts: Facts, free: str) -> tuple[int, int]:

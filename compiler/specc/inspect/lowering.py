@@ -14,14 +14,13 @@ from typing import Any, Literal, cast
 
 from specc.diagnostics import Diagnostic
 from specc.dims import Dim
-from specc.ir.graph import Apply, Call, Graph, Input, Loop, Model, Node, Scan, When
+from specc.ir.graph import Apply, Call, Graph, Loop, Model, Node, Scan, When
 from specc.ir.route import Route
 from specc.op import Buffer, Emitter, Handle, Op, OpError, Step
-from specc.ops.state import Once
 from specc.passes.buffered import derive_buffered
 from specc.passes.incremental import Incremental, derive, innermost, keeps_state
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes, entry_sizes
-from specc.passes.steps import StepSizes, operand_type
+from specc.passes.steps import StepSizes, in_a_step, operand_type
 from specc.source import Span
 from specc.types import DType, Operand, Scalar, TensorType
 
@@ -146,7 +145,7 @@ class _Walk:
     known: dict[object, _Key | None] = field(default_factory=dict)
 
     def graph(self, graph: Graph, sizes: Sizes, times: int) -> None:
-        self.nodes(graph.nodes if self.of is None else _in_a_step(graph), sizes, times)
+        self.nodes(graph.nodes if self.of is None else in_a_step(graph), sizes, times)
 
     def nodes(self, nodes: Sequence[Node], sizes: Sizes, times: int) -> None:
         for node in nodes:
@@ -211,29 +210,6 @@ class _Walk:
         if whole:
             return "fused" if min(whole) > OPSETS.start else "native"
         return "native" if len({*draft.nodes}) <= 1 else "decomposed"
-
-
-def _in_a_step(graph: Graph) -> list[Node]:
-    """The nodes without those whose results only `once` reads: they are computed elsewhere."""
-    read: set[Input] = {value for _, value in graph.results}
-    found: list[Node] = []
-    for node in reversed(graph.nodes):
-        if not isinstance(node, (Apply, Call)) or not read.isdisjoint(node.outputs):
-            found.append(node)
-            read.update(_reads(node))
-    return found[::-1]
-
-
-def _reads(node: Node) -> Iterator[Input]:
-    """What a node needs in a step, those inside it too."""
-    if isinstance(node, Apply) and isinstance(node.op, Once):
-        return
-    yield from node.inputs
-    if isinstance(node, (Scan, When)):
-        yield from node.kept
-        yield from (read for inner in node.nodes for read in _reads(inner))
-    elif isinstance(node, Loop):
-        yield from (read for iteration in node.iterations for inner in iteration.nodes for read in _reads(inner))
 
 
 def _step(of: Incremental, operands: Sequence[DraftHandle | Scalar | None]) -> Step:

@@ -1,8 +1,8 @@
 """How fast a device could be at most: the larger of the time for the arithmetic and the time for the memory.
 
-A forward pass reads every weight once and writes the cache; a decoding step reads every weight and the whole cache for
-one position of each sequence. What lies between operators is taken to stay on the chip, kernels to reach their peaks:
-real programs are slower.
+A forward pass reads the weights that it uses (`reads`) once and writes the cache; a decoding step reads them and the
+whole cache for one position of each sequence. What lies between operators is taken to stay on the chip, kernels to
+reach their peaks: real programs are slower.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from specc.diagnostics import Diagnostic, Rejected
-from specc.inspect.bits import Weights
+from specc.inspect.bits import read_bytes, weights
 from specc.inspect.caches import Cache
 from specc.inspect.devices import Device
 from specc.inspect.formulas import Formula
 from specc.inspect.numbers import byte_text, rounded
+from specc.inspect.reads import read_weights
+from specc.inspect.reports import Report
 from specc.inspect.spending import Spendings
-from specc.inspect.storages import Spent
+from specc.ir.graph import Graph, Model
+from specc.passes.plain import entry_sizes
+from specc.quantisation import Scheme
 
 
 @dataclass(frozen=True)
@@ -98,35 +102,32 @@ class Estimate:
 
 
 def estimate(
-    device: Device,
-    spent: Spent,
-    stored: Weights,
-    kept: Cache | None,
-    at: Mapping[str, int],
-    dtype: str,
-    width: int,
-    scheme: str | None = None,
+    device: Device, model: Model, graph: Graph, found: Report, at: Mapping[str, int], scheme: Scheme | None = None
 ) -> Estimate:
-    """`spent`, `kept`: of the entry at `width` bytes of an element; `scheme`: weights in few bits, one of `stored`'s.
+    """Of the entry of `model` that `graph` is of, which `found` reports; `scheme`: weights in few bits.
 
     Raises `Rejected` (E009) for formulas that are too long to be written.
     """
-    weights = stored.schemes[scheme] if scheme is not None else stored.dtypes[dtype]
+    kept, dtype, spent = found.cache, found.dtype, found.spent
+    stored = weights(model, [scheme]).schemes[scheme.text] if scheme is not None else found.weights.dtypes[dtype]
+    each = read_bytes(model, dtype, scheme)
+    read = read_weights(model, graph, entry_sizes(graph), at, each)
     cached = _number(kept.bytes, at) if kept is not None and _known(kept, at) else 0
     phases: list[Phase] = []
     if kept is not None and _known(kept, at):
         positions, batch = at[kept.along], kept.batch.evaluate(at)
         tokens = batch * positions
         flops = _number(spent.flops, at)
-        phases.append(Phase("prefill", "tokens", tokens, flops, weights + cached, device, dtype))
-        step = Spendings(width).entry(kept.graph, kept.sizes).spent
+        phases.append(Phase("prefill", "tokens", tokens, flops, read + cached, device, dtype))
+        step = Spendings(found.width).entry(kept.graph, kept.sizes).spent
         sizes = {**at, kept.along: 1, **dict.fromkeys(kept.sizes.earlier.symbols, positions)}
         flops = _number(step.flops, sizes)
-        phases.append(Phase("decode", "tokens", batch, flops, weights + cached, device, dtype))
+        read = read_weights(model, kept.graph, kept.sizes, sizes, each)
+        phases.append(Phase("decode", "tokens", batch, flops, read + cached, device, dtype))
     else:
         flops = _number(spent.flops, at)
-        phases.append(Phase("forward", "passes", 1, flops, weights + cached, device, dtype))
-    return Estimate(device, dtype, scheme or dtype, at, tuple(phases), weights + cached)
+        phases.append(Phase("forward", "passes", 1, flops, read + cached, device, dtype))
+    return Estimate(device, dtype, scheme.text if scheme else dtype, at, tuple(phases), stored + cached)
 
 
 def _known(kept: Cache, at: Mapping[str, int]) -> bool:
@@ -148,7 +149,8 @@ def _lines(found: Estimate) -> Iterator[str]:
     for phase in found.phases:
         speed = f"{phase.rate:,.0f}" if phase.rate >= 100 else f"{phase.rate:,.3g}"
         took = f"{phase.seconds:,.3g} s" if phase.seconds >= 1 else f"{phase.seconds * 1e3:,.3g} ms"
-        time = f"{took}, bound by {phase.bound}"
+        what = f"{rounded(phase.flops)}FLOP" if phase.bound == "arithmetic" else byte_text(phase.bytes)
+        time = f"{took}, bound by {phase.bound}: {what}"
         yield f"  {phase.name:<8} at most {speed} {phase.unit} a second  ({time})"
     if one.memory is not None and found.needed > one.memory:
         yield f"  its {byte_text(one.memory)} do not hold {byte_text(found.needed)} of weights and cache"

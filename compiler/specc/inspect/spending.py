@@ -32,7 +32,9 @@ from specc.ir.graph import (
 from specc.ir.members import member_at
 from specc.ir.route import Route
 from specc.op import Op, numel
+from specc.ops.state import Once
 from specc.passes.plain import IDENTITIES, Sizes, call_sizes
+from specc.passes.steps import StepSizes, in_a_step
 from specc.types import DType, Operand, Scalar, TensorType
 
 
@@ -107,7 +109,7 @@ class Spendings:
             if argument.value is not None:
                 frame.storage[argument.value] = Storage(ZERO, ZERO, input=i)
                 frame.needs[argument.value] = need
-        self._nodes(frame, graph.nodes)
+        self._nodes(frame, in_a_step(graph) if isinstance(sizes, StepSizes) else graph.nodes)
         given = [value for _, value in graph.results]
         for value in given:
             use(frame.storage[value], len(frame.events))
@@ -153,6 +155,10 @@ class Spendings:
                     _alias(frame, after, end if node.mode == "infer" else before)
 
     def _apply(self, frame: _Frame, node: Apply) -> None:
+        if isinstance(node.op, Once) and isinstance(frame.sizes, StepSizes):  # computed by no step
+            for value in node.outputs:
+                frame.storage[value], frame.needs[value] = Storage(ZERO, ZERO), False
+            return
         if node.op.name in IDENTITIES:
             for kept, value in zip(node.inputs, node.outputs, strict=True):
                 assert isinstance(kept, Value)

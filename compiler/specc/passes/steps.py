@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from specc.dims import Dim
-from specc.ir.graph import Absent, Graph, Input
+from specc.ir.graph import Absent, Apply, Call, Graph, Input, Loop, Node, Scan, When
 from specc.op import Step
-from specc.ops.state import past
+from specc.ops.state import Once, past
 from specc.passes.plain import Sizes, is_past
 from specc.types import Operand, Scalar, TensorType
 
@@ -74,3 +74,26 @@ def operand_type(input_: Input, sizes: Sizes) -> Operand:
         value = input_.value
         return Scalar(value.substitute(sizes), input_.label) if isinstance(value, Dim) else input_
     return sizes.type(input_.type)
+
+
+def in_a_step(graph: Graph) -> list[Node]:
+    """The nodes without those whose results only `once` reads: they are computed elsewhere."""
+    read: set[Input] = {value for _, value in graph.results}
+    found: list[Node] = []
+    for node in reversed(graph.nodes):
+        if not isinstance(node, (Apply, Call)) or not read.isdisjoint(node.outputs):
+            found.append(node)
+            read.update(_reads(node))
+    return found[::-1]
+
+
+def _reads(node: Node) -> Iterator[Input]:
+    """What a node needs in a step, those inside it too."""
+    if isinstance(node, Apply) and isinstance(node.op, Once):
+        return
+    yield from node.inputs
+    if isinstance(node, (Scan, When)):
+        yield from node.kept
+        yield from (read for inner in node.nodes for read in _reads(inner))
+    elif isinstance(node, Loop):
+        yield from (read for iteration in node.iterations for inner in iteration.nodes for read in _reads(inner))

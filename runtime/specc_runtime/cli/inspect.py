@@ -141,7 +141,8 @@ def command(
                 print_diagnostics(checked.warnings)
                 click.echo(shown(found, format, columns), nl=False)
                 return
-            answer = _estimated(found, device, schemes, example(found.dims, entry_facts(checked.model, graph)))
+            help = example(found.dims, entry_facts(checked.model, graph))
+            answer = _estimated(checked.model, graph, found, device, next(iter(schemes), None), help)
     print_diagnostics(checked.warnings)
     click.echo(json.dumps(answer.to_json(), indent=1) if format == "json" else str(answer))
 
@@ -182,7 +183,7 @@ def _fitted(
     return fit(model, entry, graph, parse_bytes(text), at, setup, without)
 
 
-def _estimated(found: Report, name: str, schemes: Sequence[Scheme], help: str) -> Estimate:
+def _estimated(model: Model, graph: Graph, found: Report, name: str, scheme: Scheme | None, help: str) -> Estimate:
     """`help`: sizes that could be given."""
     from specc.inspect.devices import device
     from specc.inspect.roofline import estimate
@@ -195,8 +196,7 @@ def _estimated(found: Report, name: str, schemes: Sequence[Scheme], help: str) -
         chosen = device(name)
     if found.at is None:
         raise Rejected([Diagnostic("E009", f"--device {name}: an estimate is for given sizes", help=help)])
-    scheme = schemes[0].text if schemes else None
-    return estimate(chosen, found.spent, found.weights, found.cache, found.at, found.dtype, found.width, scheme)
+    return estimate(chosen, model, graph, found, found.at, scheme)
 
 
 def shown(found: Report, format: str, columns: tuple[str, ...]) -> str:
