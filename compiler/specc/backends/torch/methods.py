@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, count, groupby
+from itertools import chain, count, groupby, repeat
 
 from specc.backends.torch.labels import python_name
 from specc.backends.torch.loops import loops_of, write_loop
@@ -34,6 +35,8 @@ RESHAPING = frozenset(
     "repeat_interleave".split()
 )
 REGROUPING = frozenset({"rearrange", "reshape", "flatten"})
+_PLAIN = re.compile(r"-?[\w.]+(\[[\w:, ]*\])*")
+"""Names, numbers and views of names: text that costs nothing where it stands twice."""
 
 
 class Method:
@@ -242,7 +245,24 @@ class Method:
             assert node.fold is not None
             return f"{self.path_text(node.fold)}({self.text(step.inputs[0])})"
         operands = [None if isinstance(i, Absent) else self.text(i) for i in step.inputs]
-        return self._operator(node, operands)
+        return self._operator(node, self._computed_once(node, operands))
+
+    def _computed_once(self, node: Apply, operands: Sequence[str | None]) -> list[str | None]:
+        """The operands, with a local for each expression that the operator's text has several times."""
+        marks = [None if o is None or _PLAIN.fullmatch(o) else f"operand{i}_" for i, o in enumerate(operands)]
+        if not any(marks):
+            return list(operands)
+        held, reserved = len(self.lines[-1]), set(self.names.reserved)
+        text = self._operator(node, [mark or operand for mark, operand in zip(marks, operands, strict=True)])
+        tried = [text, *(line.expr for line in self.lines[-1][held:] if isinstance(line, Line))]
+        del self.lines[-1][held:]
+        self.names.reserved.intersection_update(reserved)
+        names = [p.name for p in node.op.params if p.is_operand]
+        hints = chain(names, repeat(names[-1]))  # several operands of a list have one name
+        return [
+            self.bind(hint, operand) if mark and operand and " ".join(tried).count(mark) > 1 else operand
+            for hint, mark, operand in zip(hints, marks, operands, strict=False)
+        ]
 
     def _operator(self, node: Apply, operands: Sequence[str | None]) -> str:
         return node.op.torch(OpText(self, node), *operands)
