@@ -73,7 +73,7 @@ class ByHand(nn.Module):
 
 def transformers_gpt2(weights: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> Any:
     """transformers' module with these weights, of which it has matrices the other way round."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import AutoModelForCausalLM, GPT2Config
 
     config = GPT2Config(
         vocab_size=sizes["vocab"],
@@ -84,9 +84,8 @@ def transformers_gpt2(weights: Mapping[str, torch.Tensor], sizes: Mapping[str, i
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        attn_implementation="sdpa",
     )
-    made = GPT2LMHeadModel(config)
+    made = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     turned = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
     named = {
         f"transformer.{n}": t.t() if n.endswith(turned) else t for n, t in weights.items() if n != "lm_head.weight"

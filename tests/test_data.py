@@ -134,7 +134,7 @@ def trained(folder: Path, spec: str, data: str, **sets: str) -> dict[str, Any]:
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
-TABLE = {
+TABLE: dict[str, list[Any]] = {
     "a": [0.5, 1.5, -2.0, 4.0],
     "b": [1.0, 2.0, 3.0, 4.0],
     "kind": ["low", "high", "high", "low"],
@@ -150,7 +150,8 @@ def tables(tmp_path: Path) -> Path:
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "t.json").write_text(json.dumps(rows, indent=1))
-    np.savez(tmp_path / "t.npz", **{name: np.array(column) for name, column in TABLE.items()})
+    arrays: dict[str, Any] = {name: np.array(column) for name, column in TABLE.items()}
+    np.savez(tmp_path / "t.npz", **arrays)
     table = pa.table(TABLE)
     pq.write_table(table, tmp_path / "t.parquet", row_group_size=3)
     for i in range(2):
@@ -429,7 +430,7 @@ def sentences(tmp_path: Path) -> Path:
     (tmp_path / "s.csv").write_text("sentence,label\n" + rows)
     pairs = [{"a": text, "b": text[::-1]} for text in SENTENCES]
     (tmp_path / "s.jsonl").write_text("".join(json.dumps(p) + "\n" for p in pairs))
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # type: ignore[no-untyped-call]
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     made.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=80, special_tokens=special))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import chdir
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -106,19 +107,19 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make(folder: Path, spec: str = "m.spec", **changes: object) -> Result:
+def make(folder: Path, spec: str = "m.spec", **changes: Any) -> Result:
     with chdir(folder):
-        return build(Request(spec, out=folder / "out", **{"render": False, **changes}))  # type: ignore[arg-type]
+        return build(Request(spec, out=folder / "out", **{"render": False, **changes}))
 
 
-def small(folder: Path, code: str, spec: str = SMALL, **changes: object) -> Result:
+def small(folder: Path, code: str, spec: str = SMALL, **changes: Any) -> Result:
     """Build `SMALL` with this text of f.py, trusted for this run."""
     (folder / "m.spec").write_text(spec)
     (folder / "f.py").write_text(code)
     return make(folder, trust=("f.py",), **changes)
 
 
-def refused(folder: Path, code: str, spec: str = SMALL, **changes: object) -> str:
+def refused(folder: Path, code: str, spec: str = SMALL, **changes: Any) -> str:
     """What is said where that is refused; nothing is left then."""
     with pytest.raises(Rejected) as caught:
         small(folder, code, spec, **changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch.nn as nn
 from specc import initializers
 from specc.initializers import HELPERS, REQUIRED, SIGNATURES, draw, fans, problem
 
-GIVEN = {
+GIVEN: dict[str, dict[str, Any]] = {
     "constant": {"v": 0.25},
     "normal": {"std": 0.02, "mean": 0.1},
     "trunc_normal": {"std": 0.5, "a": -1.0, "b": 2.0},

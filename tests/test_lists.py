@@ -45,6 +45,9 @@ def module_of(model: Model) -> Any:
 class UNet(nn.Module):
     """Ronneberger's shape: what a level gives is joined to what comes up from below."""
 
+    encoder: Any
+    decoder: Any
+
     def __init__(self) -> None:
         super().__init__()
         widths = [4, 6, 8]
@@ -77,6 +80,9 @@ def level(c_in: int, c_out: int) -> nn.Module:
 class Pyramid(nn.Module):
     """Lin's shape: every level of the backbone by 1 x 1, with the level above added, and by 3 x 3."""
 
+    backbone: Any
+    fpn: Any
+
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Module()
@@ -104,6 +110,9 @@ class Pyramid(nn.Module):
 class Gather(nn.Module):
     """Lists of one type and several lengths, handed on, reversed, through a list of blocks, a fn and a method."""
 
+    blocks: Any
+    total: Any
+
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
@@ -118,7 +127,8 @@ class Gather(nn.Module):
         first = x
         for block in self.blocks:
             x = block.mix(x) + (x - (2 * first + 2 * x))
-        return (x + y + x) * self.total.scale + (x - y) * self.total.scale + (3 * y - x) - (y - x)
+        scale: torch.Tensor = self.total.scale
+        return (x + y + x) * scale + (x - y) * scale + (3 * y - x) - (y - x)
 
 
 REFERENCES: dict[str, type[nn.Module]] = {"unet": UNet, "pyramid": Pyramid, "gather": Gather}
@@ -176,7 +186,8 @@ def test_torch_compiles_and_exports(name: str) -> None:
     module, feed = module_of(load(name)), FEEDS[name](2)
     with torch.no_grad():
         expected = results(module(*feed))
-        compiled = results(torch.compile(module, fullgraph=True, backend="eager")(*feed))
+        whole: Any = torch.compile(module, fullgraph=True, backend="eager")
+        compiled = results(whole(*feed))
         exported = results(torch.export.export(module, feed).module()(*feed))
     for y, a, b in zip(expected, compiled, exported, strict=True):
         torch.testing.assert_close(a, y)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import torchmetrics
 from torch import nn
+from torchmetrics.functional.text import word_error_rate
 
 from specc import driver, report
 from specc.diagnostics import Rejected
@@ -201,7 +202,7 @@ class Fake:
 
 # ---- metrics ---------------------------------------------------------------------------------------------------------
 
-MEASURES: dict[str, Callable[..., torch.Tensor]] = {
+MEASURES: dict[str, Callable[..., Any]] = {
     "accuracy(a, data.label)": lambda a, f, n, *_: (a.argmax(-1) == n).float().mean(),
     "accuracy(a, data.label, top_k = 2)": lambda a, f, n, *_: (a.topk(2).indices == n[:, None]).any(-1).float().mean(),
     "accuracy(p > 0.5, data.yes)": lambda a, f, n, y, q, t, k, p, yes: ((p > 0.5).float() == yes).float().mean(),
@@ -217,10 +218,8 @@ MEASURES: dict[str, Callable[..., torch.Tensor]] = {
     "r2(a, data.y)": lambda a, f, n, y, *_: 1 - (a - y).square().sum() / (y - y.mean()).square().sum(),
     "cosine_similarity(a, data.y)": lambda a, f, n, y, *_: F.cosine_similarity(a, y).mean(),
     "perplexity(loss)": lambda a, f, n, *_: F.cross_entropy(a, n).exp(),
-    "word_error_rate(argmax(f, axis = -1), data.places)": lambda a, f, n, y, q, t, k, *_: (
-        torchmetrics.functional.text.word_error_rate(
-            [" ".join(map(str, r)) for r in f.argmax(-1).tolist()], [" ".join(map(str, r)) for r in k.tolist()]
-        )
+    "word_error_rate(argmax(f, axis = -1), data.places)": lambda a, f, n, y, q, t, k, *_: word_error_rate(
+        [" ".join(map(str, r)) for r in f.argmax(-1).tolist()], [" ".join(map(str, r)) for r in k.tolist()]
     ),
     "bleu(data.places, data.places)": lambda *_: torch.tensor(1.0),
     "rouge(data.places, data.places)": lambda *_: torch.tensor(1.0),
@@ -295,13 +294,11 @@ def test_muon_is_for_the_matrices_of_hidden_layers(folder: Path) -> None:
     other = module()
     names = dict(other.named_parameters())
     muon = torch.optim.Muon([names["first.weight"]], lr=0.02, weight_decay=0.1)
-    rest = torch.optim.AdamW(
-        [
-            {"params": [names["table.weight"], names["head.weight"]]},
-            {"params": [names["first.bias"], names["head.bias"]], "weight_decay": 0.0},
-        ],
-        lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1,
-    )  # fmt: skip
+    groups: list[dict[str, Any]] = [
+        {"params": [names["table.weight"], names["head.weight"]]},
+        {"params": [names["first.bias"], names["head.bias"]], "weight_decay": 0.0},
+    ]
+    rest = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     for step in range(3):
         generator = torch.Generator().manual_seed(step)
         for p in other.parameters():

@@ -32,7 +32,7 @@ from specc.ir import graph as ir
 from specc.ir import members
 from specc.ir.taps import walk
 from specc.passes.plain import entry_sizes
-from specc.types import DType
+from specc.types import DType, Scalar
 
 B, T = si.B, si.T
 NO_MASK = frozenset({"mask"})
@@ -47,8 +47,8 @@ def weights(model: ir.Model) -> dict[str, np.ndarray[Any, Any]]:
     """The state_dict of random numbers, tied names left out."""
     rng = np.random.default_rng(0)
     tied = members.aliases(model.module)
-    shapes = {n: [d.value for d in p.type.shape] for n, p in members.parameters(model.module).items() if n not in tied}
-    return {name: rng.standard_normal(shape).astype(np.float32) / 4 for name, shape in shapes.items()}
+    shapes = {name: p.type.shape for name, p in members.parameters(model.module).items() if name not in tied}
+    return {n: rng.standard_normal([d.evaluate({}) for d in s]).astype(np.float32) / 4 for n, s in shapes.items()}
 
 
 def embedded(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Embedded:
@@ -202,7 +202,7 @@ def test_a_size_that_no_axis_shows_alone_is_solved_for() -> None:
 def test_a_dim_used_as_a_number() -> None:
     emit = GraphEmitter()
     x = emit.input("x", si.tensor(B, T))
-    emit.output("y", emit("Div", x, emit.scalar(T, x)))
+    emit.output("y", emit("Div", x, emit.scalar(Scalar(T), x)))
     assert run(model_proto(emit, "g"), x=np.full((1, 4), 2, np.float32))[0].tolist() == [[0.5] * 4]
 
 

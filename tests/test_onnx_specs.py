@@ -57,7 +57,7 @@ def embedded(model: ir.Model) -> Embedded:
     rng = np.random.default_rng(0)
     tensors = {}
     for key, parameter in members.parameters(model.module).items():
-        shape = [size.value for size in parameter.type.shape]
+        shape = [size.evaluate({}) for size in parameter.type.shape]
         array = rng.standard_normal(shape) / 8 if parameter.type.dtype.is_float else np.zeros(shape)
         tensors[key] = array.astype(np.float32 if parameter.type.dtype.is_float else np.int64).tobytes()
     return Embedded(tensors)

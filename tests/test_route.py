@@ -152,7 +152,7 @@ def test_onnx_is_torch(name: str, opset: int, tmp_path: Path) -> None:
     proto = build(model, Target(opset=opset, weights=weights_of(module)))
     onnx.checker.check_model(proto, full_check=True)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    reference = ReferenceEvaluator(proto)
+    reference: Any = ReferenceEvaluator(proto)
     for feed in FEEDS:
         with torch.no_grad():
             expected = module(**tensors(feed)).numpy()

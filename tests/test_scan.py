@@ -46,12 +46,12 @@ class AnyAxis(op_scan.Scan):
         kept = [a for a in node.attribute if a.name not in axes]
         del node.attribute[:]
         node.attribute.extend(kept)
-        super().__init__(node, params)
+        super().__init__(node, params)  # type: ignore[no-untyped-call]
 
     def _run(self, *args: Any, **options: Any) -> Any:
         states = len(args) - len(self.taken)
         moved = [np.moveaxis(a, axis, 0) for a, axis in zip(args[states:], self.taken, strict=True)]
-        found = super()._run(*args[:states], *moved, **options)
+        found = super()._run(*args[:states], *moved, **options)  # type: ignore[no-untyped-call]
         stacked = [np.moveaxis(a, 0, axis) for a, axis in zip(found[states:], self.given, strict=True)]
         return (*found[:states], *stacked)
 
