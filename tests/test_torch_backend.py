@@ -592,7 +592,8 @@ def test_an_operand_that_a_lowering_reads_twice_is_computed_once(tmp_path: Path)
         """
 dim B, T
 model M(heads: int = 2) {
-  forward(q: Tensor[B, heads, T, 4], turned: Tensor[B, heads, T, 4], mask: Bool[B, T]? = none) -> Tensor[B, heads, T, 8] {
+  forward(q: Tensor[B, heads, T, 4], turned: Tensor[B, heads, T, 4], mask: Bool[B, T]? = none)
+      -> Tensor[B, heads, T, 8] {
     k = concat([turned, q], axis = -1)
     return sdpa(concat([q, turned], axis = -1), k, k, mask = mask, causal = true)
   }
