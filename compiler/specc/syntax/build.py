@@ -1,4 +1,4 @@
-"""Reductions of `grammar.lark` to nodes of `ast.py`: one method per rule or alias, given the children that it keeps."""
+"""Reductions of `grammar.lark` to nodes of `ast`: one method per rule or alias, given the children that it keeps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from specc.diagnostics import Collector
 from specc.source import Source, Span
 from specc.syntax import ast, habits, literals
 from specc.syntax.layout import Layout
+from specc.syntax.sections import Kids, Sections
 
-Kids = list[Any]
 Action = Callable[[Span, Kids], Any]
 
 
@@ -28,7 +28,7 @@ _ESCAPED = {"n": "\n", "t": "\t"}
 _SCALES = {"k": 3, "M": 6, "G": 9, "T": 12}
 
 
-class Builder:
+class Builder(Sections):
     """Makes nodes. Spans are into the original text: layout keeps offsets."""
 
     # Rules that nest without brackets or add a level inside them: what the limit on expression depth counts.
@@ -336,59 +336,6 @@ class Builder:
 
     def bind(self, span: Span, kids: Kids) -> ast.Bind:
         return ast.Bind(span, *kids)
-
-    # ---- sections ----------------------------------------------------------------------------------------------------
-
-    def preset(self, span: Span, kids: Kids) -> ast.Preset:
-        return ast.Preset(span, kids[0], kids[1], kids[2] or (), kids[3])
-
-    def weights(self, span: Span, kids: Kids) -> ast.Weights:
-        model, *rest = kids
-        sources = tuple(kid for kid in rest if isinstance(kid, ast.Str))
-        return ast.Weights(span, model, sources, tuple(rest[len(sources) :]))
-
-    def wkey(self, span: Span, kids: Kids) -> tuple[ast.Str, ...]:
-        return tuple(kids)
-
-    def w_map(self, span: Span, kids: Kids) -> ast.WMap:
-        return ast.WMap(span, *kids)
-
-    def w_config(self, span: Span, kids: Kids) -> ast.WConfig:
-        return ast.WConfig(span, tuple(kids))
-
-    def config_keys(self, span: Span, kids: Kids) -> ast.ConfigKeys:
-        return ast.ConfigKeys(span, tuple(kids))
-
-    def w_strip(self, span: Span, kids: Kids) -> ast.WPrefix:
-        return ast.WPrefix(span, False, kids[0], tuple(kid for kid in kids[1:] if kid is not None))
-
-    def w_add(self, span: Span, kids: Kids) -> ast.WPrefix:
-        return ast.WPrefix(span, True, kids[0], tuple(kid for kid in kids[1:] if kid is not None))
-
-    def w_rename(self, span: Span, kids: Kids) -> ast.WRename:
-        return ast.WRename(span, *kids)
-
-    def w_ignore(self, span: Span, kids: Kids) -> ast.WIgnore:
-        return ast.WIgnore(span, tuple(kids))
-
-    def w_fresh(self, span: Span, kids: Kids) -> ast.WFresh:
-        return ast.WFresh(span, tuple(kids))
-
-    def train(self, span: Span, kids: Kids) -> ast.Train:
-        model, name, *items = kids
-        return ast.Train(span, model, name, tuple(items))
-
-    def setting(self, span: Span, kids: Kids) -> ast.Setting:
-        return ast.Setting(span, *kids)
-
-    def test(self, span: Span, kids: Kids) -> ast.Test:
-        model, name, *rest = kids
-        dims = tuple(kid for kid in rest if isinstance(kid, ast.Bind))
-        items = tuple(kid for kid in rest if isinstance(kid, (ast.Setting, ast.Expect)))
-        return ast.Test(span, model, name, dims, items)
-
-    def expect(self, span: Span, kids: Kids) -> ast.Expect:
-        return ast.Expect(span, kids[0], kids[1] or ())
 
 
 def _dotted(path: ast.Expr) -> str:
