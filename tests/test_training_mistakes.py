@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -125,6 +126,23 @@ def test_one_array_is_no_archive(tmp_path: Path) -> None:
     assert "found int64 without axes" in found
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "binary_cross_entropy(sigmoid(logits), data.p)",
+        "binary_cross_entropy_with_logits(logits, data.p)",
+        "kl_div(softmax(logits, -1), data.p)",
+        "cross_entropy(logits, data.p)",
+    ],
+)
+def test_labels_that_are_no_probabilities(tmp_path: Path, loss: str) -> None:
+    """Whatever row they are in."""
+    lines = "x,y,a,b,c\n" + "1,2,0,1,0\n" * 18 + "1,2,0,2,0\n"
+    data = 'csv("points.csv", x = ["x", "y"], p = ["a", "b", "c"])'
+    found = told(tmp_path, NET, (DATA, data), ("cross_entropy(logits, data.label)", loss), files={"points.csv": lines})
+    assert "points.csv, line 20, `p`[1]: the label is 2, expected 0 to 1" in found
+
+
 # ---- images, sounds --------------------------------------------------------------------------------------------------
 
 SEEN = """\
@@ -241,6 +259,63 @@ def test_rows_filled_up_with_what_the_model_does_not_take(tmp_path: Path) -> Non
     texts = {"texts.csv": "text,class\naa,0\nbb,1\nccc,0\n"}
     found = told(tmp_path, READ, ('"bytes")', '"bytes", pad = 300)'), files=texts)
     assert "short rows of `input_ids` are filled up with 300, the model takes 0 to 255" in found
+
+
+def test_fields_of_ids_keep_their_names(tmp_path: Path) -> None:
+    """`text = "a"` is `input_ids`; `text = tokens("a")` is the field `text`."""
+    rows = '[{"a": [5, 6, 7], "b": [8]}, {"a": [9], "b": [10, 11]}]'
+    both = 'json("rows.json", input_ids = tokens("a"), text = tokens("b"))'
+    texts = READ.replace('csv("texts.csv", text = "text", label = "class", tokenizer = "bytes")', both)
+    texts = texts.replace(
+        "cross_entropy(logits, data.label)", "mean(logits) + 0 * mean(data.text * data.text_attention_mask)"
+    )
+    (tmp_path / "rows.json").write_text(rows)
+    (tmp_path / "net.spec").write_text(texts)
+    fields = read(open_section(str(tmp_path / "net.spec"), None, {}), "data").fields
+    assert fields["input_ids"].array().tolist() == [[5, 6, 7], [9, 0, 0]]
+    assert fields["text"].array().tolist() == [[8, 0], [10, 11]]
+    twice = 'text = "text", input_ids = tokens("text")'
+    found = told(tmp_path, READ, ('text = "text"', twice), files={"texts.csv": "text,class\naa,0\nbb,1\n"})
+    assert "error[E121]: `input_ids` is given twice: `text` has these ids, too" in found
+
+
+SAID = """\
+from std.nn import Linear, Embedding
+dim B, T
+model Said {
+  table: Embedding(256, 4)
+  head: Linear(4, 6)
+  forward(input_ids: Int[B, T]) -> logits: Tensor[B, T, 6] = head(table(input_ids))
+}
+train Said {
+  data  = json("said.json", input_ids = tokens("heard"), said = tokens("said"))
+  loss  = ctc(logits, data.said, blank = 0, ignore_index = 0)
+  optim = adam(lr = 0.05)
+  batch = 2
+  epochs = 1
+}
+"""
+
+
+def test_texts_of_classes_that_ctc_does_not_have(tmp_path: Path) -> None:
+    """torch reads outside of its tensors with them, and may end the process."""
+    rows = [{"heard": [1, 2, 3, 4, 5], "said": [1, 2]}] * 4 + [{"heard": [1, 2, 3, 4, 5], "said": [3, 9]}]
+    found = told(tmp_path, SAID, files={"said.json": json.dumps(rows)})
+    assert "said.json, row 4, `said`[1]: the label is 9, the classes are 0 to 5, 0 is the blank" in found
+    found = told(
+        tmp_path,
+        SAID,
+        (", ignore_index = 0", ""),
+        files={"said.json": json.dumps([*rows[:4], {"heard": [1], "said": [1]}])},
+    )
+    assert "short rows of `said` are filled up with 0, which ctc counts as text" in found
+    found = told(tmp_path, SAID, ("blank = 0", "blank = 2"), files={"said.json": json.dumps(rows[:4])})
+    assert "said.json, row 0, `said`[1]: the label is 2, the classes are 0 to 5, 2 is the blank" in found
+    found = told(tmp_path, SAID, ("blank = 0", "blank = 6"), files={"said.json": json.dumps(rows[:4])})
+    assert "error[E125]" in found and "`blank` is one of the classes, found 6" in found
+    computed = ("ctc(logits, data.said,", "ctc(logits, data.said + 5,")
+    found = told(tmp_path, SAID, computed, files={"said.json": json.dumps(rows[:4])})
+    assert "error[T531]" in found and "a class of the texts is not within 0 .. 5" in found
 
 
 def test_splits_that_a_data_set_does_not_have(tmp_path: Path) -> None:

@@ -316,6 +316,9 @@ def ctc(
     lengths = kept.sum(-1)
     if frames is None:
         frames = torch.full_like(lengths, logits.shape[1])
+    texts, classes = target[kept], logits.shape[-1]
+    if bool(((texts < 0) | (texts >= classes)).any()):  # torch would read outside of its tensors
+        raise IndexError(f"a class of the texts is not within 0 .. {classes - 1}")
     log_probs = logits.float().log_softmax(-1).transpose(0, 1)
-    return F.ctc_loss(log_probs, target[kept], frames, lengths, blank).to(logits.dtype)
+    return F.ctc_loss(log_probs, texts, frames, lengths, blank).to(logits.dtype)
 '''

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 
+import numpy as np
+
 from specc.ir.graph import Apply, Value
-from specc.ops.losses import CrossEntropy, Nll
+from specc.ops.losses import BinaryCrossEntropy, BinaryCrossEntropyWithLogits, CrossEntropy, Ctc, KlDiv, Nll
+from specc.source import Span
 from specc_runtime.inputs import Interface
 from specc_runtime.training.data.checks import check_lengths, check_padding, fed
+from specc_runtime.training.data.columns import Array
 from specc_runtime.training.data.order import batches_by_tokens
 from specc_runtime.training.section import Section, failed
 from specc_runtime.training.sources import Data, bad, read, validation
+
+Probable = BinaryCrossEntropy | BinaryCrossEntropyWithLogits | KlDiv
+"""Losses whose target is probabilities."""
 
 
 @dataclass(frozen=True)
@@ -79,35 +88,47 @@ def check_data(section: Section, data: Data, of: Interface) -> Data:
     for item in of.inputs:
         if item.name in fields and item.name not in section.bound:
             fields[item.name] = fed(data, item, of)
-    _check_labels(section, data)
     check_padding(section, data)
+    _check_labels(section, data)
     return replace(data, fields=fields)
 
 
 def _check_labels(section: Section, data: Data) -> None:
-    """Fields that a loss takes for classes hold such (T531)."""
-    import numpy as np
-
+    """Fields that a loss takes for classes, or for probabilities, hold such (T531)."""
     place = section.checker.place
     fields = {value: name for (name, _), value in place.read.items()}
     for node in place.nodes:
-        if not isinstance(node, Apply) or not isinstance(node.op, CrossEntropy | Nll):
+        if not isinstance(node, Apply) or not isinstance(node.op, CrossEntropy | Nll | Ctc | Probable):
             continue
         scores, target = node.inputs[:2]
         assert isinstance(scores, Value) and isinstance(target, Value)
         field, classes = fields.get(target, ""), scores.type.shape[-1].value
-        if field not in data.fields or classes is None or target.type.dtype.is_float:
-            continue
-        if data.fields[field].ndim != target.type.rank:  # what it was taken for before it was read
-            continue
-        column = f", column `{data.columns[field]}`" if data.columns.get(field) else ""
-        for start, values in data.fields[field].parts():
-            fits = (values >= 0) & (values < classes) & (values == np.round(values))
-            wrong = np.argwhere(~fits & (values != node.op.ignore_index))
-            if len(wrong):
-                label, place_ = values[tuple(wrong[0])], data.place(start + int(wrong[0][0]))
-                message = f"{place_}{column}: the label is {label:.12g}, the classes are 0 to {classes - 1}"
-                raise bad(message, target.span)
+        if field not in data.fields or data.fields[field].ndim != target.type.rank:
+            continue  # what it was taken for before it was read
+        if target.type.dtype.is_float:
+            _check_within(data, field, target.span, lambda x: (x >= 0) & (x <= 1), "expected 0 to 1")
+        elif classes is not None and isinstance(node.op, CrossEntropy | Nll | Ctc):
+            blank = node.op.blank if isinstance(node.op, Ctc) else None
+            fits = partial(_is_class, classes=classes, ignored=node.op.ignore_index, blank=blank)
+            but = f", {blank} is the blank" if blank is not None else ""
+            _check_within(data, field, target.span, fits, f"the classes are 0 to {classes - 1}{but}")
+
+
+def _is_class(values: Array, classes: int, ignored: int | None, blank: int | None) -> Array:
+    within: Array = (values >= 0) & (values < classes) & (values == np.round(values)) & (values != blank)
+    kept: Array = values == ignored
+    return within | kept
+
+
+def _check_within(data: Data, field: str, span: Span, fits: Callable[[Array], Array], what: str) -> None:
+    for start, values in data.fields[field].parts():
+        wrong = np.argwhere(~fits(values))
+        if len(wrong):
+            row, *inside = wrong[0].tolist()
+            name = data.columns.get(field)
+            column = f", `{field}`{inside}" if inside else f", column `{name}`" if name else ""
+            message = f"{data.place(start + row)}{column}: the label is {values[tuple(wrong[0])]:.12g}, {what}"
+            raise bad(message, span)
 
 
 def folder(out: Path | None, section: Section) -> Path:

@@ -17,7 +17,7 @@ from specc_runtime.training.data.columns import Column, Data, bad
 from specc_runtime.training.data.order import row_lengths
 from specc_runtime.training.section import Section, evaluated, failed
 
-CLASS_LOSSES = ("cross_entropy", "nll")
+CLASS_LOSSES = ("cross_entropy", "nll", "ctc")
 
 
 def fed(data: Data, item: Input, of: Interface) -> Column:

@@ -24,8 +24,17 @@ AT_ONCE = 1024
 def table_data(asked: Asked, table: Table, options: tuple[str, ...] = ()) -> Data:
     """The fields of a table, those of text as ids."""
     fields = {**asked.fields((*TOKENS, *options)), **table.given()}
-    texts = {key: columns for key, expr in fields.items() if (columns := _columns(asked, key, expr)) is not None}
-    rest = {key: expr for key, expr in fields.items() if key not in texts}
+    texts: dict[str, tuple[ast.Str, ...]] = {}
+    rest: dict[str, ast.Expr] = {}
+    for key, expr in fields.items():
+        columns = _columns(asked, key, expr)
+        name = key if isinstance(expr, ast.Call) else "input_ids"  # of `text = "s"`
+        if columns is None:
+            rest[key] = expr
+        elif name in texts:
+            raise failed("E121", "`input_ids` is given twice: `text` has these ids, too", expr.span)
+        else:
+            texts[name] = columns
     if not fields:
         raise failed("E124", "the data source has no fields", asked.span, 'x = ["column"]')
     if not len(table):
@@ -89,7 +98,7 @@ class Tokenized:
             self.vocabulary = vocabulary(asked, self._all(), rows=True)
 
     def used(self) -> dict[str, str]:
-        return {("input_ids" if key == "text" else key): columns[0].value for key, columns in self.of.items()}
+        return {key: columns[0].value for key, columns in self.of.items()}
 
     def _given_ids(self, columns: tuple[ast.Str, ...]) -> tuple[Array, Array] | None:
         return self.table.ids(columns[0].value, columns[0].span) if len(columns) == 1 else None
@@ -105,9 +114,9 @@ class Tokenized:
     def fields(self) -> dict[str, Column]:
         found: dict[str, Column] = {}
         for key, columns in self.of.items():
-            prefix = "" if key == "text" else key.removesuffix("input_ids") if key.endswith("input_ids") else f"{key}_"
+            prefix = key.removesuffix("input_ids") if key.endswith("input_ids") else f"{key}_"
             ids, kinds = self._encoded(key, columns)
-            found["input_ids" if key == "text" else key] = ids
+            found[key] = ids
             found[f"{prefix}attention_mask"] = Mask(ids)
             found[f"{prefix}token_type_ids"] = kinds
         return found
@@ -119,25 +128,24 @@ class Tokenized:
         if given is not None:
             flat, sizes = given
         else:
-            flat, sizes, kinds = self._encode(columns, self._limit("input_ids" if key == "text" else key)[0])
-        field = "input_ids" if key == "text" else key
-        limit, whose = self._limit(field)
+            flat, sizes, kinds = self._encode(columns, self._limit(key)[0])
+        limit, whose = self._limit(key)
         if not sizes.all():
-            raise bad(f"{self.table.place(int(np.argmin(sizes)))}: `{field}` has no ids", columns[0].span)
+            raise bad(f"{self.table.place(int(np.argmin(sizes)))}: `{key}` has no ids", columns[0].span)
         if limit is not None and not self.truncate and (sizes > limit).any():
             row = int(np.argmax(sizes > limit))
-            message = f"{self.table.place(row)}: `{field}` has {sizes[row]} ids, {whose} {limit}"
+            message = f"{self.table.place(row)}: `{key}` has {sizes[row]} ids, {whose} {limit}"
             raise bad(message, columns[0].span, "truncate = true  cuts rows that are longer")
         pad = self._pad()
         if pad is None and (sizes != sizes[0]).any():
-            message = f"the rows of `{field}` have different lengths, and the tokenizer has no token to fill them up"
+            message = f"the rows of `{key}` have different lengths, and the tokenizer has no token to fill them up"
             raise bad(message, columns[0].span, 'pad = "<|endoftext|>",  or an id')
         ids = Ragged.of(flat, sizes, pad or 0)
         types = replace(ids, ids=np.broadcast_to(np.zeros(1, np.uint8), flat.shape) if kinds is None else kinds, pad=0)
         if limit is not None:
             ids, types = ids.cut(limit), types.cut(limit)
         if not ids.same:
-            self.padded[field] = ids.pad
+            self.padded[key] = ids.pad
         return ids, types
 
     def _pad(self) -> int | None:
