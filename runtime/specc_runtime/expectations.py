@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from specc.elaborate.evaluate import Evaluator
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, did_you_mean
 from specc.elaborate.scopes import Scope
 from specc.elaborate.values import Binding, show
 from specc.syntax import ast
@@ -194,7 +194,7 @@ class Evaluation(Evaluator):
                 "E103",
                 f"{found.model} has no operator `{operator.span.text}`",
                 call.span,
-                help=f"did you mean `{guess}`?" if guess else "",
+                help=did_you_mean(guess),
                 available=available(list(known)),
             )
         return all(one.form == "fused" for one in found.of(name))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from specc.diagnostics import Diagnostic, Rejected
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, did_you_mean
 from specc.ir import graph as ir
 from specc.passes.incremental import innermost, keeps_state, without_cache
 from specc_runtime.cache import Request as CacheRequest
@@ -91,5 +91,5 @@ def _continued(model: ir.Model, asked: Iterable[str], cache: CacheRequest) -> li
 
 def _unknown(message: str, name: str, known: list[str]) -> Rejected:
     guess = closest(name, known)
-    help = f"did you mean `{guess}`?" if guess else ""
+    help = did_you_mean(guess)
     return Rejected([Diagnostic("E103", message, help=help, notes=(("available", available(known) or "none"),))])

@@ -9,7 +9,6 @@ from specc.diagnostics import Edit, Label, Size
 from specc.dims import Dim, Facts
 from specc.elaborate.attributes import OpArguments
 from specc.elaborate.instances import Instance
-from specc.elaborate.names import available, closest, replaced
 from specc.elaborate.references import AbsentRef, ListRef, MethodRef, PartRef
 from specc.elaborate.scopes import Scope, names_in
 from specc.elaborate.values import POISON, Binding, Fail, Poisoned, describe, number, show
@@ -163,15 +162,7 @@ class Access(OpArguments):
             names = list(base.member.members)
         else:
             raise self.fail("E107", f"`{unparse(expr.base)}` is a list: index it or loop over it", expr.name.span)
-        guess = closest(name, names)
-        raise self.fail(
-            "E107",
-            f"`{unparse(expr.base)}` has no member `{name}`",
-            expr.name.span,
-            help=f"did you mean `{guess}`?" if guess else "",
-            edits=replaced(expr.name.span, guess),
-            available=available(names),
-        )
+        raise self.no_such("E107", f"`{unparse(expr.base)}` has no member `{name}`", expr.name.span, name, names)
 
     def kind(self, value: Any) -> str:
         """What a value is, for messages: `a tensor, Tensor[B, T, dim]`, `a part`, `the int 8`."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from specc.diagnostics import Collector, Diagnostic, Edit
-from specc.elaborate.names import available, closest, replaced
+from specc.elaborate.names import available, closest, did_you_mean, replaced
 from specc.elaborate.values import BlockDecl, ExternDecl, Fail, FnDecl
 from specc.source import Source, Span
 from specc.syntax import ast
@@ -168,7 +168,7 @@ class Files:
                     "E004",
                     f"{target.source.name} has no `{one.name.id}`",
                     one.name.span,
-                    help=f"did you mean `{guess}`?" if guess else "",
+                    help=did_you_mean(guess),
                     edits=replaced(one.name.span, guess),
                     available=available(target.names),
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from specc.elaborate.names import available, closest, replaced
+from specc.elaborate.names import available, closest, did_you_mean, replaced
 from specc.ir.graph import Argument, Value
 from specc.syntax import ast
 from specc.types import DType, TensorType
@@ -40,7 +40,7 @@ def generated(place: LossChecker, call: ast.Call) -> Value:
             "E107",
             f"generate takes an entry of {place.model.module.name}",
             entry.span if entry is not None else call.span,
-            help=f"did you mean `{guess}`?" if guess else "",
+            help=did_you_mean(guess),
             edits=replaced(entry.span, guess) if entry is not None else (),
             available=available(place.model.entries),
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from specc.elaborate.applications import Applications
 from specc.elaborate.builtins import COMPILE_TIME, ROUTE
-from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.names import available, closest, counted, did_you_mean, replaced
 from specc.elaborate.references import AbsentRef, ListRef, MethodRef, PartRef
 from specc.elaborate.values import (
     POISON,
@@ -112,7 +112,7 @@ class Lookup(Applications):
         builtin = [n for n, op in operators().items() if not op.syntax] + [*COMPILE_TIME, ROUTE]
         guess = closest(func.id, [*parts, *self.file.visible()]) or closest(func.id, builtin)
         home = self.elab.std_home(func.id)
-        help = f"did you mean `{guess}`?" if guess else ""
+        help = did_you_mean(guess)
         edits = replaced(func.span, guess)
         if home is not None:
             help, edits = f"from {home} import {func.id}, then a part of it", ()

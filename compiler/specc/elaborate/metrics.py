@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from specc.diagnostics import Label
 from specc.elaborate import settings as known
 from specc.elaborate.losses import LossChecker, field_of
-from specc.elaborate.names import available, closest, replaced
+from specc.elaborate.names import available, closest, did_you_mean, replaced
 from specc.elaborate.values import Poisoned
 from specc.ir.graph import Value
 from specc.source import Span
@@ -38,7 +38,7 @@ def check_metric(place: LossChecker, expr: ast.Expr) -> Measure:
             "E103",
             f"unknown metric `{name.id}`",
             name.span,
-            help=f"did you mean `{guess}`?" if guess else "",
+            help=did_you_mean(guess),
             edits=replaced(name.span, guess),
             available=available(known.METRICS, 20) if guess is None else "",
         )

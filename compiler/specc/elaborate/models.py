@@ -10,7 +10,7 @@ from specc.diagnostics import Diagnostic, Edit
 from specc.elaborate.elaborator import Elaborator
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
-from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.names import available, closest, counted, did_you_mean, replaced
 from specc.elaborate.scopes import Scope
 from specc.elaborate.values import POISON, Binding, BlockDecl, Fail, FnValue, coerced, fits, show, type_text
 from specc.op import operators
@@ -49,7 +49,7 @@ def choose_model(file: FileScope, options: Options) -> BlockDecl:
             raise _fail(
                 "E010",
                 f"{file.source.name} has no model `{options.model}`",
-                help=f"did you mean `{guess}`?" if guess else "",
+                help=did_you_mean(guess),
                 available=available(models),
             )
         return models[options.model]
@@ -110,7 +110,7 @@ def preset_chain(file: FileScope, name: str) -> tuple[str, list[ast.Preset]]:
                     "E010",
                     f"no model `{model}` in {file.source.name}",
                     preset.base.span,
-                    help=f"did you mean `{guess}`?" if guess else "",
+                    help=did_you_mean(guess),
                     edits=replaced(preset.base.span, guess),
                     available=available(d.name for d in file.models()) or "none",
                 )
@@ -182,7 +182,7 @@ def bind_model(elab: Elaborator, decl: BlockDecl, options: Options) -> dict[str,
     for name, value in given.items():
         if name not in params:
             guess = closest(name, params)
-            help = f"did you mean `{guess}`?" if guess else ""
+            help = did_you_mean(guess)
             code = "E009" if value.text else "E120"
             span = value.expr.span if value.expr is not None and code == "E120" else None
             elab.collector.add(
@@ -282,7 +282,7 @@ def _given(elab: Elaborator, decl: BlockDecl, param: ast.Param, given: Given, sc
             f"--set {param.name.id}: {show(value)} is not of its type",
             expected=f"{param.type.span.text}   ({param.span.where})",
             found=show(value),
-            help=f"did you mean `{guess}`?" if guess else "",
+            help=did_you_mean(guess),
         )
     return Binding(coerced(value, param.type), given.expr.span, given.origin)
 

@@ -73,6 +73,11 @@ def fold(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "{i}", name) for name in names))
 
 
+def did_you_mean(guess: str | None) -> str:
+    """The help that names what was meant; none if nothing is known."""
+    return f"did you mean `{guess}`?" if guess else ""
+
+
 def replaced(span: Span, guess: str | None) -> tuple[Edit, ...]:
     """The edit that writes what was meant; none if nothing is known, or it is no name (`@`)."""
     return (Edit(span, guess),) if guess and guess.replace(".", "").isidentifier() else ()

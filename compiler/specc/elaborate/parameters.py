@@ -13,7 +13,7 @@ from specc.elaborate.declared import member_names
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
 from specc.elaborate.instances import Instance
-from specc.elaborate.names import available, closest, counted, replaced
+from specc.elaborate.names import available, closest, counted, did_you_mean, replaced
 from specc.elaborate.values import BlockDecl, Fail, Poisoned, show
 from specc.ir.declared import Initializer, InitRule
 from specc.ir.graph import Member, Parameter, PartGroup, PartList, Path, Submodule, Tie
@@ -78,7 +78,7 @@ class ParameterBuilder(Evaluator):
         ):
             found = unparse(expr.func) if isinstance(expr, ast.Call) else unparse(expr)
             guess = closest(found, initializers.SIGNATURES)
-            help = f"did you mean `{guess}`?" if guess else ""
+            help = did_you_mean(guess)
             place = expr.func.span if isinstance(expr, ast.Call) else expr.span
             raise self.fail(
                 "E140",
@@ -164,7 +164,7 @@ class ParameterBuilder(Evaluator):
             "E250",
             f"`{unparse(expr)}` names no parameter: there is no `{path[at]}`",
             span,
-            help=f"did you mean `{guess}`?" if guess else "",
+            help=did_you_mean(guess),
             edits=replaced(span, guess),
             cause=str(path[at]),
             available=available,
@@ -247,7 +247,7 @@ class ParameterBuilder(Evaluator):
                 "E103",
                 f"unknown name `{base.id}`",
                 base.span,
-                help=f"from {home} import {base.id}" if home else f"did you mean `{guess}`?" if guess else "",
+                help=f"from {home} import {base.id}" if home else did_you_mean(guess),
                 edits=self.imported(home, base.id) if home else replaced(base.span, guess),
                 cause=base.id,
                 available=available(blocks),

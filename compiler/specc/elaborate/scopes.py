@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from specc.diagnostics import Diagnostic, Edit, Label, Size
 from specc.dims import Dim
 from specc.elaborate.files import FileScope
-from specc.elaborate.names import available, closest, replaced
+from specc.elaborate.names import available, closest, did_you_mean, replaced
 from specc.elaborate.values import Binding, BlockValue, Fail, FnValue, Poison, show
 from specc.source import Span
 from specc.syntax import ast
@@ -94,7 +94,7 @@ class Place:
             code,
             message,
             span,
-            help=f"did you mean `{guess}`?" if guess else "",
+            help=did_you_mean(guess),
             edits=replaced(span, guess),
             available=available(known, 20) or "none",
         )

@@ -15,7 +15,7 @@ from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
 from specc.elaborate.instances import Instance
 from specc.elaborate.models import Given, Options, given_arguments, presets
-from specc.elaborate.names import available, closest, replaced
+from specc.elaborate.names import available, closest, did_you_mean, replaced
 from specc.elaborate.scopes import Scope
 from specc.elaborate.training import TrainChecker
 from specc.elaborate.values import BlockDecl, Fail, Poisoned, describe
@@ -64,7 +64,7 @@ def model_of_section(file: FileScope, name: ast.Ident) -> BlockDecl:
             "E010",
             message,
             name.span,
-            help=f"did you mean `{guess}`?" if guess else "",
+            help=did_you_mean(guess),
             edits=replaced(name.span, guess),
             notes=(("available", available(models) or "none"),),
         )
@@ -181,15 +181,8 @@ class TestSection(Evaluator):
         for bind in self.node.dims:
             with self.elab.collecting():
                 if bind.name.id not in dims:
-                    guess = closest(bind.name.id, dims)
-                    raise self.fail(
-                        "S103",
-                        f"{self.decl.name} has no dimension `{bind.name.id}`",
-                        bind.name.span,
-                        help=f"did you mean `{guess}`?" if guess else "",
-                        edits=replaced(bind.name.span, guess),
-                        available=available(dims) or "none",
-                    )
+                    message = f"{self.decl.name} has no dimension `{bind.name.id}`"
+                    raise self.no_such("S103", message, bind.name.span, bind.name.id, dims)
                 value = self.value(bind.value)
                 if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                     raise self.fail("E112", f"a size is an int of at least 1, found {describe(value)}", bind.value.span)
@@ -212,16 +205,8 @@ class TestSection(Evaluator):
             if name.id in known or id(name) in operands:
                 continue
             candidates = [*TEST_FUNCTIONS] if called else sorted(known)
-            guess = closest(name.id, candidates)
             what = "function" if called else "name"
-            raise self.fail(
-                "E103",
-                f"unknown {what} `{name.id}`",
-                name.span,
-                help=f"did you mean `{guess}`?" if guess else "",
-                edits=replaced(name.span, guess),
-                available=available(candidates),
-            )
+            raise self.no_such("E103", f"unknown {what} `{name.id}`", name.span, name.id, candidates)
         for arg in item.within:
             if isinstance(arg, ast.StarArg) or arg.name is None or arg.name.id not in ("atol", "rtol"):
                 span: Span = arg.span if isinstance(arg, ast.StarArg) or arg.name is None else arg.name.span

@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 from specc.dims import Dim
 from specc.elaborate.evaluate import Evaluator
-from specc.elaborate.names import closest, replaced
+from specc.elaborate.names import closest, did_you_mean, replaced
 from specc.elaborate.scopes import names_in
 from specc.elaborate.values import Poisoned
 from specc.syntax import ast
@@ -38,9 +38,7 @@ def tensor_type(evaluator: Evaluator, type_: ast.TypeExpr, axes: tuple[str, ...]
         raise evaluator.fail("E125", "a tensor type is needed here", type_.span, help="Tensor[B, T, dim]")
     if type_.name not in TYPE_NAMES:
         guess = closest(type_.name, TYPE_NAMES)
-        raise evaluator.fail(
-            "E103", f"unknown type `{type_.name}`", type_.span, help=f"did you mean `{guess}`?" if guess else ""
-        )
+        raise evaluator.fail("E103", f"unknown type `{type_.name}`", type_.span, help=did_you_mean(guess))
     shape: list[Dim] = []
     for expr in type_.dims:
         if isinstance(expr, ast.EllipsisLit):

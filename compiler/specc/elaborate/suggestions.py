@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from specc.diagnostics import Edit
 from specc.elaborate.arithmetic import Arithmetic
 from specc.elaborate.builtins import COMPILE_TIME
-from specc.elaborate.names import available, closest, replaced
+from specc.elaborate.names import available, closest, did_you_mean, replaced
 from specc.elaborate.values import (
     Fail,
 )
@@ -31,7 +31,7 @@ class Suggestions(Arithmetic):
         builtin = [n for n, op in operators().items() if not op.syntax] + list(COMPILE_TIME)
         guess = closest(expr.id, candidates) or closest(expr.id, builtin)
         home = self.elab.std_home(expr.id)
-        help = f"did you mean `{guess}`?" if guess else ""
+        help = did_you_mean(guess)
         edits = replaced(expr.span, guess)
         if home:
             help, edits = f"from {home} import {expr.id}", self.imported(home, expr.id)

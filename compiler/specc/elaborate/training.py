@@ -12,7 +12,7 @@ from specc.elaborate.calling import check_call
 from specc.elaborate.fields import Field, fields_of
 from specc.elaborate.losses import LossChecker
 from specc.elaborate.metrics import Measure, check_metric
-from specc.elaborate.names import available, closest, replaced
+from specc.elaborate.names import available, closest, did_you_mean, replaced
 from specc.elaborate.partwise import check_parts
 from specc.elaborate.partwise import keyword as keyword
 from specc.elaborate.scopes import names_in
@@ -124,7 +124,7 @@ class TrainChecker:
             help = f"{setting} = {form.format(unparse(item.value))}"
         else:
             guess = known.ALIASES.get(name) or closest(name, known.SETTINGS)
-            help = f"did you mean `{guess}`?" if guess else ""
+            help = did_you_mean(guess)
             edits = replaced(item.name.span, guess)
         shown = available(known.SETTINGS, 30) if not help else ""
         return self.place.fail(
@@ -185,15 +185,8 @@ class TrainChecker:
             raise self.place.fail("E125", f"`{setting}` cannot be {unparse(value)}", value.span, expected=expected)
         assert isinstance(value, ast.Call)
         if name not in functions:
-            guess = closest(name, functions)
-            raise self.place.fail(
-                "E103",
-                f"unknown value of `{setting}`: `{name}`",
-                value.func.span,
-                help=f"did you mean `{guess}`?" if guess else "",
-                edits=replaced(value.func.span, guess),
-                available=available(functions),
-            )
+            message = f"unknown value of `{setting}`: `{name}`"
+            raise self.place.no_such("E103", message, value.func.span, name, functions)
         if setting != "inputs":
             self.place.check_names(value.args)
         check_call(self.place, value, name)

@@ -10,7 +10,7 @@ from specc.elaborate.elaborator import Elaborator
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.files import FileScope
 from specc.elaborate.models import Options
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, did_you_mean
 from specc.ir.graph import Model
 from specc.syntax import ast
 from specc.weights.config import file_functions, read_config
@@ -45,7 +45,7 @@ def check_weights(file: FileScope, collector: Collector, checked: Checked) -> No
                     f"no model `{node.model.id}` in {file.source.name}",
                     node.model.span,
                     notes=(("available", available(models) or "none"),),
-                    help=f"did you mean `{guess}`?" if guess else "",
+                    help=did_you_mean(guess),
                 )
             )
             continue

@@ -14,7 +14,7 @@ from typing import Any
 
 from specc.diagnostics import Collector, Diagnostic, Edit
 from specc.elaborate.files import FileScope
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, did_you_mean
 from specc.elaborate.values import BlockDecl, BlockValue, Fail, FnDecl, FnValue, Poisoned, show
 from specc.op import operators
 from specc.syntax import ast
@@ -123,7 +123,7 @@ class _Reader(ConfigEvaluator):
         name, model = setting.name, self.node.model.id
         if name.id not in types:
             guess = closest(name.id, types)
-            help = f"did you mean `{guess}`?" if guess else ""
+            help = did_you_mean(guess)
             raise self.fail(
                 "E120", f"{model} has no hyper-parameter `{name.id}`", name.span, help=help, available=available(types)
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from specc.diagnostics import Diagnostic, Rejected
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, did_you_mean
 from specc_runtime.drawn.places import (
     Key,
     Place,
@@ -211,7 +211,7 @@ def _unknown(model: ModelProto, wanted: str) -> Rejected:
     guess = closest(plain, [*blocks, *paths]) or _by_ranges(plain, paths)
     top = [path for path in paths if len(parse(path)) <= 2]
     notes = (("blocks", available(blocks) or "none"), ("parts", available(top) or "none"))
-    help = f"did you mean `{guess}`?" if guess else ""
+    help = did_you_mean(guess)
     return Rejected([Diagnostic("E103", f"the picture has no block or part `{wanted}`", notes=notes, help=help)])
 
 

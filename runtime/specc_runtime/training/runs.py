@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from specc.diagnostics import Diagnostic, Rejected
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, did_you_mean
 from specc_runtime.trained import FORMAT, RUN
 from specc_runtime.training.history import best, history, less_is_better
 
@@ -162,7 +162,7 @@ def ordered(runs: Sequence[Known], by: str) -> list[Known]:
     names = measures(runs)
     if by not in names:
         guess = closest(by, [*names, *keys])
-        help = f"did you mean `{guess}`?" if guess else ""
+        help = did_you_mean(guess)
         notes = (("available", available([*names, *keys])),)
         raise Rejected([Diagnostic("E103", f"no run has measured `{by}`", help=help, notes=notes)])
     sign = 1 if less_is_better(by) else -1

@@ -11,7 +11,7 @@ from specc import driver
 from specc.diagnostics import Collector, Diagnostic, Rejected
 from specc.elaborate import settings as known
 from specc.elaborate.models import Given, Options
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, did_you_mean
 from specc.elaborate.partwise import keyword
 from specc.elaborate.sections import chosen_preset, model_of_section, runnable
 from specc.elaborate.training import TrainChecker
@@ -134,7 +134,7 @@ class Called:
         strange = next((name for name in found if name not in names), None)
         if strange is not None:
             guess = closest(strange, names)
-            help = f"did you mean `{guess}`?" if guess else ""
+            help = did_you_mean(guess)
             notes = (("available", available(names)),)
             message = f"{self.name} has no argument `{strange}`"
             raise Rejected([Diagnostic("E120", message, self.expr.span, help=help, notes=notes)])
@@ -213,7 +213,7 @@ def _chosen(project: driver.Project, target: str, name: str | None) -> ast.Train
         raise Rejected([Diagnostic("T530", f"{target} has several train sections", help=help, notes=notes)])
     if name not in names:
         guess = closest(name, names)
-        help = f"did you mean `{guess}`?" if guess else ""
+        help = did_you_mean(guess)
         raise Rejected([Diagnostic("T530", f"{target} has no train section `{name}`", help=help, notes=notes)])
     return found[names.index(name)]
 

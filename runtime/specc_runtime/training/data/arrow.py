@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, did_you_mean
 from specc.source import Span
 from specc.syntax import ast
 from specc_runtime.training.data.asked import Asked
@@ -179,7 +179,7 @@ def read_hf_dataset(asked: Asked) -> Table:
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
             guess = closest(split, list(found))
-            help = f"did you mean `{guess}`?" if guess else ""
+            help = did_you_mean(guess)
             raise bad(f"{name} has no split `{split}`", asked.span, help, available=available(list(found)))
         found = found[split]
     elif asked.chosen_split is not None and str(found.split) != split:

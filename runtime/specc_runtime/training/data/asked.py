@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specc.elaborate.names import available, closest
+from specc.elaborate.names import available, closest, did_you_mean
 from specc.elaborate.settings import NOT_FIELDS
 from specc.source import Span
 from specc.syntax import ast
@@ -101,7 +101,7 @@ class Asked:
     def missing(self, name: str, column: str, known: list[str], span: Span) -> Exception:
         """T531 of a column that is not there."""
         guess = closest(column, known)
-        help = f"did you mean `{guess}`?" if guess else ""
+        help = did_you_mean(guess)
         return bad(f"{name} has no column `{column}`", span, help, available=available(known) or "none")
 
 
