@@ -13,7 +13,7 @@ from specc.elaborate.builtins import COMPILE_TIME
 from specc.elaborate.fields import Field
 from specc.elaborate.generation import Generated, generated
 from specc.elaborate.groups import group_of
-from specc.elaborate.names import available, closest, replaced
+from specc.elaborate.names import closest
 from specc.elaborate.settings import FIELD_FUNCTIONS, LOSSES
 from specc.elaborate.signatures import Unifier, opaque_axes
 from specc.elaborate.values import POISON, Fail, Poisoned, describe
@@ -143,15 +143,7 @@ class LossChecker(BodyChecker):
         """`inputs = bind(image = ..)`: an input of the entry; None where its type is not known yet."""
         inputs = {a.name: a for a in self.entry.full.inputs}
         if name.id not in inputs:
-            guess = closest(name.id, inputs)
-            raise self.fail(
-                "E120",
-                f"{self.entry.name} has no input `{name.id}`",
-                name.span,
-                help=f"did you mean `{guess}`?" if guess else "",
-                edits=replaced(name.span, guess),
-                available=available(inputs),
-            )
+            raise self.no_such("E120", f"{self.entry.name} has no input `{name.id}`", name.span, name.id, inputs)
         outer, self.wanted = self.wanted, inputs[name.id].type.dtype
         try:
             return self.tensor(self.value(value), value)
@@ -288,15 +280,7 @@ class LossChecker(BodyChecker):
         return len(shape) if shape is not None else None
 
     def _no_field(self, message: str, name: ast.Ident, names: Any) -> Fail:
-        guess = closest(name.id, names)
-        return self.fail(
-            "E107",
-            f"{message} `{name.id}`",
-            name.span,
-            help=f"did you mean `{guess}`?" if guess else "",
-            edits=replaced(name.span, guess),
-            available=available(names) or "none",
-        )
+        return self.no_such("E107", f"{message} `{name.id}`", name.span, name.id, names)
 
     def _Call(self, expr: ast.Call) -> Any:
         name = expr.func.id if isinstance(expr.func, ast.Name) else ""
@@ -323,15 +307,8 @@ class LossChecker(BodyChecker):
 
     def unknown_call(self, func: ast.Name) -> Any:
         own = [*LOSSES, *(d for d in self.file.visible())]
-        guess = closest(func.id, own) or closest(func.id, [*operators(), *COMPILE_TIME])
-        return self.fail(
-            "E103",
-            f"unknown function `{func.id}`",
-            func.span,
-            help=f"did you mean `{guess}`?" if guess else "",
-            edits=replaced(func.span, guess),
-            available=available(LOSSES),
-        )
+        meant = closest(func.id, own) or closest(func.id, [*operators(), *COMPILE_TIME])
+        return self.no_such("E103", f"unknown function `{func.id}`", func.span, func.id, LOSSES, meant=meant)
 
     # ---- operators -----------------------------------------------------------------------------------------------
 
