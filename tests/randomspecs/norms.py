@@ -32,9 +32,9 @@ def norm_of_axis(body: Body, name: str) -> None:
     size = x.shape[axis]
     eps, amplified = steepness(body, x, size.value or 1)
     bound = normed(x, amplified, size.value or 1)
-    w = body.parameter((size,), positive=True)
+    w = None if body.chance(4) else body.parameter((size,), positive=True)
     if name == "rms_norm":
-        options = {"offset": 1.0} if body.chance(3) else {}
+        options = {"offset": 1.0} if w is not None and body.chance(3) else {}
         body.apply(name, x, w, bound=bound.scaled(1 + len(options)), **eps, **options)
         return
     b = body.parameter((size,)) if body.chance(2) else None
@@ -45,9 +45,11 @@ def norm_of_axis(body: Body, name: str) -> None:
 def norm_of_channels(body: Body, name: str) -> None:
     x = image(body, body.choose(1, 2))
     channels = x.shape[1]
-    w, b = body.parameter((channels,), positive=True), body.parameter((channels,))
+    bare = name != "batch_norm" and body.chance(4)
+    w = None if bare else body.parameter((channels,), positive=True)
+    b = None if bare else body.parameter((channels,))
     bound = normed(x, 2.0, 64)
-    if name == "batch_norm":
+    if name == "batch_norm" and w is not None:
         names = [body.file.name(s) for s in ("mean", "var", "count")]
         body.members.append(f"buffer {names[0]}: Tensor[{channels}] = zeros()")
         body.members.append(f"buffer {names[1]}: Tensor[{channels}] = ones()")

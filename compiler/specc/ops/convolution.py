@@ -63,6 +63,13 @@ class _Convolution(Op):
             attributes["group"] = self.groups
         return attributes
 
+    def mixes(self, x: TensorType, w: TensorType, b: TensorType | None = None) -> Sequence[Collection[int]]:
+        """The channels, and the spatial axes along which there is more than a kernel of 1 at every place."""
+        stride = per_axis(self.stride, self.axes, "stride", least=1)
+        padding = per_axis(self.padding, self.axes, "padding", least=0)
+        slides = zip(_kernel(w), stride, padding, strict=True)
+        return [(1, *(2 + i for i, slide in enumerate(slides) if slide != (1, 1, 0))), range(w.rank), (0,)]
+
     def cost(self, results: Sequence[TensorType], x: TensorType, w: TensorType, b: TensorType | None = None) -> Cost:
         return _conv_cost(numel(results[0]), w, b)
 
@@ -74,6 +81,7 @@ class Conv1d(_Convolution):
     Source: torch.nn.functional.conv1d, ONNX Conv.
 
     example: conv1d(x: Tensor[B, 4, T], w: Tensor[6, 4, 3], b: Tensor[6], padding = 1) -> Tensor[B, 6, T]
+    example: conv1d(x: Tensor[B, 4, T], w: Tensor[6, 4, 1], b: Tensor[6]) -> Tensor[B, 6, T]
     example: conv1d(x: Tensor[B, 4, T], w: Tensor[6, 2, 1], stride = 2, groups = 2) -> Tensor[B, 6, (T - 1)//2 + 1]
     example: conv1d(x: Tensor[B, 4, T], w: Tensor[6, 4, 3], padding = 2, dilation = 2) -> Tensor[B, 6, T]
     """
@@ -148,7 +156,7 @@ class CausalConv1d(Op):
     def _frames(self, t: TorchText) -> str:
         weights = t.operands[1]
         assert isinstance(weights, TensorType)
-        size, dilation = t.dim(weights.shape[2]), t.attr("dilation")
+        size, dilation = t.dim(weights.shape[2]), "1" if self.dilation == 1 else t.attr("dilation")
         if size.isdigit() and dilation.isdigit():
             return str((int(size) - 1) * self.dilation)
         return f"{size} - 1" if self.dilation == 1 else f"({size} - 1) * {dilation}"

@@ -25,19 +25,23 @@ class Norm(Op):
 class LayerNorm(Norm):
     """(x - mean) / sqrt(var + eps) * w + b over one axis (Ba et al., 2016); var is the mean of squares.
 
+    Without w it is not scaled, without b not shifted.
+
     example: layer_norm(x: Tensor[B, T, 8], w: Tensor[8], b: Tensor[8]) -> Tensor[B, T, 8]
     example: layer_norm(x: Tensor[B, T, 8], w: Tensor[8], eps = 0.01) -> Tensor[B, T, 8]
+    example: layer_norm(x: Tensor[B, T, 8]) -> Tensor[B, T, 8]
+    example: layer_norm(x: Tensor[B, T, 8], axis = 1) -> Tensor[B, T, 8]
     example: layer_norm(x: Tensor[B, 8, T], w: Tensor[8], b: Tensor[8], axis = 1) -> Tensor[B, 8, T]
     example: layer_norm(x: Tensor[B, T, 8], w: Tensor[7], b: Tensor[7]) -> error S201
     """
 
     name = "layer_norm"
-    w: ClassVar[Tensor]
+    w: ClassVar[Tensor | None]
     b: ClassVar[Tensor | None]
     eps: float = 1e-5
     axis: Axis = -1
 
-    def infer(self, facts: Facts, x: TensorType, w: TensorType, b: TensorType | None) -> TensorType:
+    def infer(self, facts: Facts, x: TensorType, w: TensorType | None, b: TensorType | None) -> TensorType:
         expect.floating(x, operand=0, what="x")
         axis = axis_index(self.axis, x.rank)
         _per_channel(facts, x, axis, w=w, b=b)
@@ -46,22 +50,25 @@ class LayerNorm(Norm):
     def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
         x = operands[0]
         axis = axis_index(self.axis, x.rank)
-        kept = (0, 1) if operands[2] is None else (0, 1, 2)
+        kept = tuple(i for i in (0, 1, 2) if operands[i] is not None)
         return Saved(kept, own=_statistics(x, (*x.shape[:axis], *x.shape[axis + 1 :])))
 
-    def torch(self, t: TorchText, x: str, w: str, b: str | None) -> str:
+    def torch(self, t: TorchText, x: str, w: str | None, b: str | None) -> str:
         operand = t.operands[0]
         assert isinstance(operand, TensorType)
         axis = axis_index(self.axis, operand.rank)
+        size = f"{w}.shape" if w is not None else f"({t.dim(operand.shape[axis])},)"
+        weights = f"{w}, {b}, {t.attr('eps')}" if (w, b) != (None, None) else f"eps={t.attr('eps')}"
         if axis == operand.rank - 1:
-            return f"F.layer_norm({x}, {w}.shape, {w}, {b}, {t.attr('eps')})"
-        return f"F.layer_norm({x}.movedim({axis}, -1), {w}.shape, {w}, {b}, {t.attr('eps')}).movedim(-1, {axis})"
+            return f"F.layer_norm({x}, {size}, {weights})"
+        return f"F.layer_norm({x}.movedim({axis}, -1), {size}, {weights}).movedim(-1, {axis})"
 
     in_onnx = (("LayerNormalization", 17),)
 
-    def onnx(self, emit: Emitter, x: Handle, w: Handle, b: Handle | None) -> Handle:
+    def onnx(self, emit: Emitter, x: Handle, w: Handle | None, b: Handle | None) -> Handle:
         rank = x.type.rank
         axis = axis_index(self.axis, rank)
+        w = w or _filled(emit, x, axis, 1.0)
         there = [*(i for i in range(rank) if i != axis), axis]
         back = sorted(range(rank), key=there.__getitem__)
         y = emit("LayerNormalization", emit.transpose(x, there), w, b, axis=-1, epsilon=float(self.eps))
@@ -69,20 +76,24 @@ class LayerNorm(Norm):
 
 
 class RMSNorm(Norm):
-    """x / sqrt(mean(x**2) + eps) * (offset + w) over the last axis (Zhang and Sennrich, 2019).
+    """x / sqrt(mean(x**2) + eps) * (offset + w) over the last axis (Zhang and Sennrich, 2019). Without w unscaled.
 
     example: rms_norm(x: Tensor[B, T, 8], w: Tensor[8]) -> Tensor[B, T, 8]
     example: rms_norm(x: Tensor[B, T, 8], w: Tensor[8], eps = 0.01, offset = 1.0) -> Tensor[B, T, 8]
+    example: rms_norm(x: Tensor[B, T, 8]) -> Tensor[B, T, 8]
     example: rms_norm(x: Int[B, 8], w: Tensor[8]) -> error S301
+    example: rms_norm(x: Tensor[B, 8], offset = 1.0) -> error E125
     """
 
     name = "rms_norm"
-    w: ClassVar[Tensor]
+    w: ClassVar[Tensor | None]
     eps: float = 1e-6
     offset: float = 0.0
 
-    def infer(self, facts: Facts, x: TensorType, w: TensorType) -> TensorType:
+    def infer(self, facts: Facts, x: TensorType, w: TensorType | None) -> TensorType:
         expect.floating(x, operand=0, what="x")
+        lone = w is None and self.offset != 0
+        expect.setting(not lone, "offset", "rms_norm: `offset` is added to w, which is not given")
         _per_channel(facts, x, axis_index(-1, x.rank), w=w)
         return x
 
@@ -90,25 +101,33 @@ class RMSNorm(Norm):
         """torch computes it of smaller operators: the roots, and what is scaled."""
         x, w = operands
         own = (TensorType(DType.F32, x.shape[:-1]), x)
+        if w is None:
+            return Saved((0,), own=own[:1])
         return Saved((0,), own=(*own, w)) if self.offset else Saved((0, 1), own=own)
 
-    def torch(self, t: TorchText, x: str, w: str) -> str:
+    def torch(self, t: TorchText, x: str, w: str | None) -> str:
+        if w is None:
+            operand = t.operands[0]
+            assert isinstance(operand, TensorType)
+            return f"F.rms_norm({x}, ({t.dim(operand.shape[-1])},), eps={t.attr('eps')})"
         offset = t.attr("offset")
         scale = w if offset == "0.0" else f"{offset} + {w}"
         return f"F.rms_norm({x}, {w}.shape, {scale}, {t.attr('eps')})"
 
     in_onnx = (("RMSNormalization", 23),)
 
-    def onnx(self, emit: Emitter, x: Handle, w: Handle) -> Handle:
-        scale = w if self.offset == 0 else emit("Add", w, emit.scalar(self.offset, w))
+    def onnx(self, emit: Emitter, x: Handle, w: Handle | None) -> Handle:
+        scale = w if w is None or self.offset == 0 else emit("Add", w, emit.scalar(self.offset, w))
         if emit.opset >= 23:
+            scale = scale or _filled(emit, x, -1, 1.0)
             return emit("RMSNormalization", x, scale, axis=-1, epsilon=float(self.eps))
         wide = widened(emit, x)
         mean = reduced(emit, "ReduceMean", emit("Mul", wide, wide), (-1,), keepdim=True)
         root = emit("Sqrt", emit("Add", mean, emit.scalar(self.eps, mean)))
-        return emit("Mul", emit.cast(emit("Div", wide, root), x.type.dtype), scale)
+        normal = emit.cast(emit("Div", wide, root), x.type.dtype)
+        return normal if scale is None else emit("Mul", normal, scale)
 
-    def mixes(self, x: TensorType, w: TensorType) -> Sequence[Collection[int]]:
+    def mixes(self, x: TensorType, w: TensorType | None) -> Sequence[Collection[int]]:
         return [(x.rank - 1,), (0,)]
 
 
@@ -117,16 +136,17 @@ class GroupNorm(Norm):
 
     example: group_norm(x: Tensor[B, 8, T], 2, w: Tensor[8], b: Tensor[8]) -> Tensor[B, 8, T]
     example: group_norm(x: Tensor[B, 6, Y, X], 3, w: Tensor[6], b: Tensor[6], eps = 0.01) -> Tensor[B, 6, Y, X]
+    example: group_norm(x: Tensor[B, 8, T], 2) -> Tensor[B, 8, T]
     example: group_norm(x: Tensor[B, 8, T], 3, w: Tensor[8], b: Tensor[8]) -> error S201
     """
 
     name = "group_norm"
     groups: int
-    w: ClassVar[Tensor]
+    w: ClassVar[Tensor | None]
     b: ClassVar[Tensor | None]
     eps: float = 1e-5
 
-    def infer(self, facts: Facts, x: TensorType, w: TensorType, b: TensorType | None) -> TensorType:
+    def infer(self, facts: Facts, x: TensorType, w: TensorType | None, b: TensorType | None) -> TensorType:
         _channels_first(x)
         expect.setting(self.groups >= 1, "groups", f"group_norm: `groups` must be at least 1, found {self.groups}")
         expect.multiple(facts, x.shape[1], self.groups, operand=0, what="axis 1 of x")
@@ -135,13 +155,14 @@ class GroupNorm(Norm):
 
     def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
         x = operands[0]
-        return Saved((0, 1), own=_statistics(x, (x.shape[0], Dim.const(self.groups))))
+        kept = (0, 1) if operands[1] is not None else (0,)
+        return Saved(kept, own=_statistics(x, (x.shape[0], Dim.const(self.groups))))
 
-    def torch(self, t: TorchText, x: str, w: str, b: str | None) -> str:
+    def torch(self, t: TorchText, x: str, w: str | None, b: str | None) -> str:
         # F.group_norm is this call behind a check that refuses one value per group.
         return f"torch.group_norm({x}, {t.attr('groups')}, {w}, {b}, {t.attr('eps')})"
 
-    def onnx(self, emit: Emitter, x: Handle, w: Handle, b: Handle | None) -> Handle:
+    def onnx(self, emit: Emitter, x: Handle, w: Handle | None, b: Handle | None) -> Handle:
         # onnxruntime expands GroupNormalization into 29 nodes; an instance of this form is a group.
         shape = x.type.shape
         size = Dim.const(1)
@@ -154,7 +175,8 @@ class GroupNorm(Norm):
             "InstanceNormalization", grouped, emit.const(ones, dtype), emit.const(zeros, dtype), epsilon=float(self.eps)
         )
         after = range(1, x.type.rank - 1)
-        scaled = emit("Mul", emit.reshape(normal, shape), emit.unsqueeze(w, after))
+        scaled = emit.reshape(normal, shape)
+        scaled = scaled if w is None else emit("Mul", scaled, emit.unsqueeze(w, after))
         return scaled if b is None else emit("Add", scaled, emit.unsqueeze(b, after))
 
 
@@ -163,27 +185,33 @@ class InstanceNorm(Norm):
 
     example: instance_norm(x: Tensor[B, 8, T, 2], w: Tensor[8], b: Tensor[8]) -> Tensor[B, 8, T, 2]
     example: instance_norm(x: Tensor[B, 3, Y, X], w: Tensor[3], b: Tensor[3], eps = 0.01) -> Tensor[B, 3, Y, X]
+    example: instance_norm(x: Tensor[B, 3, T]) -> Tensor[B, 3, T]
     example: instance_norm(x: Tensor[B, 8], w: Tensor[8], b: Tensor[8]) -> error S202
     """
 
     name = "instance_norm"
-    w: ClassVar[Tensor]
-    b: ClassVar[Tensor]
+    w: ClassVar[Tensor | None]
+    b: ClassVar[Tensor | None]
     eps: float = 1e-5
 
-    def infer(self, facts: Facts, x: TensorType, w: TensorType, b: TensorType) -> TensorType:
+    def infer(self, facts: Facts, x: TensorType, w: TensorType | None, b: TensorType | None) -> TensorType:
         _channels_first(x, at_least=3)
         _per_channel(facts, x, 1, w=w, b=b)
         return x
 
     def saved(self, needs: Sequence[bool], results: Sequence[TensorType], *operands: Any) -> Saved:
-        return Saved((0, 1), own=_statistics(operands[0], operands[0].shape[:2]))
+        kept = (0, 1) if operands[1] is not None else (0,)
+        return Saved(kept, own=_statistics(operands[0], operands[0].shape[:2]))
 
-    def torch(self, t: TorchText, x: str, w: str, b: str) -> str:
+    def torch(self, t: TorchText, x: str, w: str | None, b: str | None) -> str:
         # One group per channel. F.instance_norm is the same but refuses maps of one element, which have a value: b.
-        return f"torch.group_norm({x}, {w}.shape[0], {w}, {b}, {t.attr('eps')})"
+        operand = t.operands[0]
+        assert isinstance(operand, TensorType)
+        groups = f"{w}.shape[0]" if w is not None else t.dim(operand.shape[1])
+        return f"torch.group_norm({x}, {groups}, {w}, {b}, {t.attr('eps')})"
 
-    def onnx(self, emit: Emitter, x: Handle, w: Handle, b: Handle) -> Handle:
+    def onnx(self, emit: Emitter, x: Handle, w: Handle | None, b: Handle | None) -> Handle:
+        w, b = w or _filled(emit, x, 1, 1.0), b or _filled(emit, x, 1, 0.0)
         return emit("InstanceNormalization", x, w, b, epsilon=float(self.eps))
 
 
@@ -255,6 +283,15 @@ def batch_norm(
 def _statistics(x: TensorType, groups: Sequence[Dim]) -> tuple[TensorType, TensorType]:
     """The mean of each group, and its deviation."""
     return (TensorType(x.dtype, tuple(groups)),) * 2
+
+
+def _filled(emit: Emitter, x: Handle, axis: int, value: float) -> Handle:
+    """A weight for operators of ONNX that want one: `value` for each size of that axis of x."""
+    size, dtype = x.type.shape[axis], x.type.dtype
+    if size.value is not None:
+        return emit.const([value] * size.value, dtype)
+    one = emit.const(value, dtype)
+    return emit("Expand", one, emit.shape((size,)), type=TensorType(dtype, (size,)))
 
 
 def _channels_first(x: TensorType, at_least: int = 2) -> None:

@@ -46,8 +46,8 @@ def scan(
 
 
 class CausalConv1d(nn.Module):
-    """A left-padded Conv1d: position t sees t-kernel_size+1 .. t. When decoding it carries
-    kernel_size-1 frames.
+    """A left-padded Conv1d: position t sees `kernel_size` positions up to t, `dilation` apart. When
+    decoding it carries those before.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from specc.backends.torch.cached import CachedMethod, Stepping
+from specc.backends.torch.cached import CACHE, CachedMethod, Stepping
 from specc.backends.torch.classes import ClassDraft, FunctionDraft, Param
 from specc.backends.torch.construct import Constructor
 from specc.backends.torch.entry import checks, size_bindings
@@ -126,6 +126,7 @@ class Function:
             by_rank.setdefault((ellipsis_rank(method.graph), *lengths), []).append((method, text))
         bodies = [(some[0][0].graph, self._body(some, facts, stepping)) for some in by_rank.values()]
         fixed = {python_name(a.of or a.name) for a in inputs if a not in always or a.of or not a.type.dtype.is_float}
+        fixed |= {CACHE} if stepping is not None else set()
         return FunctionDraft(
             name=name,
             params=stepping.params(self._params(full)) if stepping is not None else self._params(full),
