@@ -107,6 +107,11 @@ def test_a_graph_of_torch(tmp_path: Path) -> None:
         (helper.make_node("Conv", ["x", "w"], ["y"]), ["B", 4, 9], (6, 2, 3), "504*B"),
         (helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2]), ["B", 4, "T"], (4, 6, 2), "96*B*T"),
         (helper.make_node("MatMul", ["x", "w"], ["y"]), ["past + T", 8], (8, 5), "80*T + 80*past"),
+        (helper.make_node("Einsum", ["x", "w"], ["y"], equation="btd,de->bte"), ["B", "T", 8], (8, 5), "80*B*T"),
+        (helper.make_node("LSTM", ["x", "w", "w"], ["y"], hidden_size=4), ["T", "B", 4], (1, 16, 4), "256*B*T"),
+        (helper.make_node("GRU", ["x", "w", "w"], ["y"], hidden_size=4), ["T", "B", 4], (1, 12, 4), "192*B*T"),
+        (helper.make_node("ConvInteger", ["x", "w"], ["y"]), ["B", 2, 9], (6, 2, 3), "504*B"),
+        (helper.make_node("FusedMatMul", ["x", "w"], ["y"], domain="com.microsoft"), ["B", 8], (8, 5), "80*B"),
     ],
 )
 def test_formulas(node: onnx.NodeProto, x: list[Any], shape: tuple[int, ...], flops: str, tmp_path: Path) -> None:
@@ -114,6 +119,50 @@ def test_formulas(node: onnx.NodeProto, x: list[Any], shape: tuple[int, ...], fl
         node.attribute.append(helper.make_attribute("group", 2))
     onnx.save(graph([node], x, [weight("w", *shape)]), tmp_path / "m.onnx")
     assert str(summary(tmp_path / "m.onnx").root.flops) == flops
+
+
+def test_shapes_that_a_graph_computes_itself_are_followed(tmp_path: Path) -> None:
+    """As in what torch's scripting exporter writes: every `Reshape` takes what it computes from `Shape`."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "first"], ["b"]),
+        helper.make_node("Gather", ["s", "second"], ["t"]),
+        helper.make_node("Mul", ["b", "t"], ["rows"]),
+        helper.make_node("Concat", ["rows", "width"], ["flat"], axis=0),
+        helper.make_node("Reshape", ["x", "flat"], ["m"]),
+        helper.make_node("MatMul", ["m", "w"], ["y"], name="/net/proj/MatMul"),
+    ]
+    numbers = [("first", [0]), ("second", [1]), ("width", [8])]
+    stored = [numpy_helper.from_array(np.array(n, np.int64), name) for name, n in numbers]
+    onnx.save(
+        graph(nodes, ["B", "T", 8], [weight("w", 8, 5), weight("net.norm.bias", 8), *stored]), tmp_path / "m.onnx"
+    )
+    found = summary(tmp_path / "m.onnx", at={"B": 2, "T": 3})
+    assert str(found.root.flops) == "80*B*T" and found.data["not_counted"] == 0
+    (net,) = found.root.children  # `norm` is all that has a weight below it; the product is beside it
+    assert (net.name, str(net.flops), [part.name for part in net.children]) == ("net", "80*B*T", ["norm"])
+    assert not list(tmp_path.glob("*temp*"))
+
+
+def test_parts_by_what_torch_notes_of_nodes(tmp_path: Path) -> None:
+    node = helper.make_node("MatMul", ["x", "layers.0.proj.weight"], ["y"], name="node_matmul_3")
+    node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'layers.0', 'layers.0.proj', 'matmul']")
+    onnx.save(graph([node], ["B", 8], [weight("layers.0.proj.weight", 8, 5)]), tmp_path / "m.onnx")
+    (part,) = summary(tmp_path / "m.onnx").root.children
+    assert (part.name, str(part.flops)) == ("layers.0.proj", "80*B")
+
+
+def test_products_of_branches_are_told_and_not_counted(tmp_path: Path) -> None:
+    result = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["z"])], "b", [], [result])
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["s"], keepdims=0),
+        helper.make_node("Cast", ["s"], ["c"], to=TensorProto.BOOL),
+        helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch),
+    ]
+    onnx.save(graph(nodes, ["B", 8], [weight("w", 8, 5)]), tmp_path / "m.onnx")
+    assert summary(tmp_path / "m.onnx").data["not_counted"] == 2
+    assert "2 products in branches or loops" in run(tmp_path / "m.onnx").output
 
 
 def test_local_functions_are_gone_into(tmp_path: Path) -> None:

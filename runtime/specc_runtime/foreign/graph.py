@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specc.diagnostics import Diagnostic, Rejected
-from specc.dims import Dim
 from specc.inspect.formulas import Formula, total
 from specc.inspect.numbers import byte_text, formula, rounded
-from specc_runtime.foreign.products import Shape, dim_of, flops_of
+from specc_runtime.foreign.products import PRODUCTS, Shape, dim_of, flops_of
+from specc_runtime.foreign.shapes import shapes_of
 from specc_runtime.foreign.table import Summary, Tensor, tree
 
 if TYPE_CHECKING:
@@ -23,10 +24,9 @@ def graph_summary(path: Path, at: Mapping[str, int] | None, sort: str | None) ->
     the installed onnx does not know; E009 for sizes that its inputs do not have.
     """
     model = load(path)
-    shapes = _shapes(model)
     tensors = [_tensor(t) for t in model.graph.initializer]
     known = {t.name for t in tensors}
-    costs, unknown = _costs(model, shapes)
+    costs, unknown = _costs(model)
     inputs = [v for v in model.graph.input if v.name not in known]
     symbols = dims(model)
     _check(path, symbols, at)
@@ -43,8 +43,13 @@ def graph_summary(path: Path, at: Mapping[str, int] | None, sort: str | None) ->
     ]
     if at is not None and root.flops is not None:
         facts.append(("", f"{rounded(root.flops.evaluate(at))} at {', '.join(f'{n} = {v}' for n, v in at.items())}"))
-    if unknown:
-        facts.append(("not counted", f"{unknown} products whose shapes ONNX's inference does not tell"))
+    inside = sum(map(_is_product, _every(model.graph))) - sum(map(_is_product, model.graph.node))
+    missing = [
+        f"{_count(unknown)} of shapes that are not known" if unknown else "",
+        f"{_count(inside)} in branches or loops, which run as often as they are told to" if inside else "",
+    ]
+    if unknown or inside:
+        facts.append(("not counted", ", ".join(filter(None, missing))))
     data = {
         "format": "onnx",
         "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
@@ -52,14 +57,14 @@ def graph_summary(path: Path, at: Mapping[str, int] | None, sort: str | None) ->
         "outputs": [_typed(v) for v in model.graph.output],
         "operators": dict(counts),
         "dims": symbols,
-        "not_counted": unknown,
+        "not_counted": unknown + inside,
     }
     return Summary(path.name, root, tuple(facts), data, at, counts_flops=True)
 
 
 def products(model: onnx.ModelProto) -> Formula:
-    """FLOPs of matrix products, convolutions and attention; None where ONNX's inference does not tell all shapes."""
-    costs, unknown = _costs(model, _shapes(model))
+    """FLOPs of matrix products, convolutions and attention; None where not all shapes are known."""
+    costs, unknown = _costs(model)
     return None if unknown else total(cost for part in costs.values() for cost in part)
 
 
@@ -70,15 +75,24 @@ def dims(model: onnx.ModelProto) -> list[str]:
     return sorted({symbol for size in sizes if size is not None for symbol in size.symbols})
 
 
-def _costs(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> tuple[dict[str, list[Formula]], int]:
+def _costs(model: onnx.ModelProto) -> tuple[dict[str, list[Formula]], int]:
     """FLOPs by part, and how many products have shapes that are not known."""
+    sizes = set(dims(model))
+
+    def cost(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> Formula:
+        """None, too, if it depends on more than the sizes of the inputs: names that inference makes up."""
+        found = flops_of(node, shapes)
+        return found if found is not None and sizes.issuperset(found.symbols) else None
+
+    products = [node for node in model.graph.node if _is_product(node)]
+    shapes = shapes_of(model, lambda known: all(cost(node, known) is not None for node in products))
     costs: dict[str, list[Formula]] = {}
     unknown = 0
-    for node in model.graph.node:
-        found = flops_of(node, shapes)
+    for node in products:
+        found = cost(node, shapes)
         if found is not None:
-            costs.setdefault(_part_of(node.name), []).append(found)
-        elif _is_product(node):
+            costs.setdefault(_part_of(node), []).append(found)
+        else:
             unknown += 1
     return costs, unknown
 
@@ -118,29 +132,6 @@ def load(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _shapes(model: onnx.ModelProto) -> Mapping[str, Shape]:
-    """Every value's shape as far as it is known."""
-    import onnx
-    from onnx.shape_inference import InferenceError, infer_shapes
-
-    try:
-        inferred = infer_shapes(model, data_prop=True)
-    except (InferenceError, ValueError):  # a shape that contradicts another: what is written down counts
-        inferred = model
-    found: dict[str, Shape] = {}
-    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
-        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-            found[value.name] = tuple(dim_of(d) for d in value.type.tensor_type.shape.dim)
-    for tensor in model.graph.initializer:
-        found[tensor.name] = tuple(Dim.const(d) for d in tensor.dims)
-    for node in model.graph.node:  # constants are nodes, too
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.TENSOR:
-                    found[node.output[0]] = tuple(Dim.const(d) for d in attribute.t.dims)
-    return found
-
-
 def _tensor(tensor: onnx.TensorProto) -> Tensor:
     from onnx import TensorProto, helper
 
@@ -169,20 +160,27 @@ def _every(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _every(inner)
 
 
-PRODUCTS = frozenset("MatMul Gemm Conv ConvTranspose Attention MatMulInteger QLinearMatMul LSTM GRU RNN Einsum".split())
+def _count(products: int) -> str:
+    return "1 product" if products == 1 else f"{products} products"
 
 
 def _is_product(node: onnx.NodeProto) -> bool:
-    return node.op_type in PRODUCTS or node.op_type in ("MatMulNBits", "GroupQueryAttention", "MultiHeadAttention")
+    return node.op_type in PRODUCTS
 
 
 def _name(node: onnx.NodeProto) -> str:
     return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
 
 
-def _part_of(name: str) -> str:
-    """The part that a node's name says it belongs to: `/model/layers.0/attn/MatMul`, `model.layers.0.attn/MatMul`."""
-    *path, _ = name.strip("/").split("/") if "/" in name else ("",)
+def _part_of(node: onnx.NodeProto) -> str:
+    """The part that a node belongs to, by what torch's exporter notes of it, or by its name:
+    `/model/layers.0/attn/MatMul`, `model.layers.0.attn/MatMul`.
+    """
+    noted = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "")
+    scopes: list[str] = re.findall(r"'([^']*)'", noted)
+    if len(scopes) > 1:
+        return scopes[-2]
+    *path, _ = node.name.strip("/").split("/") if "/" in node.name else ("",)
     return ".".join(part for part in path if part)
 
 

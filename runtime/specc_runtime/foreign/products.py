@@ -51,6 +51,8 @@ def _parsed(node: ast.expr) -> Dim:
 def flops_of(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> Formula:
     """None for what is no product, or has a shape that is not known."""
     rule = _RULES.get(node.op_type)
+    if node.op_type == "Attention" and node.domain == "com.microsoft":
+        rule = _packed_attention
     if rule is None:
         return None
     known: list[tuple[Dim, ...]] = []
@@ -59,7 +61,7 @@ def flops_of(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> Formula:
         known.append(tuple(size for size in shape if size is not None) if None not in shape else ())
     try:
         return rule(node, known[: len(node.input)], known[len(node.input) :])
-    except (DimError, IndexError):
+    except (DimError, IndexError, ValueError):  # ValueError: axes that an equation does not have
         return None
 
 
@@ -79,12 +81,22 @@ def _needed(*shapes: tuple[Dim, ...]) -> None:
 
 
 def _matmul(node: onnx.NodeProto, given: Shapes, results: Shapes) -> Dim:
-    _needed(given[0], results[0])
+    """By the result's shape only where both operands have axes of batches: exporters name its sizes as they like."""
+    second = given[3] if node.op_type == "QLinearMatMul" else given[1]
+    _needed(given[0])
+    if len(second) == 2:
+        return 2 * _product(given[0]) * second[-1]
+    _needed(results[0])
     return 2 * _product(results[0]) * given[0][-1]
 
 
-def _qlinear(node: onnx.NodeProto, given: Shapes, results: Shapes) -> Dim:
-    return _matmul(node, given, results)
+def _fused_matmul(node: onnx.NodeProto, given: Shapes, results: Shapes) -> Dim:
+    _needed(given[0], given[1])
+    turned = {a.name for a in node.attribute if a.name in ("transA", "transB") and a.i}
+    if len(given[1]) == 2:
+        return 2 * _product(given[0]) * given[1][0 if "transB" in turned else 1]
+    _needed(results[0])
+    return 2 * _product(results[0]) * given[0][-2 if "transA" in turned else -1]
 
 
 def _gemm(node: onnx.NodeProto, given: Shapes, results: Shapes) -> Dim:
@@ -102,6 +114,33 @@ def _conv(node: onnx.NodeProto, given: Shapes, results: Shapes) -> Dim:
 def _conv_transpose(node: onnx.NodeProto, given: Shapes, results: Shapes) -> Dim:
     _needed(given[0], given[1])
     return 2 * _product(given[0]) * _product(given[1][1:])
+
+
+def _quantised_conv(node: onnx.NodeProto, given: Shapes, results: Shapes) -> Dim:
+    """x, its scale and zero point come before the kernel."""
+    return _conv(node, [given[0], given[3]], results)
+
+
+def _recurrent(node: onnx.NodeProto, given: Shapes, results: Shapes) -> Dim:
+    """x [T, B, d] or [B, T, d], W [directions, gates*h, d], R [directions, gates*h, h]."""
+    x, w, r = given[:3]
+    _needed(x, w, r)
+    return 2 * x[0] * x[1] * (_product(w) + _product(r))
+
+
+def _einsum(node: onnx.NodeProto, given: Shapes, results: Shapes) -> Dim:
+    """Of two operands, a multiply-add for every combination of the letters."""
+    equation: str = next(a.s.decode() for a in node.attribute if a.name == "equation").replace(" ", "")
+    operands = equation.partition("->")[0].split(",")
+    if len(operands) != 2 or "." in equation:
+        raise IndexError
+    _needed(*given)
+    sizes = {
+        letter: size
+        for text, shape in zip(operands, given, strict=True)
+        for letter, size in zip(text, shape, strict=True)
+    }
+    return 2 * _product(tuple(sizes.values()))
 
 
 def _attention(node: onnx.NodeProto, given: Shapes, results: Shapes) -> Dim:
@@ -135,15 +174,36 @@ def _heads(node: onnx.NodeProto, given: Shapes, results: Shapes) -> Dim:
     return 4 * q[0] * q[1] * keys * q[2]
 
 
+def _packed_attention(node: onnx.NodeProto, given: Shapes, results: Shapes) -> Dim:
+    """`Attention` of onnxruntime: x [B, T, d], the weights of its three projections [d, 3*h]."""
+    x, w = given[:2]
+    _needed(x, w)
+    return 2 * x[0] * x[1] * x[2] * w[1] + 4 * x[0] * x[1] * x[1] * (w[1] // 3)
+
+
 _RULES: dict[str, Callable[[Any, Shapes, Shapes], Dim]] = {
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
-    "QLinearMatMul": _qlinear,
+    "QLinearMatMul": _matmul,
+    "DynamicQuantizeMatMul": _matmul,
+    "MatMulIntegerToFloat": _matmul,
+    "FusedMatMul": _fused_matmul,
     "Gemm": _gemm,
+    "FusedGemm": _gemm,
+    "QGemm": _gemm,
     "Conv": _conv,
+    "FusedConv": _conv,
+    "ConvInteger": _conv,
+    "QLinearConv": _quantised_conv,
     "ConvTranspose": _conv_transpose,
     "Attention": _attention,
     "MatMulNBits": _bits,
     "GroupQueryAttention": _heads,
     "MultiHeadAttention": _heads,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
+    "Einsum": _einsum,
 }
+PRODUCTS = frozenset(_RULES)
+"""Operators that multiply matrices: all that FLOPs of a graph are counted of."""

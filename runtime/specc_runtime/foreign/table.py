@@ -217,7 +217,8 @@ def tree(tensors: Sequence[Tensor], flops: Mapping[str, Sequence[Formula]], sort
     """The levels of dotted names; `flops`: of operators, by the part that they belong to. `sort` as of `inspect`."""
     root = _Level()
     for tensor in tensors:
-        *path, leaf = tensor.name.split(".")
+        name = tensor.name.strip("/").replace("/", ".") if tensor.name.startswith("/") else tensor.name
+        *path, leaf = name.split(".")
         level = root
         for segment in path:
             level = level.children.setdefault(segment, _Level())
@@ -275,4 +276,6 @@ def _joined(part: Part) -> Part:
     if part.tensors or len(part.children) != 1 or (part.count > 1 and part.children[0].count > 1):
         return part
     (child,) = part.children
+    if part.flops != times(child.flops, child.count):  # it computes something itself
+        return part
     return replace(child, name=f"{part.name}.{child.name}", count=part.count * child.count)
