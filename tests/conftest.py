@@ -45,6 +45,33 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches of the test's own, and no way to the hub."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache/datasets"))
+
+
+@pytest.fixture
+def sentences(tmp_path: Path) -> Path:
+    """A folder with `training_data.SENTENCES` as rows of a table."""
+    from training_data import write_sentences
+
+    write_sentences(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> Path:
+    """A folder with short sounds of two classes."""
+    from training_data import write_sounds
+
+    write_sounds(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(autouse=True)
 def parity_property(request: pytest.FixtureRequest) -> Iterator[None]:
     """What a test compared with transformers goes into its report, which a worker hands to the process that prints."""
