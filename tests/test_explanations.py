@@ -26,7 +26,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from test_errors import ERRORS, asked
-from test_weights import CHECKPOINTS, write_checkpoint
+from test_weights_findings import CHECKPOINTS, write_checkpoint
 
 from specc import codes, driver, report
 from specc_runtime.build import Request, build

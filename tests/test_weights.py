@@ -1,35 +1,24 @@
-"""Weights sections: patterns, plans in both directions, config mapping, and what is said of what does not fit."""
+"""Weights sections: patterns, names, plans in both directions."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Mapping
-from contextlib import chdir
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from weight_plans import evaluate, imported, infos, section
 
 from specc import driver, report
-from specc.diagnostics import Collector, Diagnostic, Rejected
-from specc.elaborate.values import FnValue
-from specc.source import Source
-from specc.syntax import ast
-from specc.syntax.parser import parse
-from specc.weights.activations import ACTIVATIONS
-from specc.weights.config import Setting, read_config
+from specc.diagnostics import Collector
 from specc.weights.layout import Concat, Expr, Permute, Read, Reshape, Slice, TensorInfo
-from specc.weights.mapping import Plan, plan_export, plan_import
+from specc.weights.mapping import plan_export, plan_import
 from specc.weights.names import fold, generalize
 from specc.weights.patterns import STAR, PatternError, pattern
-from specc.weights.sections import choose, model_tensors, sections
-from specc_runtime.build import Request, build
+from specc.weights.sections import model_tensors, sections
 
 # ---- patterns --------------------------------------------------------------------------------------------------------
 
@@ -111,14 +100,6 @@ def test_repetitions_fold() -> None:
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 
 
-def evaluate(expr: ast.Expr) -> Any:
-    """Sizes of the tests' rules: ints and lists of ints."""
-    if isinstance(expr, ast.ListExpr):
-        return tuple(evaluate(e) for e in expr.elements if isinstance(e, ast.Expr))
-    assert isinstance(expr, ast.Int)
-    return expr.value
-
-
 def carry_out(expr: Expr, tensors: Arrays) -> np.ndarray[Any, Any]:
     if isinstance(expr, Read):
         found: np.ndarray[Any, Any] = tensors[expr.name]
@@ -135,30 +116,8 @@ def carry_out(expr: Expr, tensors: Arrays) -> np.ndarray[Any, Any]:
     return found
 
 
-def section(rules: str, source: str = "hf:m") -> ast.Weights:
-    collector = Collector()
-    tree = parse(Source("m.spec", f'weights M from "{source}" {{\n{rules}\n}}\n'), collector)
-    assert tree is not None, report.full(collector.found)
-    [node] = tree.items
-    assert isinstance(node, ast.Weights)
-    return node
-
-
-def infos(**shapes: tuple[int, ...]) -> dict[str, TensorInfo]:
-    return {name.replace("__", "."): TensorInfo(shape, "F32") for name, shape in shapes.items()}
-
-
 def random(tensors: Mapping[str, TensorInfo]) -> dict[str, np.ndarray[Any, Any]]:
     return {name: np.arange(prod(t.shape)).reshape(t.shape) + 1000 * i for i, (name, t) in enumerate(tensors.items())}
-
-
-def imported(
-    node: ast.Weights, model: Mapping[str, TensorInfo], file: Mapping[str, TensorInfo], **tied: str
-) -> tuple[Plan | None, list[Diagnostic]]:
-    collector = Collector()
-    ties = {name.replace("__", "."): target for name, target in tied.items()}
-    plan = plan_import(node, model, ties, file, evaluate, collector, file_name="model.safetensors")
-    return plan, collector.found
 
 
 ROUND_TRIPS = {
@@ -273,127 +232,6 @@ def test_without_a_section_names_are_equal() -> None:
     assert {d.code for d in collector.found} == {"W311"}
 
 
-# ---- findings --------------------------------------------------------------------------------------------------------
-
-FINDINGS = {
-    "wrong shape": ("", infos(a=(2, 3)), infos(a=(2, 4)), ["W301"], "model [2, 3];  file [2, 4]"),
-    "transposed": (
-        '"h.{i}.w" = "h.{i}.w"',
-        infos(h__0__w=(2, 3), h__1__w=(2, 3)),
-        infos(h__0__w=(3, 2), h__1__w=(3, 2)),
-        ["W301"],
-        "append  |> transpose      (fixable)",
-    ),
-    "wrong type": ("", infos(a=(2,)), {"a": TensorInfo((2,), "I64")}, ["W301"], "the file has I64, the model F32"),
-    "square": (
-        '"a.q" = "a.q" |> transpose',
-        infos(a__q=(2, 3), a__o=(3, 3)),
-        infos(a__q=(3, 2), a__o=(3, 3)),
-        ["W305"],
-        "1 neighbouring rule is transposed",
-    ),
-    "unused": (
-        "",
-        infos(a=(2,)),
-        {"a": TensorInfo((2,), "F32")} | infos(h__0__b=(1, 4), h__1__b=(1, 4)),
-        ["W310"],
-        'ignore "h.{i}.b"      (fixable)',
-    ),
-    "no source": ("", infos(a=(2,), x=(3,)), infos(a=(2,), y=(3,)), ["W311"], '"x" = "y"'),
-    "rule without its tensor": (
-        '"x.{i}" = "y.{i}"',
-        infos(x__0=(2,), x__1=(2,)),
-        infos(y__0=(2,)),
-        ["W311"],
-        "the file has no y.1",
-    ),
-    "mapped twice": (
-        '"x.*" = "a.*"\n"x.{i}" = "b.{i}"',
-        infos(x__0=(2,)),
-        infos(a__0=(2,)),
-        ["W312"],
-        "mapped here first",
-    ),
-    "used twice": (
-        '"x" = "a"\n"y" = "a"',
-        infos(x=(2,), y=(2,)),
-        infos(a=(2,)),
-        ["W312"],
-        "the file's a is used twice: for x and y",
-    ),
-    "one name twice": ('strip "p."', infos(a=(2,)), infos(a=(2,), p__a=(2,)), ["W312"], "a and p.a are both a here"),
-    "bad pattern": ('"x{i}0" = "y{i}0"', infos(a=(2,)), infos(a=(2,)), ["W340", "W340"], "{i} touches the digit 0"),
-    "one-sided capture": ('"x.{i}" = "y"', infos(a=(2,)), infos(a=(2,)), ["W340"], "{i} stands on one side only"),
-    "unknown operation": ('"x" = "y" |> flip(0)', infos(x=(2,)), infos(y=(2,)), ["W341"], "unknown operation `flip`"),
-    "no permutation": ('"x" = "y" |> permute([0, 0])', infos(x=(2, 2)), infos(y=(2, 2)), ["W341"], "not a permutation"),
-    "names for one tensor": (
-        '["x", "z"] = "y"',
-        infos(x=(2,)),
-        infos(y=(2,)),
-        ["W341"],
-        "the rule gives 1 tensor to 2 names",
-    ),
-    "uneven split": (
-        '["x", "y"] = split("f", 2)',
-        infos(x=(2,), y=(3,)),
-        infos(f=(5,)),
-        ["W301"],
-        "does not divide into 2 equal parts",
-    ),
-    "transpose of a vector": (
-        '"x" = "f" |> transpose',
-        infos(x=(2,)),
-        infos(f=(2,)),
-        ["W301"],
-        "swaps the axes of a matrix",
-    ),
-    "not a tensor": ('"x" = 3', infos(x=(2,)), infos(x=(2,)), ["W341"], "a file tensor, or an operation"),
-    "missing argument": ('"x" = split("f")', infos(x=(2,)), infos(f=(2,)), ["W341"], "missing `sizes`"),
-}
-
-
-@pytest.mark.parametrize("name", FINDINGS)
-def test_finding(name: str) -> None:
-    rules, model, file, codes, text = FINDINGS[name]
-    plan, found = imported(section(rules), model, file)
-    printed = report.full(found)
-    assert sorted(d.code for d in found) == codes, printed
-    assert text in printed
-    assert (plan is None) == any(d.severity == "error" for d in found)
-    assert all(d.span is not None for d in found)
-
-
-@pytest.mark.parametrize("name", ["transposed", "unused"])
-def test_fix(name: str) -> None:
-    """What is called fixable is: after the edit the plan is whole."""
-    rules, model, file, _, _ = FINDINGS[name]
-    node = section(rules)
-    _, found = imported(node, model, file)
-    text = report.apply_edits(node.span.source.text, found)
-    collector = Collector()
-    tree = parse(Source("m.spec", text), collector)
-    assert tree is not None, text
-    [fixed] = tree.items
-    assert isinstance(fixed, ast.Weights)
-    plan, found = imported(fixed, model, file)
-    assert plan is not None, text + report.full(found)
-
-
-def test_one_way_reshape_is_refused_on_export() -> None:
-    node, model, file = section('"w" = "f" |> reshape([2, 3])'), infos(w=(2, 3)), infos(f=(6,))
-    assert imported(node, model, file)[0] is not None
-    collector = Collector()
-    assert plan_export(node, model, {}, evaluate, collector) is None
-    assert [d.code for d in collector.found] == ["W341"]
-
-
-def test_many_kinds_are_counted() -> None:
-    file = {f"x{'abcdefghijklmnop'[i]}": TensorInfo((i + 1,), "F32") for i in range(16)}
-    _, found = imported(section(""), {}, file)
-    assert len(found) == 9
-    assert found[-1].message == "8 more file tensors have no use, of 8 other kinds"
-
-
 # ---- gpt2.spec -------------------------------------------------------------------------------------------------------
 
 
@@ -442,233 +280,3 @@ def test_gpt2_maps_whole() -> None:
     back = plan_export(node, model, {"lm_head.weight": "wte.weight"}, evaluate, collector)
     assert back is not None
     assert set(back.sources) == set(gpt2_file())
-
-
-# ---- config ----------------------------------------------------------------------------------------------------------
-
-
-def params(text: str) -> tuple[ast.Param, ...]:
-    tree = parse(Source("p.spec", f"model M({text}) {{ }}\n"), Collector())
-    assert tree is not None
-    [model] = tree.items
-    assert isinstance(model, ast.BlockDef)
-    return model.params
-
-
-def config(text: str, json: dict[str, Any], hypers: str = "x: int = 1") -> tuple[dict[str, Setting], list[Diagnostic]]:
-    collector = Collector()
-    found = read_config(section(f"config {{ {text} }}"), params(hypers), json, collector)
-    return found, collector.found
-
-
-@pytest.mark.parametrize(
-    ("expression", "json", "value"),
-    [
-        ("n", {"n": 3}, 3),
-        ("n", {}, None),
-        ("n", {"n": None}, None),
-        ("a.b", {"a": {"b": 2}}, 2),
-        ("a.b", {"a": {"c": None}}, None),
-        ("n_inner or 4*n", {"n_inner": None, "n": 5}, 20),
-        ("n_inner or 4*n", {"n_inner": 7, "n": 5}, 7),
-        ("n_inner or 4*n", {}, None),
-        ("a or b or true", {"a": False}, False),
-        ("a or 1", {"a": 0}, 0),
-        ("a or 1.5", {"a": 0.0}, 0.0),
-        ('a or "x"', {"a": ""}, ""),
-        ("dim / heads", {"dim": 12, "heads": 4}, 3),
-        ("dim / heads", {"dim": 12}, None),
-        ("len(id2label or [0, 1])", {"id2label": {"0": "a", "1": "b", "2": "c"}}, 3),
-        ("len(id2label or [0, 1])", {}, 2),
-        ('startswith(p, "gated-")', {"p": "gated-gelu"}, True),
-        ('model_type == "qwen3"', {"model_type": "qwen3"}, True),
-        ('model_type == "qwen3"', {}, False),
-        ("w if (u or true) else none", {"w": 5, "u": False}, None),
-        ('["s" if i % 2 == 0 else "f" for i in range(n)]', {"n": 3}, ("s", "f", "s")),
-        ("list[0]", {"list": [4, 5]}, 4),
-        ("layers", {"layers": [1, [2, 3]]}, (1, (2, 3))),
-        ("a > 3", {"a": 4}, True),
-        ("a > 3", {}, None),
-        ("not a", {"a": True}, False),
-        ("-a", {"a": 2}, -2),
-        ("2**n", {"n": 3}, 8),
-        ("4 in xs", {"xs": [4]}, True),
-        ("w if has(w) else 5", {"w": None}, None),
-        ("r.n", {"b": {"n": 3}}, 3),
-        ("r.n", {"a": {"n": 4}, "b": {"n": 3}}, 3),
-        ("r.n or m", {"a": {}, "m": 5}, 5),
-        ("2*twice if has(r.n) else r.k.n", {"b": {"n": 3}}, 12),
-        ("2*twice if has(r.n) else r.k.n", {"a": {"k": {"n": 7}}}, 7),
-        ("[r for r in [twice, 4]][1]", {"b": {"n": 3}}, 4),
-        ("w if has(w) else 5", {}, 5),
-        ("w.a if has(w.a) else 5", {"w": {"a": 3}}, 3),
-        ("w.a if has(w.a) else 5", {"w": None}, 5),
-    ],
-)
-def test_config_expression(expression: str, json: dict[str, Any], value: Any) -> None:
-    lets = "let r = a if b == none else b; let twice = r.n * 2"
-    found, errors = config(f"{lets}; x = {expression}", json, "x: int? = 1")
-    assert not errors, report.full(errors)
-    assert found["x"].value == value
-    assert type(found["x"].value) is type(value)
-
-
-def test_config_origin_names_the_keys() -> None:
-    found, _ = config("x = n_inner or 4*n", {"n": 5})
-    assert found["x"] == Setting(20, "config.json n")
-
-
-def test_config_none_keeps_the_default() -> None:
-    found, errors = config("x = n", {})
-    assert not found
-    assert not errors
-
-
-def test_config_functions() -> None:
-    hypers = "act: fn = gelu, dropout: float = 0.1"
-    found, errors = config(
-        'act = gelu_tanh if p == "gated" else activation(p); dropout = dropout', {"p": "gated"}, hypers
-    )
-    assert not errors, report.full(errors)
-    assert isinstance(found["act"].value, FnValue)
-    assert found["act"].value.name == "gelu_tanh"
-    assert "dropout" not in found  # a missing key is none, although a function is called so
-    found, _ = config("act = activation(p)", {"p": "gelu_new"}, hypers)
-    assert found["act"].value.name == "gelu_tanh"
-    assert found["act"].origin == "config.json p"
-
-
-@pytest.mark.parametrize(
-    ("text", "json", "hypers", "code", "shown"),
-    [
-        ("x = activation(a)", {"a": "geluu"}, "x: fn = gelu", "W330", 'did the file mean "gelu"?'),
-        ("x = theta", {"rope": {"theta": 10.0}}, "x: float", "W331", "rope.theta = 10.0"),
-        ("y = a", {}, "x: int = 1", "E120", "no hyper-parameter `y`"),
-        ("x = a; x = b", {"a": 1}, "x: int = 1", "E121", "given twice"),
-        ("x = a / b", {"a": 7, "b": 2}, "x: int = 1", "E110", "7 / 2 is not a whole number"),
-        ("x = a // b", {"a": 7, "b": 0}, "x: int = 1", "E110", "division by zero"),
-        ("x = 4*a", {"a": "s"}, "x: int = 1", "E125", "takes numbers"),
-        ("x = a", {"a": 2**70}, "x: int = 1", "E191", "64 bits"),
-        ("x = a", {"a": float("nan")}, "x: float = 1.0", "E191", "finite"),
-        ("x = 10**a", {"a": 10**9}, "x: int = 1", "E191", "64 bits"),
-        ("x = [i for i in range(a)]", {"a": 10**9}, "x: [int] = []", "E190", "limit"),
-        ("x = [len([j for j in range(a)]) for i in range(a)]", {"a": 60_000}, "x: [int] = []", "E192", "steps"),
-        ("x = 1 if a else 2", {"a": 3}, "x: int = 1", "E106", "true or false"),
-        ("x = frobnicate(a)", {}, "x: int = 1", "E103", "unknown function"),
-        ("x = a[5]", {"a": [1]}, "x: int = 1", "E105", "outside"),
-        ("x = f(a).b", {}, "x: int = 1", "E107", "not a key"),
-        ("x = a; require b == 2", {"a": 1, "b": 3}, "x: int = 1", "W334", "`b = 3`"),
-        ("x = a; require b", {"a": 1, "b": "s"}, "x: int = 1", "E106", "true or false"),
-        ("x = a; require b == 1 and c == 1", {"a": 1, "c": 2}, "x: int = 1", "W334", "says `c = 2`"),
-        ("x = a; require b == none", {"a": 1, "b": {"c": 2}}, "x: int = 1", "W334", 'says `b = {"c": 2}`'),
-        ("x = a; ignore b", {"a": 1, "b": 3, "c": 3}, "x: int = 1", "W333", "`c = 3`"),
-        ("x = a.b", {"a": {"b": 1, "c": 2}}, "x: int = 1", "W333", "`a.c = 2`"),
-        ("x = a.b", {"a": 2}, "x: int = 1", "W333", "`a = 2`"),
-        ("x = 1 if has(a + 1) else 2", {}, "x: int = 1", "E125", "not a key"),
-        ("let r = a or b; x = r.n", {"b": {"n": 1, "m": 2}}, "x: int = 1", "W333", "`b.m = 2`"),
-        ("let r = a; let r = b; x = r", {}, "x: int = 1", "E121", "`r` is given twice"),
-        ("let r = a + 1; x = r.n", {"a": 1}, "x: int = 1", "E107", "not a key"),
-        ("; ".join(f"let r{i + 1} = r{i} + r{i}" for i in range(40)), {}, "x: int = 1", "E192", "put in its places"),
-    ],
-)  # fmt: skip
-def test_config_finding(text: str, json: dict[str, Any], hypers: str, code: str, shown: str) -> None:
-    _, errors = config(text, json, hypers)
-    printed = report.full(errors)
-    assert [d.code for d in errors] == [code], printed
-    assert shown in printed
-
-
-@pytest.mark.parametrize(
-    ("text", "json"),
-    [
-        ("x = n; require b == 2", {"b": None}),
-        ("x = n; require b == 2; require a < 3", {"b": 2, "a": None}),
-        ("x = n; require not b and not a", {"b": False, "a": False}),
-        ("x = n; require (a == 1 and b.c == 2) and d == none", {"b": {"c": 2}}),
-        ("let r = b or a; x = n; require r.c == 2", {"a": {"c": 2}}),
-        ("x = n; ignore b, c.d", {"b": [1], "c": {"d": 1}}),
-        ("x = n; ignore c", {"c": {"d": 1, "e": {"f": 2}}}),
-        ("x = len(labels or [i for i in range(n)])", {"labels": {"0": "a"}}),
-        ("x = n", {"model_type": "m", "dtype": "float16", "is_decoder": False, "b": None, "pruned_heads": {}}),
-        ("x = c.n", {"c": {"n": 1, "torch_dtype": "float16", "use_cache": True}}),
-    ],
-)
-def test_keys_that_are_accounted_for(text: str, json: dict[str, Any]) -> None:
-    _, errors = config(text, json)
-    assert not errors, report.full(errors)
-
-
-def test_activation_names_mean_the_same_functions() -> None:
-    """Every pair of the table computes the same values in transformers and here."""
-    torch = pytest.importorskip("torch")
-    activations = pytest.importorskip("transformers.activations")
-    ours = {
-        "gelu": torch.nn.GELU(),
-        "gelu_tanh": torch.nn.GELU(approximate="tanh"),
-        "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-        "hardswish": torch.nn.Hardswish(),
-        "leaky_relu": torch.nn.LeakyReLU(0.01),
-        "identity": torch.nn.Identity(),
-        "mish": torch.nn.Mish(),
-        "relu": torch.nn.ReLU(),
-        "sigmoid": torch.nn.Sigmoid(),
-        "silu": torch.nn.SiLU(),
-        "tanh": torch.nn.Tanh(),
-    }
-    x = torch.linspace(-6, 6, 1001)
-    for theirs, name in ACTIVATIONS.items():
-        torch.testing.assert_close(activations.ACT2FN[theirs](x), ours[name](x), atol=1e-6, rtol=1e-6, msg=theirs)
-
-
-# ---- choice of a section ---------------------------------------------------------------------------------------------
-
-
-def test_choice() -> None:
-    found = [section("", "hf:gpt2"), section("", "torchvision:resnet*")]
-    collector = Collector()
-    assert choose(found, collector, model_type="gpt2") is found[0]
-    assert choose(found, collector, format="gpt2") is found[0]
-    assert choose(found, collector, format="torchvision:resnet50") is found[1]
-    assert choose(found, collector) is None
-    assert not collector.found
-    assert choose(found, collector, model_type="llama", path="dir") is None
-    assert [d.code for d in collector.found] == ["W350"]
-    assert '"hf:gpt2", "torchvision:resnet*"' in report.full(collector.found)
-
-
-# ---- messages about checkpoints, as `specc build` prints them --------------------------------------------------------
-
-CHECKPOINTS = Path(__file__).with_name("errors") / "checkpoints"
-
-
-def write_checkpoint(folder: Path, made: dict[str, Any]) -> None:
-    """`tensors`: name -> shape; values differ. `files`: others by name. `cut`: keep that many bytes."""
-    from safetensors.numpy import save_file
-
-    folder.mkdir()
-    if "config" in made:
-        (folder / "config.json").write_text(json.dumps(made["config"]))
-    for name, text in made.get("files", {}).items():
-        (folder / name).write_text(text)
-    if made["tensors"]:
-        tensors = {n: np.full(s, i, "float32") for i, (n, s) in enumerate(made["tensors"].items())}
-        save_file(tensors, folder / "model.safetensors")
-    if "cut" in made:
-        os.truncate(folder / "model.safetensors", made["cut"])
-
-
-@pytest.mark.parametrize("spec", sorted(CHECKPOINTS.glob("*.spec")), ids=lambda path: path.stem)
-def test_message(spec: Path, golden: Any, tmp_path: Path) -> None:
-    """`errors/checkpoints/NAME.spec` built from the checkpoint that NAME.json describes says NAME.txt."""
-    write_checkpoint(tmp_path / "hf", json.loads(spec.with_suffix(".json").read_text()))
-    shutil.copy(spec, tmp_path)
-    request = Request(spec.name, weights="hf", verify=False, render=False, emit=frozenset(), out=Path("out"))
-    found: tuple[Diagnostic, ...]
-    with chdir(tmp_path):
-        try:
-            found = build(request).warnings
-        except Rejected as rejected:
-            found = rejected.diagnostics
-            assert not Path("out").exists()
-    assert spec.stem.partition("_")[0] in {d.code for d in found}
-    golden(spec.with_suffix(".txt"), report.full(found))
