@@ -26,6 +26,11 @@ def parse_set(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
     return sets
 
 
+def setting(help: str) -> Decorator:
+    """The option `--set K=V` of a command; `help`: what it sets."""
+    return click.option("--set", "sets", multiple=True, metavar="K=V", callback=parse_set, help=help)
+
+
 def configuration(command: Callable[..., Any]) -> Callable[..., Any]:
     """The spec, and the options that choose a configuration of it."""
     return choices(click.argument("file", metavar="FILE")(command))
@@ -35,14 +40,7 @@ def choices(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that choose a configuration of a spec."""
     for option in (
         click.option("--model", metavar="NAME", help="The model, if the file declares several."),
-        click.option(
-            "--set",
-            "sets",
-            multiple=True,
-            metavar="K=V",
-            callback=parse_set,
-            help="Set a hyper-parameter (repeatable).",
-        ),
+        setting("Set a hyper-parameter (repeatable)."),
         click.option("--preset", metavar="NAME", help="A preset of the file."),
     ):
         command = option(command)

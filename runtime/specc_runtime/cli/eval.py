@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from specc_runtime.cli.common import parse_set, reporting, trusting
+from specc_runtime.cli.common import reporting, setting, trusting
 from specc_runtime.threads import yielding
 
 if TYPE_CHECKING:
@@ -20,14 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data", metavar="EXPR", help="Another data source, in place of the run's `val`: 'csv(\"new.csv\", ..)'."
 )
-@click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    metavar="K=V",
-    callback=parse_set,
-    help="A setting of the run, as `metrics` or `batch` (repeatable).",
-)
+@setting("A setting of the run, as `metrics` or `batch` (repeatable).")
 @click.option("--weights", metavar="DIR|FILE", help="Other weights, as of one of the run's checkpoints.")
 @click.option("--spec", metavar="FILE", help="The run's spec, if it was moved since.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")

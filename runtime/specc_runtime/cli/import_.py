@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from specc_runtime.cli.build import make, making, terminable
-from specc_runtime.cli.common import parse_set, reporting
+from specc_runtime.cli.common import reporting, setting
 
 
 @click.command("import")
 @click.argument("checkpoint", metavar="[hf:]DIR")
-@click.option("--set", "sets", multiple=True, metavar="K=V", callback=parse_set, help="Set a hyper-parameter.")
+@setting("Set a hyper-parameter (repeatable).")
 @making
 def command(checkpoint: str, **given: Any) -> None:
     """Build the spec of the zoo that a Hugging Face checkpoint is of.

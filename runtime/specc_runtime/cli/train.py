@@ -6,21 +6,14 @@ from pathlib import Path
 
 import click
 
-from specc_runtime.cli.common import parse_set, reporting, stop, trusting
+from specc_runtime.cli.common import reporting, setting, stop, trusting
 from specc_runtime.threads import yielding
 
 
 @click.command("train")
 @click.argument("file", metavar="FILE", required=False)
 @click.argument("name", metavar="[NAME]", required=False)
-@click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    metavar="K=V",
-    callback=parse_set,
-    help="A setting, an argument of the optimiser, or a hyper-parameter (repeatable).",
-)
+@setting("A setting, an argument of the optimiser, or a hyper-parameter (repeatable).")
 @click.option(
     "--out", metavar="DIR", type=click.Path(path_type=Path), help="The run folder.  [default: runs/<model>-<name>-<n>]"
 )
