@@ -24,6 +24,12 @@ def _ends(item: Dim | Slice, step: Step, size: Dim) -> bool:
     return size == step.size and item in (Dim.const(-1), (Dim.const(-1), None, 1))
 
 
+def _is_new(item: Dim | Slice | None, step: Step, size: Dim) -> bool:
+    """Whether an item is the new positions among all so far: `mask[:, S - T:]`."""
+    whole = step.past + step.size
+    return size == whole and item in ((step.past, None, 1), (step.past, whole, 1))
+
+
 class Index(Op):
     """x[..]: positions, slices, new unit axes. A negative position or bound counts from the end.
 
@@ -102,8 +108,12 @@ class Index(Op):
         return text if step == 1 else f"{text}:{step}"
 
     def onnx_step(self, emit: Emitter, step: Step, x: Handle) -> Handle:
-        """With buffers the last position is where each row's text ends: padding is on the right."""
+        """With buffers the last position is where each row's text ends: padding is on the right. In a static cache the
+        new positions are in the midst of all."""
         items = self.spread(x.type.rank)
+        if step.start is not None:
+            x, items = _new_of_static(emit, step, step.start, x, items)
+            return Index(items=tuple(items)).onnx(emit, x)
         along = [item for item in items if item is not None]
         ends = [i for i, (item, size) in enumerate(zip(along, x.type.shape, strict=True)) if _ends(item, step, size)]
         if step.buffer is None or not ends:
@@ -149,6 +159,10 @@ class Index(Op):
 
     def stepwise(self, step: Step, x: TensorType) -> None:
         items = [item for item in self.spread(x.rank) if item is not None]
+        others = [ALL if _is_new(item, step, size) else item for item, size in zip(items, x.shape, strict=True)]
+        if others != items:
+            Index(items=tuple(others)).stepwise(step, x)
+            return
         for axis, item in enumerate(items):
             bounds = [item] if isinstance(item, Dim) else [bound for bound in item[:2] if bound is not None]
             if not step.varies(x.shape[axis]) and any(step.varies(bound) for bound in bounds):
@@ -169,6 +183,23 @@ class Index(Op):
 def _is_last(item: Dim | Slice, size: Dim) -> bool:
     """Whether an index is the last position of its axis, in a step as in the whole."""
     return isinstance(item, Dim) and (item.value == -1 or item == size - 1)
+
+
+def _new_of_static(
+    emit: Emitter, step: Step, start: Handle, x: Handle, items: list[Dim | Slice | None]
+) -> tuple[Handle, list[Dim | Slice | None]]:
+    """The new positions where a static cache has them, after `start` others, and what is left to do."""
+    axis = 0
+    for i, item in enumerate(items):
+        if item is None:
+            continue
+        if _is_new(item, step, x.type.shape[axis]):
+            end = emit("Add", start, emit.dim(step.size))
+            shape = (*x.type.shape[:axis], step.size, *x.type.shape[axis + 1 :])
+            x = emit("Slice", x, start, end, emit.const([axis], DType.I64), type=x.type.with_shape(shape))
+            items = [*items[:i], ALL, *items[i + 1 :]]
+        axis += 1
+    return x, items
 
 
 def _onnx_slice(emit: Emitter, x: Handle, slices: Sequence[tuple[int, Slice]]) -> Handle:

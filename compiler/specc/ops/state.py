@@ -78,8 +78,10 @@ class Cached(Kept):
             )
 
     def torch_step(self, t: TorchText, step: Step, *xs: str) -> str:
-        types = [x for x in t.operands if isinstance(x, TensorType)]
-        grown = f"cache.extend({', '.join(xs)}, dim={self.axis(types[0])})"
+        axes = [self.axis(x) for x in t.operands if isinstance(x, TensorType)]
+        apart = len(set(axes)) > 1  # a latent [B, T, r] beside its key [B, 1, T, d]
+        along = f"dims=({', '.join(map(str, axes))})" if apart else f"dim={axes[0]}"
+        grown = f"cache.extend{'_each' if apart else ''}({', '.join(xs)}, {along})"
         return grown if len(xs) > 1 else f"{grown}[0]"
 
 

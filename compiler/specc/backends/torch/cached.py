@@ -45,6 +45,15 @@ GROWN = '''
         self.present.append(new)
         return new
 '''
+EACH = '''
+    def extend_each(self, *new: torch.Tensor, dims: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+        """Append the new positions to the earlier ones, each tensor along its own axis."""
+        if self.past is not None:
+            earlier = self.past[len(self.present)]
+            new = tuple(map(torch.cat, zip(earlier, new, strict=True), dims))
+        self.present.append(new)
+        return new
+'''
 ONCE = '''
     def keep(self, *new: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Keep what is the same in every step."""
@@ -74,7 +83,8 @@ FRAMES = '''
         self.present.append((x[..., x.shape[-1] - count :],))
         return x
 '''
-"""Methods of the class for what grows, for what is computed once, for recurrences, for causal convolutions."""
+"""Methods of the class for what grows, along one axis and along several, for what is computed once, for recurrences,
+for causal convolutions."""
 _KEPT = "list[tuple[torch.Tensor, ...]]"
 
 

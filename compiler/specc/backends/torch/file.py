@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from specc.backends.torch.cached import CACHE_CLASS, FRAMES, GROWN, ONCE, STATES, Stepping
+from specc.backends.torch.cached import CACHE_CLASS, EACH, FRAMES, GROWN, ONCE, STATES, Stepping
 from specc.backends.torch.classes import ClassDraft, FunctionDraft, Param, docstring
 from specc.backends.torch.labels import PYTHON_NAMES, Scope
 from specc.backends.torch.layout import signature
@@ -159,7 +159,8 @@ class FileBuilder:
         sections: list[list[str]] = [source.splitlines() for source in self.helpers.values()]
         readers = [node for one in self.incremental for node in one.consumers]
         frames = any(isinstance(node, Apply) and node.op.name == "causal_conv1d" for node in readers)
-        more = GROWN if any(one.states for one in self.incremental) else ""
+        apart = [len({state.axis for state in group}) > 1 for one in self.incremental for group in one.states]
+        more = (GROWN if not all(apart) else "") + (EACH if any(apart) else "")
         more += ONCE if any(one.once for one in self.incremental) else ""
         more += STATES if any(one.carriers for one in self.incremental) else ""
         more += FRAMES if frames else ""
