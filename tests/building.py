@@ -10,7 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
+from specc import report
+from specc.diagnostics import Rejected
+from specc_runtime import open_build
 from specc_runtime.build import Request, Result, build
+from specc_runtime.inputs import Interface, draw
 
 SMALL: Mapping[str, Request] = {
     "linear": Request("linear"),
@@ -51,3 +58,32 @@ def command(*words: object) -> list[str]:
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of a folder by its relative path."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def refusal(call: Any, *args: Any, **options: Any) -> str:
+    """The messages of a refusal, as printed."""
+    with pytest.raises(Rejected) as refused:
+        call(*args, **options)
+    return report.full(refused.value.diagnostics)
+
+
+def results(folder: Path, entry: str = "forward", **sizes: int) -> tuple[list[Any], list[Any]]:
+    """Outputs of torch and of onnxruntime for the same random inputs."""
+    import torch
+
+    made = open_build(folder)
+    of = Interface.from_json(made.manifest["entries"][entry]["interface"])
+    feeds = draw(of, {name: sizes.get(name, 3) for name in of.dims}, masks="all true")
+    module = made.module()
+    method = module if entry == "forward" else getattr(module, entry)
+    with torch.no_grad():
+        expected = method(**{i.argument: torch.from_numpy(feeds[i.name]) for i in of.inputs})
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    return [e.numpy() for e in expected], made.session(entry).run(None, feeds)
+
+
+def assert_equal(folder: Path, entry: str = "forward") -> None:
+    expected, found = results(folder, entry)
+    assert len(expected) == len(found)
+    for a, b in zip(expected, found, strict=True):
+        assert a.shape == b.shape and np.abs(a - b).max() <= 1e-5 * max(1.0, np.abs(a).max())
