@@ -152,6 +152,13 @@ def test_parts_by_what_torch_notes_of_nodes(tmp_path: Path) -> None:
     assert (part.name, str(part.flops)) == ("layers.0.proj", "80*B")
 
 
+def test_weights_that_torch_numbered_belong_where_they_are_read(tmp_path: Path) -> None:
+    node = helper.make_node("MatMul", ["x", "onnx::MatMul_7"], ["y"], name="/layers.0/proj/MatMul")
+    onnx.save(graph([node], ["B", 8], [weight("onnx::MatMul_7", 8, 5)]), tmp_path / "m.onnx")
+    (part,) = summary(tmp_path / "m.onnx").root.children
+    assert (part.name, part.parameters, str(part.flops)) == ("layers.0.proj", 40, "80*B")
+
+
 def test_products_of_branches_are_told_and_not_counted(tmp_path: Path) -> None:
     result = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
     branch = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["z"])], "b", [], [result])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,8 @@ def graph_summary(path: Path, at: Mapping[str, int] | None, sort: str | None) ->
     the installed onnx does not know; E009 for sizes that its inputs do not have.
     """
     model = load(path)
-    tensors = [_tensor(t) for t in model.graph.initializer]
-    known = {t.name for t in tensors}
+    tensors = _placed([_tensor(t) for t in model.graph.initializer], model)
+    known = {t.name for t in model.graph.initializer}
     costs, unknown = _costs(model)
     inputs = [v for v in model.graph.input if v.name not in known]
     symbols = dims(model)
@@ -142,6 +143,18 @@ def _tensor(tensor: onnx.TensorProto) -> Tensor:
     bits = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}.get(name)
     width = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize if bits is None and name != "STRING" else 0
     return Tensor(tensor.name, name.lower(), tuple(tensor.dims), -(-count * bits // 8) if bits else count * width)
+
+
+def _placed(tensors: Sequence[Tensor], model: onnx.ModelProto) -> list[Tensor]:
+    """Weights that torch's scripting exporter turned around and gave a number belong where they are read."""
+    readers: dict[str, set[str]] = {tensor.name: set() for tensor in tensors if tensor.name.startswith("onnx::")}
+    for node in model.graph.node:
+        for name in node.input:
+            if name in readers:
+                readers[name].add(_part_of(node))
+    places = {name: parts.pop() for name, parts in readers.items() if len(parts) == 1}
+    plain = {name: re.sub(r"_\d+$", "", name) for name in places}  # so that equal layers are equal
+    return [replace(t, name=f"{places[t.name]}.{plain[t.name]}") if places.get(t.name) else t for t in tensors]
 
 
 def operators(graph: onnx.GraphProto) -> dict[str, int]:

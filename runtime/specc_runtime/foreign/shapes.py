@@ -24,10 +24,11 @@ _SINCE = 7
 def shapes_of(model: onnx.ModelProto, enough: Callable[[Mapping[str, Shape]], bool]) -> Mapping[str, Shape]:
     """Every value's shape as far as it is known; `enough`: whether they tell what is asked."""
     found = _by_onnx(model)
-    if enough(found):
-        return found
-    # a name that is not an input's stands for what nobody knows
-    return {**found, **{name: shape for name, shape in _by_onnxruntime(model).items() if None not in shape}}
+    for merging in (False, True):
+        if not enough(found):
+            more = _by_onnxruntime(model, merging)
+            found |= {name: shape for name, shape in more.items() if None not in shape}
+    return found
 
 
 def _by_onnx(model: onnx.ModelProto) -> Known:
@@ -40,8 +41,11 @@ def _by_onnx(model: onnx.ModelProto) -> Known:
     return _told(inferred)
 
 
-def _by_onnxruntime(model: onnx.ModelProto) -> Known:
-    """Nothing where it gives up: it is a script that asserts what it hopes for, and raises whatever it meets."""
+def _by_onnxruntime(model: onnx.ModelProto, merging: bool) -> Known:
+    """`merging`: sizes that must be equal for a broadcast are taken to be.
+
+    Nothing where it gives up: it is a script that asserts what it hopes for, and raises whatever it meets.
+    """
     from onnx import ModelProto
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
@@ -52,7 +56,7 @@ def _by_onnxruntime(model: onnx.ModelProto) -> Known:
     copy = ModelProto()
     copy.CopyFrom(model)
     try:
-        script = SymbolicShapeInference(2**31 - 1, auto_merge=False, guess_output_rank=False, verbose=0)
+        script = SymbolicShapeInference(2**31 - 1, auto_merge=merging, guess_output_rank=False, verbose=0)
         script._preprocess(copy)  # `infer_shapes` writes a file into the current folder where it does not finish
         while script.run_:
             script._infer_impl()
