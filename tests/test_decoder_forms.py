@@ -3,6 +3,7 @@ alone."""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,10 @@ model LM(vocab: int = 50, dim: int = 16) {
 }
 """
 
+TWO_MASKS = HYBRID.replace("mask: Bool[B, S])", "mask: Bool[B, S], text: Bool[B, T])").replace(
+    "text = attention_mask[:, S - T:][..., none]", "text = text[..., none]"
+)
+
 PROMPTS = [[5, 9, 2, 33, 41, 17, 8], [3, 11, 46], [7]]
 
 
@@ -89,8 +94,9 @@ def by_hand(folder: Path, prompt: list[int], count: int) -> tuple[int, ...]:
     """The likeliest token each time, of the whole text anew."""
     module, text = open_build(folder).module(), list(prompt)
     for _ in range(count):
+        masks = [torch.ones(1, len(text), dtype=torch.bool)] * (len(inspect.signature(module.forward).parameters) - 1)
         with torch.inference_mode():
-            logits = module(torch.tensor([text]), attention_mask=torch.ones(1, len(text), dtype=torch.bool))
+            logits = module(torch.tensor([text]), *masks)
         text.append(int(logits[0, -1].argmax()))
     return tuple(text[len(prompt) :])
 
@@ -101,6 +107,7 @@ def by_hand(folder: Path, prompt: list[int], count: int) -> tuple[int, ...]:
         pytest.param(LATENT, Cache(), 23, id="latent"),
         pytest.param(HYBRID, Cache(), 17, id="hybrid"),
         pytest.param(HYBRID, Cache(40), 24, id="hybrid-static"),
+        pytest.param(TWO_MASKS, Cache(), 23, id="hybrid-two-masks"),
     ],
 )
 def test_steps_and_batches_give_what_the_whole_text_gives(spec: str, cache: Cache, opset: int, tmp_path: Path) -> None:

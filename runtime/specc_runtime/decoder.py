@@ -1,7 +1,8 @@
-"""A cached entry as a decoder of text: which of its inputs are the tokens and the mask, which output the logits."""
+"""A cached entry as a decoder of text: which of its inputs are the tokens and their masks, which output the logits."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from specc.diagnostics import Diagnostic, Rejected
@@ -13,15 +14,14 @@ from specc_runtime.inputs import Input, Interface, Output
 
 @dataclass(frozen=True)
 class Decoder:
-    """`tokens`: the input of new tokens, int[B, T]; `mask`: the one that says which positions are text, if there is
-    one, for all positions so far (`wide`) or for the new ones; `logits`: the output float[B, T, vocab].
+    """`tokens`: the input of new tokens, int[B, T]; `masks`: those that say which positions are text, each with whether
+    it is of all positions so far or of the new ones; `logits`: the output float[B, T, vocab].
     `positions`: the input of the positions of the new tokens, int[B, T], if they are one (`--position-ids`).
     `rows`: how many tokens the model has an embedding of. `more`: inputs of something else, of an encoder for example.
     """
 
     tokens: str
-    mask: str | None
-    wide: bool
+    masks: Mapping[str, bool]
     logits: str
     rows: int | None
     more: tuple[str, ...]
@@ -43,15 +43,14 @@ def decoder_of(name: str, cache: Cache, of: Interface) -> Decoder:
         taken, given = ", ".join(i.name for i in own), ", ".join(o.name for o in of.outputs if o.name not in kept)
         notes = (("expected", wanted), ("found", f"inputs {taken}; results {given}"))
         raise Rejected([Diagnostic("G705", f"`{name}` does not continue texts", notes=notes)])
-    mask = next((i for i in own if _is_mask(i, tokens[0], cache)), None)
+    masks = {i.name: i.name in (cache.mask, *cache.wide) for i in own if _is_mask(i, tokens[0], cache)}
     high = [dim.evaluate({}) for dim in tokens[0].high if not dim.symbols]
     return Decoder(
         tokens[0].name,
-        mask.name if mask is not None else None,
-        mask is not None and mask.name in (cache.mask, *cache.wide),
+        masks,
         logits[0].name,
         min(high, default=None),
-        tuple(i.name for i in own if i not in (tokens[0], mask, positions)),
+        tuple(i.name for i in own if i not in (tokens[0], positions) and i.name not in masks),
         positions.name if positions is not None else None,
     )
 

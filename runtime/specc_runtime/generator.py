@@ -76,10 +76,10 @@ class Generator:
             raise Rejected([Diagnostic("B660", message, help=help)]) from None
 
     def _needed(self) -> list[str]:
-        """Inputs of a step, and of what runs once, that are neither tokens nor their mask."""
+        """Inputs of a step, and of what runs once, that are neither tokens nor their masks."""
         first = self.cache.once
         once = first.inputs if first is not None and first.of is None else ()
-        own = (self.decoder.tokens, self.decoder.mask, self.decoder.positions)
+        own = (self.decoder.tokens, *self.decoder.masks, self.decoder.positions)
         return [name for name in dict.fromkeys((*once, *self.decoder.more)) if name not in own]
 
     def _tokenizer(self, given: str | Path | None) -> Tokenizer | None:
@@ -196,10 +196,10 @@ class Generator:
         return pad if rows is None or pad < rows else 0
 
     def _check_equal(self, tokens: Sequence[Sequence[int]]) -> None:
-        mask = self.decoder.mask
+        is_told = bool(self.decoder.masks)
         if self.encoder is not None and self.encoder.tokens is not None:
-            mask = self.encoder.mask.name if self.encoder.mask is not None else None
-        if mask is None and len({len(t) for t in tokens}) > 1:
+            is_told = self.encoder.mask is not None
+        if not is_told and len({len(t) for t in tokens}) > 1:
             message = f"prompts of {min(map(len, tokens))} to {max(map(len, tokens))} tokens in one batch"
             help = "give them one by one, or build the model with its attention_mask"
             raise Rejected([Diagnostic("G704", f"{message}: the build has no mask to tell padding by", help=help)])
@@ -298,8 +298,7 @@ class Run:
 
         decoder, count = self.generator.decoder, fed.shape[1]
         feeds = {**given, decoder.tokens: fed}
-        if decoder.mask is not None:
-            feeds[decoder.mask] = mask if decoder.wide else mask[:, -count:]
+        feeds |= {name: mask if wide else mask[:, -count:] for name, wide in decoder.masks.items()}
         if decoder.positions is not None:
             feeds[decoder.positions] = positions_of(mask)[:, -count:]
         logits: Array = self.generator.steps.step(feeds)[decoder.logits]
