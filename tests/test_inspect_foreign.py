@@ -172,6 +172,14 @@ def test_products_of_branches_are_told_and_not_counted(tmp_path: Path) -> None:
     assert "2 products in branches or loops" in run(tmp_path / "m.onnx").output
 
 
+def test_an_element_type_that_nobody_knows(tmp_path: Path) -> None:
+    made = graph([helper.make_node("MatMul", ["x", "w"], ["y"])], ["B", 8], [weight("w", 8, 5)])
+    made.graph.initializer[0].data_type = 77
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    found = run(tmp_path / "m.onnx")
+    assert found.exit_code == 1 and "element type 77" in found.stderr
+
+
 def test_local_functions_are_gone_into(tmp_path: Path) -> None:
     body = [helper.make_node("MatMul", ["a", "b"], ["c"])]
     function = helper.make_function("own", "Product", ["a", "b"], ["c"], body, [helper.make_opsetid("", 17)])

@@ -126,11 +126,25 @@ def load(path: Path) -> onnx.ModelProto:
         )
         help = "pip install --upgrade onnx, or convert the graph with onnx.version_converter"
         raise Rejected([Diagnostic("E006", message, help=help)])
+    strange = next(
+        (number for number in _elements(model.graph) if number not in onnx.TensorProto.DataType.values()), None
+    )
+    if strange is not None:
+        message = (
+            f"{path} has tensors of element type {strange}, which the installed onnx {onnx.__version__} does not know"
+        )
+        raise Rejected([Diagnostic("E006", message, help="pip install --upgrade onnx, or copy or export it again")])
     if model.functions:
         from onnx.inliner import inline_local_functions
 
         model = inline_local_functions(model)
     return model
+
+
+def _elements(graph: onnx.GraphProto) -> Iterator[int]:
+    """The numbers of element types that a reader of the file meets."""
+    yield from (tensor.data_type for tensor in graph.initializer)
+    yield from (value.type.tensor_type.elem_type for value in (*graph.input, *graph.output))
 
 
 def _tensor(tensor: onnx.TensorProto) -> Tensor:
