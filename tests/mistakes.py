@@ -82,7 +82,9 @@ KINDS: dict[str, Edit] = {
     "preset of another type": pattern(r"(?<=^preset )(.* = )(\d+)(?=[,)])", lambda m: f'{m[1]}"{m[2]}"'),
     "heads that do not divide": pattern(r"\bheads = (\d+)", lambda m: f"heads = {int(m[1]) + 1}"),
     "an argument left out": pattern(r"Linear\((\w+), (\w+)\)", lambda m: f"Linear({m[1]})"),
-    "an argument too many": pattern(r"(LayerNorm|RMSNorm)\((\w+)\)", lambda m: f"{m[1]}({m[2]}, 1e-5, true, true)"),
+    "an argument too many": pattern(
+        r"(LayerNorm|RMSNorm)\((\w+)\)", lambda m: f"{m[1]}({m[2]}, 1e-5, true, true, true)"
+    ),
     # weights
     "stale name of the model": pattern(
         r'^  "([\w.{}+]+)\.(\w+)(?=\.?[\w*{}]*" =)', lambda m: f'  "{m[1]}.{typo(m[2])}'

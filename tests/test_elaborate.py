@@ -32,7 +32,8 @@ def load(tmp_path: Path) -> Load:
         ("reversed(range(3))", (2, 1, 0)), ("range(2, 9, 3)", (2, 5, 8)), ("sum([1, 2, 3])", 6), ("prod([2, 3])", 6),
         ("ceil_div(7, 2)", 4), ("round(2.5)", 2), ("max(1, 2.5)", 2.5), ("min([4, 3])", 3), ("[1] + [2]", (1, 2)),
         ("not true or true", True), ("none", None), ("1 if false", None), ('startswith("gelu_new", "gelu")', True),
-        ("3 |> float", 3.0), ("int(2.9)", 2), ("abs(-3)", 3), ("sqrt(16)", 4.0), ("true == 1", False),
+        ("[i*j for i in range(3) for j in range(i)]", (0, 0, 2)), ("[k for i in [[1], [2, 3]] for k in i]", (1, 2, 3)),
+        ("ceil(2.1)", 3), ("floor(-0.5)", -1), ("3 |> float", 3.0), ("int(2.9)", 2), ("abs(-3)", 3), ("sqrt(16)", 4.0), ("true == 1", False),
     ],
 )  # fmt: skip
 def test_arithmetic(load: Load, expression: str, value: Any) -> None:
@@ -121,6 +122,22 @@ model M(dim: int = 4) {
     ]
     layer += ["net.0.0.weight", "net.1.0.weight"]
     expected = [f"layers.0.a.{n}" for n in layer] + [f"layers.1.a.{n}" for n in layer] + ["layers.1.b.weight"]
+    assert sorted(names(checked)) == sorted(expected)
+
+
+def test_a_list_of_parts_of_several_generators_is_one_list(load: Load) -> None:
+    checked = load(
+        """
+model M(widths: [int] = [4, 6], repeats: [int] = [1, 2]) {
+  layers: [Linear(w if j > 0 else widths[max(s - 1, 0)], w, bias = false)
+           for s, w in enumerate(widths) for j in range(repeats[s])]
+  heads:  [{ first: Linear(6, n) if n > 1 } for n in range(1, 3) for m in range(n)]
+  forward(x: Tensor[B, T, 4]) -> Tensor[B, T, 6] = layers(x)
+}"""
+    )
+    expected = [f"layers.{i}.weight" for i in range(3)] + [
+        f"heads.{i}.first.{k}" for i in (1, 2) for k in ("weight", "bias")
+    ]
     assert sorted(names(checked)) == sorted(expected)
 
 

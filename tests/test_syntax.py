@@ -127,6 +127,8 @@ def test_expressions_come_back_from_their_text() -> None:
         ("x[:,none,...,1:-1:2]", "x[:, none, ..., 1:-1:2]"),
         ('"a\\n\\"b\\""', '"a\\n\\"b\\""'),
         ("[f(i) for i,j in zip(a,b)]", "[f(i) for i, j in zip(a, b)]"),
+        ("[i*j for i in a for j in range(i)]", "[i*j for i in a for j in range(i)]"),
+        ("[[i for j in b] for i in a]", "[[i for j in b] for i in a]"),
         ("50_257 * 1e-5", "50_257*1e-5"),
         ("1.5G+130M//2k", "1.5G + 130M // 2k"),
         ("a.b[0].c(1)", "a.b[0].c(1)"),

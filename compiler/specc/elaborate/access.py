@@ -230,10 +230,26 @@ class Access(OpArguments):
         return param is not None and any(name.id == dim for name in names_in(param.type))
 
     def size(self, expr: ast.Expr) -> Dim:
+        if isinstance(expr, ast.Name) and expr.id not in self.locals:
+            self._no_member(expr)
         dim = super().size(expr)
         if self.bound:
             self.check_bound(dim, expr.span)
         return dim
+
+    def _no_member(self, expr: ast.Name) -> None:
+        """E112 where a size has the name of a part or a parameter, which hides the hyper-parameter that is meant."""
+        member = self.instance.members.get(expr.id) if self.instance is not None else None
+        if member is not None:
+            hidden = self.scope.find(expr.id) is not None
+            raise self.fail(
+                "E112",
+                f"a size is an int, `{expr.id}` is a member of the block here",
+                expr.span,
+                others=(Label(member.span.head(), "declared here"),),
+                note="in methods a member hides the hyper-parameter of its name" if hidden else "",
+                help=f"give one of the two another name:  {expr.id}_size" if hidden else "",
+            )
 
 
 class Evaluated(ast.StandIn):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from specc.elaborate.builtins import COMPILE_TIME
 from specc.elaborate.evaluate import Evaluator, alive
 from specc.elaborate.names import available, counted, replaced
 from specc.elaborate.scopes import Scope, names_in
@@ -17,7 +18,9 @@ from specc.elaborate.values import (
     FnValue,
     Poisoned,
     coerced,
+    describe,
     fits,
+    number,
     show,
     type_text,
 )
@@ -209,6 +212,8 @@ class Arguments:
             if arg.name is None:
                 what = callee.decl.name if isinstance(callee, BlockValue) else callee.name
                 example = with_default(callee)
+                if isinstance(callee, FnValue) and not example:
+                    self._needs_tensors(caller, expr, callee, arg)
                 plain = all(isinstance(a, ast.Arg) and a.name is None for a in expr.args)
                 raise caller.fail(
                     "E130",
@@ -238,6 +243,18 @@ class Arguments:
         if isinstance(callee, BlockValue):
             return BlockValue(callee.decl, args, sources)
         return FnValue(callee.name, callee.op, callee.fn, args, labels)
+
+    def _needs_tensors(self, caller: Evaluator, expr: ast.Call, callee: FnValue, arg: ast.Arg) -> None:
+        """E130 for a function of tensors that is called on what is known at compile time, where parts are declared."""
+        value = caller.value(arg.value)
+        if number(value) or isinstance(value, tuple):
+            raise caller.fail(
+                "E130",
+                f"{callee.name} is a function of tensors, `{unparse(arg.value)}` is {describe(value)}",
+                expr.span,
+                note=f"functions of numbers and lists are {', '.join(sorted(COMPILE_TIME))}",
+                help="let name = ..     names a value that is computed of others",
+            )
 
     def _partial_params(self, callee: FnValue | BlockValue) -> list[str]:
         if isinstance(callee, BlockValue):

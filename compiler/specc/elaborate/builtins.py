@@ -95,6 +95,15 @@ def _round(x: Any) -> int:
     return int(x) if isinstance(x, int) else round(float(x))
 
 
+def _whole(name: str, function: Callable[[float], int]) -> Callable[..., int]:
+    def apply(x: Any) -> int:
+        if not number(x):
+            raise BadArgument(f"{name} takes a number, found {show(x)}")
+        return function(x)
+
+    return apply
+
+
 def _ceil_div(a: Any, b: Any) -> Any:
     _numbers("ceil_div", (a, b))
     if b == 0:
@@ -142,6 +151,8 @@ COMPILE_TIME: dict[str, Callable[..., Any]] = {
     "reversed": lambda xs: tuple(reversed(_sequence("reversed", xs))),
     "prod": _prod,
     "round": _round,
+    "floor": _whole("floor", math.floor),
+    "ceil": _whole("ceil", math.ceil),
     "ceil_div": _ceil_div,
     "float": _float,
     "int": _int,

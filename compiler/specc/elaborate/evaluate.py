@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from specc.dims import Dim, DimError
@@ -134,7 +135,8 @@ class Evaluator(Suggestions):
         if isinstance(expr.element, ast.Group):
             raise self.fail("E100", "a group is a list of parts, not of values", expr.element.span)
         element = expr.element
-        return self.made(tuple(inner.value(element) for inner in self.iterate(expr)), expr)
+        values = (inner.value(element) for inner in self.iterate(expr))
+        return self.made(tuple(chain.from_iterable(values) if expr.flat else values), expr)
 
     def made(self, values: Any, expr: ast.Expr) -> Any:
         """A new list, if it is within the limit on elements, nested ones counted (E190); its making counts as steps."""
@@ -289,6 +291,7 @@ class Evaluator(Suggestions):
         except BadArgument as bad:
             size = next((a for a in args if name == "range" and isinstance(a, Dim) and a.value is None), None)
             help = f"along a runtime size:  scan u in x along {size} with h = .. {{ .. }}" if size is not None else ""
+            help = help or _as_long(expr, name, args)
             raise self.fail(bad.code, str(bad), expr.span, names=expr, help=help) from None
         except TypeError:
             raise self.fail(
@@ -335,6 +338,18 @@ class Evaluator(Suggestions):
             return dim.with_label(expr.id) if isinstance(expr, ast.Name) and not dim.is_symbol() else dim
         label = None if isinstance(expr, ast.Int) else self.label(expr)
         return dim.plain() if label is None else dim.plain().with_label(label)
+
+
+def _as_long(expr: ast.Call, name: str, args: list[Any]) -> str:
+    """How the longer list of a `zip` of two is made as long as the other."""
+    if name != "zip" or len(args) != 2 or not all(isinstance(a, tuple) for a in args):
+        return ""
+    lengths = [len(a) for a in args]
+    longer = expr.args[0 if lengths[0] > lengths[1] else 1]
+    text = unparse(longer.value) if isinstance(longer, ast.Arg) else ""
+    if isinstance(longer, ast.Arg) and isinstance(longer.value, ast.Binary):
+        text = f"({text})"
+    return f"a slice of the longer one:  {text}[:{min(lengths) - max(lengths)}]"
 
 
 KIND: dict[type, str] = {

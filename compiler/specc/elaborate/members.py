@@ -270,16 +270,24 @@ class MemberBuilder(ParameterBuilder):
             raise self.fail(
                 "E193", f"this list has {expected:,} elements (limit {MAX_PARTS:,} parts)", expr.span.head()
             )
-        for _ in self.iterate(expr):
-            at = (*path, len(items))
-            built = (
-                self._group(expr.element, at) if isinstance(expr.element, ast.Group) else self._part(expr.element, at)
-            )
-            if built is not None:
-                items.append(built)
+        self._gather(expr, path, items)
         self._count(1, 0)
+        if expr.flat:  # no one loop of Python makes it
+            return PartList(tuple(items), None, None, expr.span)
         names = tuple(n.id for n in expr.names)
         return PartList(tuple(items), names, self.label(expr.iterable), expr.span)
+
+    def _gather(self, expr: ast.Comprehension, path: Path, items: list[Member]) -> None:
+        """Append the elements, those of all generators in one list."""
+        element = expr.element
+        for _ in self.iterate(expr):
+            if expr.flat and isinstance(element, ast.Comprehension):
+                self._gather(element, path, items)
+                continue
+            at = (*path, len(items))
+            built = self._group(element, at) if isinstance(element, ast.Group) else self._part(element, at)
+            if built is not None:
+                items.append(built)
 
     def _expected(self, element: ast.Expr | ast.Group) -> int:
         """How many parts a nested comprehension makes at least."""

@@ -322,10 +322,17 @@ class Builder(Sections):
     def list_(self, span: Span, kids: Kids) -> ast.ListExpr:
         return ast.ListExpr(span, tuple(kid for kid in kids if kid is not None))
 
-    def comp(self, span: Span, kids: Kids) -> ast.Comprehension:
+    def generator(self, span: Span, kids: Kids) -> tuple[tuple[ast.Ident, ...], ast.Expr]:
         if isinstance(kids[-1], ast.Ternary) and kids[-1].other is None:
             self.collector.add(habits.comprehension_filter(kids[-1]))
-        return ast.Comprehension(span, kids[0], tuple(kids[1:-1]), kids[-1])
+        return tuple(kids[:-1]), kids[-1]
+
+    def comp(self, span: Span, kids: Kids) -> ast.Comprehension:
+        element, *generators = kids
+        made = ast.Comprehension(span, element, *generators[-1])
+        for names, iterable in reversed(generators[:-1]):
+            made = ast.Comprehension(span, made, names, iterable, flat=True)
+        return made
 
     def scan(self, span: Span, kids: Kids) -> ast.Scan:
         body = kids.pop()

@@ -193,6 +193,21 @@ def _scan_without_states(place: Place) -> Finding | None:
     )
 
 
+def _nameless_test(place: Place) -> Finding | None:
+    """P000: `test Model with B = 2 {` without a name."""
+    found = re.fullmatch(r"test[ \t]+(\w+)[ \t]*", place.text[place.start : place.at])
+    if found is None or place.token not in ("with", "{"):
+        return None
+    edit = place.edit(place.at, place.at, '"default" ')
+    return place.finding(
+        "P000",
+        "a test has a name, by which it is reported and chosen",
+        place.here,
+        help=f'test {found[1]} "default" {place.token} ..',
+        edits=(edit,),
+    )
+
+
 def _brace_below(place: Place) -> Finding | None:
     """P000: the `{` of a block on a line of its own."""
     if place.token != "\n" and not (place.token == "{" and place.at == place.start):
@@ -367,6 +382,7 @@ _RECOGNISERS: tuple[Callable[[Place], Finding | None], ...] = (
     _comparison,
     _untyped,
     _scan_without_states,
+    _nameless_test,
     _brace_below,
     _nothing_returned,
     _statement_of_an_expression,

@@ -92,8 +92,13 @@ def _(node: ast.TupleExpr) -> tuple[str, int]:
 
 @_expr.register
 def _(node: ast.Comprehension) -> tuple[str, int]:
-    names = ", ".join(name.id for name in node.names)
-    return f"[{unparse(node.element)} for {names} in {unparse(node.iterable)}]", _POSTFIX
+    generators = []
+    while True:
+        names = ", ".join(name.id for name in node.names)
+        generators.append(f"for {names} in {unparse(node.iterable)}")
+        if not (node.flat and isinstance(node.element, ast.Comprehension)):
+            return f"[{unparse(node.element)} {' '.join(generators)}]", _POSTFIX
+        node = node.element
 
 
 @_expr.register

@@ -213,7 +213,7 @@ class ConfigEvaluator:
             self.locals = outer | {n.id: part for n, part in zip(expr.names, parts, strict=True)}
             values.append(self.value(expr.element))
         self.locals = outer
-        return tuple(values)
+        return tuple(part for value in values for part in value) if expr.flat else tuple(values)
 
     def call(self, expr: ast.Call) -> Any:
         name = expr.func.id if isinstance(expr.func, ast.Name) else unparse(expr.func)

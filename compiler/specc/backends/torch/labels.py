@@ -56,6 +56,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "prod": lambda *a: math.prod(a[0] if isinstance(a[0], tuple) else a),
     "sum": lambda *a: sum(a[0] if isinstance(a[0], tuple) else a),
     "round": round,
+    "floor": math.floor,
+    "ceil": math.ceil,
     "ceil_div": ceil_div,
     "float": float,
     "int": int,
@@ -144,7 +146,7 @@ class _Rewriter(ast.NodeTransformer):
             args = [ast.List(args, ast.Load())]
         if name == "zip":
             return ast.Call(node.func, args, [ast.keyword("strict", ast.Constant(True))])
-        function = f"math.{name}" if name in ("log", "exp", "prod") else name
+        function = f"math.{name}" if name in ("log", "exp", "prod", "floor", "ceil") else name
         return ast.Call(parse(function), args, [])
 
 

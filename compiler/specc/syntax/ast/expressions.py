@@ -78,9 +78,14 @@ class TupleExpr(Expr):
 
 @node
 class Comprehension(Expr):
+    """`[element for names in iterable]`. `[e for a in x for b in y]` has `[e for b in y]` as its element and is `flat`:
+    the elements of its elements.
+    """
+
     element: Expr | Group
     names: tuple[Ident, ...]
     iterable: Expr
+    flat: bool = False
 
 
 @node
