@@ -28,6 +28,7 @@ from specc.backends.torch.surroundings import Surroundings
 from specc.dims import Dim
 from specc.ir.graph import Absent, Apply, Argument, Call, Graph, Input, Loop, Path, Scan, Value
 from specc.ir.route import Route
+from specc.ops.extern import Extern
 from specc.types import Operand, Scalar, TensorType, show_axes
 
 RESHAPING = frozenset(
@@ -257,7 +258,8 @@ class Method:
         tried = [text, *(line.expr for line in self.lines[-1][held:] if isinstance(line, Line))]
         del self.lines[-1][held:]
         self.names.reserved.intersection_update(reserved)
-        names = [p.name for p in node.op.params if p.is_operand]
+        op = node.op
+        names = list(op.tensors) if isinstance(op, Extern) else [p.name for p in op.params if p.is_operand]
         hints = chain(names, repeat(names[-1]))  # several operands of a list have one name
         return [
             self.bind(hint, operand) if mark and operand and " ".join(tried).count(mark) > 1 else operand
