@@ -1,260 +1,36 @@
-"""Extern functions (LANGUAGE 19): never run by a check, by a build only if trusted, held against their signatures."""
+"""Extern functions (LANGUAGE 19): called in every way, built, held against their signatures."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import chdir
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from building import command, specc
+from building import specc
+from extern_files import GOLDEN, SMALL, SUM, SWISH2, make, refused, small, write_project
 
-from specc import driver, report
+from specc import driver
 from specc.backends.onnx.export import build as build_onnx
 from specc.backends.onnx.functions import view
 from specc.backends.onnx.target import Target
-from specc.backends.torch.export import emit
 from specc.diagnostics import Rejected
-from specc_runtime.build import Request, Result, build
+from specc_runtime.build import Request, build
 from specc_runtime.externs import load_trusted
-from specc_runtime.lock import LOCK, changing, read_lock, write_lock
 from specc_runtime.module import open_build
 from specc_runtime.spectest import run_tests
 from specc_runtime.verify import repeat
 
-GOLDEN = Path(__file__).with_name("golden") / "extern"
-
-SPEC = """\
-from std.nn import Linear
-dim B, T
-
-extern fn swish2(x: Tensor[...], beta: float = 1.0) -> Tensor[...] from "ops/swish2.py"
-
-block MLP(dim: int, act: fn = swish2) {
-  up:   Linear(dim, 4*dim)
-  down: Linear(4*dim, dim)
-  forward(x: Tensor[..., dim]) -> Tensor[..., dim] = down(act(up(x)))
-}
-
-model Net(dim: int = 8) {
-  mlp:  MLP(dim)
-  gate: MLP(dim, act = swish2(beta = 0.5))
-  tail: [Linear(dim, dim), swish2(beta = 2.0), Linear(dim, dim), swish2]
-  forward(x: Tensor[B, T, dim]) -> y: Tensor[B, T, dim] {
-    h = mlp(x) + gate(x)
-    h = swish2(h, beta = 3)
-    return tail(h)
-  }
-}
-
-test Net "agrees" with B = 2 {
-  expect onnx ~= torch within (atol = 1e-5)
-}
-"""
-
-SWISH2 = '''\
-"""x * sigmoid(beta x)."""
-
-import torch as _torch
-
-
-def torch(x, beta=1.0):
-    return x * _torch.sigmoid(beta * x)
-
-
-def onnx(g, x, beta=1.0):
-    assert x.dtype == "f32" and x.rank == len(x.shape)
-    return g.op("Mul", x, g.op("Sigmoid", g.op("Mul", x, g.constant(beta, like=x))))
-
-
-def infer(x, beta=1.0):
-    return x.shape, x.dtype
-'''
-
-SMALL = """\
-dim B, T
-extern fn f(x: Tensor[B, T]) -> y: Tensor[B] from "f.py"
-model M() { forward(x: Tensor[B, T]) -> y: Tensor[B] = f(x) }
-"""
-
-SUM = """\
-def torch(x):
-    return x.sum(-1)
-
-
-def onnx(g, x):
-    return g.op("ReduceSum", x, g.constant([-1]), keepdims=0)
-"""
-
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project whose model calls one extern function in every way, with nothing trusted."""
-    (tmp_path / "ops").mkdir()
-    (tmp_path / "m.spec").write_text(SPEC)
-    (tmp_path / "ops" / "swish2.py").write_text(SWISH2)
-    return tmp_path
-
-
-def make(folder: Path, spec: str = "m.spec", **changes: Any) -> Result:
-    with chdir(folder):
-        return build(Request(spec, out=folder / "out", **{"render": False, **changes}))
-
-
-def small(folder: Path, code: str, spec: str = SMALL, **changes: Any) -> Result:
-    """Build `SMALL` with this text of f.py, trusted for this run."""
-    (folder / "m.spec").write_text(spec)
-    (folder / "f.py").write_text(code)
-    return make(folder, trust=("f.py",), **changes)
-
-
-def refused(folder: Path, code: str, spec: str = SMALL, **changes: Any) -> str:
-    """What is said where that is refused; nothing is left then."""
-    with pytest.raises(Rejected) as caught:
-        small(folder, code, spec, **changes)
-    assert not (folder / "out").exists()
-    return report.full(caught.value.diagnostics).replace(str(folder), "PROJECT")
-
-
-# ---- trust -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_check_never_runs_the_file(project: Path) -> None:
-    (project / "ops" / "swish2.py").write_text('open("marker", "w").close()\nraise SystemExit(3)\n')
-    for words in (["check", "m.spec"], ["inspect", "m.spec"], ["fmt", "--check", "m.spec"]):
-        done = specc(*words, cwd=project)
-        assert done.returncode == 0, done.stderr
-    checked = driver.load(project / "m.spec")
-    emit(checked.model)
-    view(checked.model)
-    assert not (project / "marker").exists()
-
-
-def test_untrusted(project: Path, golden: Callable[[Path, str], None]) -> None:
-    (project / "ops" / "swish2.py").write_text('open("marker", "w").close()\n')
-    for words in (["build", "m.spec"], ["test", "m.spec"]):
-        done = specc(*words, cwd=project)
-        assert done.returncode == 1 and "X901" in done.stderr
-        assert not (project / "marker").exists() and not (project / "build").exists()
-    golden(GOLDEN / "X901.txt", specc("build", "m.spec", cwd=project).stderr)
-
-
-def test_trust_change_remove(project: Path, golden: Callable[[Path, str], None]) -> None:
-    done = specc("trust", "ops/swish2.py", cwd=project)
-    assert done.returncode == 0 and (project / LOCK).is_file(), done.stderr
-    golden(GOLDEN / "specc.lock", (project / LOCK).read_text())
-    assert make(project).proof
-    assert specc("trust", "--list", cwd=project).stdout.endswith("ops/swish2.py\n")
-    (project / "ops" / "swish2.py").write_text(SWISH2 + "# changed\n")
-    changed = specc("build", "m.spec", "-o", "other", cwd=project)
-    assert changed.returncode == 1 and not (project / "other").exists()
-    golden(GOLDEN / "X902.txt", changed.stderr)
-    assert specc("trust", "--list", cwd=project).stdout.endswith("ops/swish2.py   changed since\n")
-    assert make(project, trust=("ops/swish2.py",)).proof  # for one run; the lock still holds the old hash
-    assert "X902" in specc("build", "m.spec", cwd=project).stderr
-    assert specc("trust", "ops/swish2.py", cwd=project).returncode == 0
-    assert make(project).proof
-    assert specc("trust", "--remove", "ops/swish2.py", cwd=project).returncode == 0
-    assert read_lock(project) == {}
-    assert "X901" in specc("build", "m.spec", cwd=project).stderr
-
-
-def test_trust_is_of_the_project_that_is_built(project: Path) -> None:
-    """An imported spec brings no trust with it, and its own lock says nothing."""
-    inner = project / "inner"
-    inner.mkdir()
-    (project / "ops").rename(inner / "ops")
-    (project / "m.spec").rename(inner / "m.spec")
-    write_lock(inner, {"ops/swish2.py": sha256(SWISH2.encode()).hexdigest()})
-    model = "model M() { a: MLP(4); forward(x: Tensor[B, 4]) -> Tensor[B, 4] = a(x) }\n"
-    (project / "outer.spec").write_text(f'from "./inner/m.spec" import MLP\ndim B\n{model}')
-    with pytest.raises(Rejected) as caught:
-        make(project, "outer.spec")
-    (found,) = caught.value.diagnostics
-    assert found.code == "X901" and found.message.startswith("inner/ops/swish2.py")
-    with chdir(project):  # what the message says to run is enough
-        words = found.help.partition("specc ")[2].partition("    ")[0].split()
-    assert specc(*words, cwd=project).returncode == 0
-    assert make(project, "outer.spec").proof
-
-
-def test_trust_for_nothing(project: Path) -> None:
-    with pytest.raises(Rejected) as caught:
-        make(project, trust=("ops/swish3.py",))
-    assert caught.value.diagnostics[0].code == "X901" and "no extern function" in str(caught.value)
-    for words in (["trust"], ["trust", "--list", "x.py"]):
-        assert specc(*words, cwd=project).returncode == 2
-    for words in (
-        ["trust", "nothing.py"],
-        ["trust", "m.spec"],
-        ["trust", "/etc/passwd"],
-        ["trust", "--remove", "x.py"],
-    ):
-        done = specc(*words, cwd=project)
-        assert done.returncode == 1 and "Traceback" not in done.stderr, words
-    assert not (project / LOCK).exists()
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["version = 2\n", "<<<<<<< HEAD\nversion = 1\n", 'version = 1\n[[extern]]\npath = "a.py"\n', "version = 1\nx = 1\n",
-     'version = 1\n[[extern]]\npath = "a.py"\nsha256 = "12"\n', "\udcff"],
-)  # fmt: skip
-def test_a_damaged_lock(project: Path, text: str) -> None:
-    (project / LOCK).write_bytes(text.encode("utf-8", "surrogateescape"))
-    for words in (["build", "m.spec"], ["trust", "ops/swish2.py"], ["trust", "--list"]):
-        done = specc(*words, cwd=project)
-        assert done.returncode == 1 and "error[X905]" in done.stderr, words
-    assert (project / LOCK).read_bytes() == text.encode("utf-8", "surrogateescape")
-
-
-def _write_for_ever(root: Path) -> None:
-    for i in range(10_000_000):
-        write_lock(root, {f"ops/{n}.py": f"{i:064x}" for n in range(50)})
-
-
-def test_a_kill_leaves_a_whole_lock(tmp_path: Path) -> None:
-    write_lock(tmp_path, {"ops/0.py": "0" * 64})
-    for wait in (0.02, 0.05, 0.11):
-        process = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(tmp_path,))
-        process.start()
-        time.sleep(wait)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        assert len(set(read_lock(tmp_path).values())) == 1  # all of one write
-    with changing(tmp_path) as trusted:
-        trusted.clear()
-    assert [path.name for path in tmp_path.iterdir()] == [LOCK]  # what was killed left nothing
-    names = {'odd "name" \\ \x7f é.py': "a" * 64}
-    write_lock(tmp_path, names)
-    assert read_lock(tmp_path) == names
-
-
-def test_two_at_once(tmp_path: Path) -> None:
-    for i in range(4):
-        (tmp_path / f"{i}.py").write_text(str(i))
-    running = [subprocess.Popen(command("trust", f"{i}.py"), cwd=tmp_path) for i in range(4)]
-    assert [process.wait() for process in running] == [0] * 4
-    assert list(read_lock(tmp_path)) == [f"{i}.py" for i in range(4)]
-
-
-def test_where_nothing_can_be_written(project: Path) -> None:
-    (project / LOCK).mkdir()
-    for words in (["trust", "ops/swish2.py"], ["build", "m.spec"]):
-        done = specc(*words, cwd=project)
-        assert done.returncode == 1 and "error[X905]" in done.stderr
+    return write_project(tmp_path)
 
 
 # ---- builds ----------------------------------------------------------------------------------------------------------
