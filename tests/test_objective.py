@@ -2,100 +2,39 @@
 
 from __future__ import annotations
 
-import copy
 import csv
-import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lion_pytorch
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchmetrics
-from torch import nn
+from objectives import ROWS, SPEC, arrays, opened, save
 from torchmetrics.functional.text import word_error_rate
 
 from specc import driver, report
 from specc.diagnostics import Rejected
-from specc.elaborate.settings import ARGUMENTS, CLASS_METRICS, FUNCTIONS, METRICS, PAIR_METRICS, TEXT_METRICS
+from specc.elaborate.settings import CLASS_METRICS, METRICS, PAIR_METRICS, TEXT_METRICS
 from specc_runtime.inputs import interface
 from specc_runtime.training import metrics
-from specc_runtime.training.muon import MuonAdamW
 from specc_runtime.training.objective import Objective
-from specc_runtime.training.optimisers import CLASSES, optimiser
 from specc_runtime.training.run import Request, train
-from specc_runtime.training.schedules import schedule
 from specc_runtime.training.section import Section, open_section
 from specc_runtime.training.sources import read
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).parent.parent
-ROWS = 7
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-SPEC = """\
-dim B
-fn focal(logits: Tensor[N, 3], label: Int[N], power: float = 2.0) -> Tensor[] {
-  p = sum(softmax(logits, axis = -1) * cast_like(one_hot(label, 3), logits), axis = -1)
-  return -mean((1.0 - p)**power * log(p))
-}
-fn both(x: Tensor[N, C], y: Tensor[N, C]) -> Tensor[] = 0.5*mse(x, y) + l1(x, y)
-model Net {
-  param scale: Tensor[1] = ones()
-  forward(x: Tensor[B, 3], frames: Tensor[B, 5, 4], flat: Tensor[B, 1])
-      -> (a: Tensor[B, 3], f: Tensor[B, 5, 4], p: Tensor[B, 1]) {
-    return x * scale, frames * scale, sigmoid(flat) * scale
-  }
-}
-train Net {
-  data = npz("d.npz", x = "x", frames = "frames", flat = "flat", label = "label", y = "y", probable = "probable",
-             texts = "texts", places = "places", yes = "yes")
-  loss = LOSS
-  optim = sgd(lr = 0.1)
-  batch = 4; epochs = 1
-}
-""".replace("dim B\n", "dim B, N, C\n")
-
-
-def arrays() -> dict[str, np.ndarray[Any, Any]]:
-    rng = np.random.default_rng(0)
-    return {
-        "x": rng.normal(size=(ROWS, 3)).astype(np.float32),
-        "frames": rng.normal(size=(ROWS, 5, 4)).astype(np.float32),
-        "flat": rng.normal(size=(ROWS, 1)).astype(np.float32),
-        "label": rng.integers(0, 3, ROWS),
-        "y": rng.normal(size=(ROWS, 3)).astype(np.float32),
-        "probable": rng.dirichlet((1.0, 1.0, 1.0), ROWS).astype(np.float32),
-        "texts": np.array([[1, 2], [3, -100], [2, 1], [1, 1], [3, 2], [2, -100], [1, 3]]),
-        "places": rng.integers(0, 4, (ROWS, 5)),
-        "yes": rng.integers(0, 2, (ROWS, 1)),
-    }
-
-
-def save(folder: Path, values: dict[str, Any]) -> None:
-    np.savez(folder / "d.npz", **values)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     save(tmp_path, arrays())
     return tmp_path
-
-
-def opened(folder: Path, loss: str, *more: str) -> Section:
-    (folder / "net.spec").write_text(SPEC.replace("LOSS", "\n  ".join([loss, *more])))
-    return open_section(str(folder / "net.spec"), None, {})
 
 
 def computed(section: Section) -> tuple[Objective, torch.Tensor]:
@@ -246,117 +185,6 @@ def test_every_metric_is_one_of_torchmetrics() -> None:
 def test_a_metric_twice(folder: Path) -> None:
     section = opened(folder, "mean(a)", 'metrics = [f1(a, data.label), f1(a, data.label, average = "macro")]')
     assert [m.name for m in metrics.meters(section)] == ["f1", "f1_2"]
-
-
-# ---- optimisers ------------------------------------------------------------------------------------------------------
-
-
-def module() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.ModuleDict({"table": nn.Embedding(5, 4), "first": nn.Linear(4, 6), "head": nn.Linear(6, 3)})
-
-
-def chosen(folder: Path, optim: str) -> tuple[nn.Module, torch.optim.Optimizer]:
-    section = opened(folder, "mean(a)")
-    section.settings["optim"] = driver.parse_sets({"optim": optim})["optim"].expr  # type: ignore[index]
-    made = module()
-    return made, optimiser(section, made)
-
-
-def stepped(made: nn.Module, chosen: torch.optim.Optimizer, steps: int = 3) -> list[torch.Tensor]:
-    """The parameters after steps along gradients that each differ."""
-    for step in range(steps):
-        generator = torch.Generator().manual_seed(step)
-        for p in made.parameters():
-            p.grad = torch.randn(p.shape, generator=generator)
-        chosen.step()
-    return [p.detach().clone() for p in made.parameters()]
-
-
-SAME: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "lion(lr = 1e-3, weight_decay = 0.1)": lambda p: lion_pytorch.Lion(p, lr=1e-3, weight_decay=0.1),
-    "adafactor(lr = 0.01)": lambda p: torch.optim.Adafactor(p, lr=0.01),
-    "adamw(lr = 0.01, betas = (0.8, 0.9))": lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.8, 0.9)),
-    "adamw(lr = 0.01, fused = true)": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
-}
-
-
-@pytest.mark.parametrize("optim", SAME)
-def test_optimisers_are_those_of_their_libraries(optim: str, folder: Path) -> None:
-    other = module()
-    found, wanted = stepped(*chosen(folder, optim)), stepped(other, SAME[optim](other.parameters()))
-    assert all(map(torch.equal, found, wanted))
-
-
-def test_muon_is_for_the_matrices_of_hidden_layers(folder: Path) -> None:
-    text = 'muon(lr = 0.02, weight_decay = 0.1, adamw = ["head"], adamw_lr = 1e-3, no_decay = ["*.bias"])'
-    made, both = chosen(folder, text)
-    other = module()
-    names = dict(other.named_parameters())
-    muon = torch.optim.Muon([names["first.weight"]], lr=0.02, weight_decay=0.1)
-    groups: list[dict[str, Any]] = [
-        {"params": [names["table.weight"], names["head.weight"]]},
-        {"params": [names["first.bias"], names["head.bias"]], "weight_decay": 0.0},
-    ]
-    rest = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    for step in range(3):
-        generator = torch.Generator().manual_seed(step)
-        for p in other.parameters():
-            p.grad = torch.randn(p.shape, generator=generator)
-        muon.step()
-        rest.step()
-    wanted = [p.detach() for p in other.parameters()]
-    assert all(map(torch.equal, stepped(made, both), wanted))
-    assert isinstance(both, MuonAdamW)
-    again_module, again = chosen(folder, text)
-    stepped(again_module, again, steps=1)
-    for p, q in zip(again_module.parameters(), made.parameters(), strict=True):
-        p.data.copy_(q.data)
-    again.load_state_dict(copy.deepcopy(both.state_dict()))
-    assert all(map(torch.equal, stepped(again_module, again, 1), stepped(made, both, 1)))
-
-
-def test_groups_have_their_own_settings(folder: Path) -> None:
-    groups = '[group(["head"], lr = 1e-2), group("first", weight_decay = 0.5)]'
-    text = f'adamw(lr = 1e-3, no_decay = ["*.bias"], groups = {groups})'
-    made, found = chosen(folder, text)
-    names = {id(p): name for name, p in made.named_parameters()}
-    told = [([names[id(p)] for p in g["params"]], g["lr"], g["weight_decay"]) for g in found.param_groups]
-    assert told == [
-        (["table.weight"], 1e-3, 0.01),
-        (["head.weight"], 1e-2, 0.01),
-        (["head.bias"], 1e-2, 0.0),
-        (["first.weight"], 1e-3, 0.5),
-        (["first.bias"], 1e-3, 0.0),
-    ]
-
-
-def test_arguments_are_those_of_the_libraries() -> None:
-    for name, kind in CLASSES.items():
-        assert list(ARGUMENTS[name]) == [*inspect.signature(getattr(torch.optim, kind)).parameters][1:]
-    assert set(ARGUMENTS["lion"]) < inspect.signature(lion_pytorch.Lion).parameters.keys()
-    assert set(ARGUMENTS["muon"][:-3]) < inspect.signature(torch.optim.Muon).parameters.keys()
-    assert {*FUNCTIONS["optim"], *FUNCTIONS["sched"]} <= ARGUMENTS.keys()
-
-
-def test_plateau(tmp_path: Path) -> None:
-    """The rate falls after two validations that were no better."""
-    np.savez(tmp_path / "x.npz", x=np.ones((8, 1), np.float32))
-    (tmp_path / "one.spec").write_text(
-        "dim B\nmodel One { param w: Tensor[1] = ones(); forward(x: Tensor[B, 1]) -> y: Tensor[B, 1] = x * w }\n"
-        'train One {\n  data = npz("x.npz", x = "x"); val = npz("x.npz", x = "x")\n'
-        "  loss = mean(detach(y)) + 0.0*mean(y)\n  optim = sgd(lr = 1.0)\n"
-        '  sched = plateau("val_loss", factor = 0.5, patience = 1)\n  batch = 8; epochs = 6\n}\n'
-    )
-    train(Request(str(tmp_path / "one.spec"), out=tmp_path / "run"))
-    rows = csv.DictReader((tmp_path / "run/metrics.csv").open())
-    assert [float(row["lr"]) for row in rows if row["lr"]] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25]
-
-
-def test_one_cycle_without_momentum(folder: Path) -> None:
-    section = opened(folder, "mean(a)", "sched = one_cycle(max_lr = 0.1)")
-    _, made = chosen(folder, "adafactor(lr = 0.01)")
-    assert schedule(section, made, 10) is not None
 
 
 # ---- what does not fit -----------------------------------------------------------------------------------------------
