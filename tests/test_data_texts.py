@@ -280,7 +280,7 @@ STREAMED = """\
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_data import LM, data_of
+from training_data import LM, data_of
 from specc_runtime.training.batches import loader
 folder = Path({folder!r})
 small = data_of(folder, LM, 'text("small.txt", tokenizer = "{tokenizer}", length = 128)', context="128")
