@@ -273,6 +273,7 @@ SESSIONS = {
             f"{BUILD} --quant int8 --emit torch",
             f"{BUILD} --quant int8",
             "specc build table.spec --no-render --quant int4:embed",
+            "specc build table.spec --no-render --quant int4:head --quant-text table.spec",
         ],
         ["specc build table.spec --no-render --quant int4:head"],
     ),

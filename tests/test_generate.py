@@ -341,6 +341,7 @@ def test_the_command_tells_of_tokens_without_text(built: Path, tmp_path: Path) -
         (["--ids", "1,x"], 2, "expected token numbers"),
         (["--ids", "1", "--prompt", "a"], 2, "give one of"),
         (["--ids", "1", "--greedy", "--top-k", "3"], 2, "--greedy samples nothing"),
+        (["--ids", "1", "--load", "instant", "--backend", "torch"], 2, "is of onnxruntime"),
         (["--ids", "1", "--top-p", "7"], 1, "error[G707]"),
         (["--prompt-file", "none.txt"], 1, "cannot read none.txt: No such file"),
         (["--prompt-file", "binary"], 1, "binary is not text: byte 1 is not UTF-8"),
@@ -476,6 +477,11 @@ def test_a_graph_that_is_damaged_or_not_there_has_the_way_out(tmp_path: Path) ->
     assert "is a file" in refused.message and str(out) in refused.help
     torch_only = make("gpt2", tmp_path / "torch", cache=CONCAT, emit=frozenset({"torch"}), verify=False).folder
     assert "--emit torch,onnx" in found(Generator, torch_only).help
+    next(torch_only.glob("*.py")).unlink()
+    assert ".py is missing" in found(Generator, torch_only, "torch").message
+    bare = make("gpt2", tmp_path / "bare", cache=CONCAT, no_weights=True).folder
+    for backend in BACKENDS:  # torch would draw its own
+        assert "no weights to run with" in found(Generator, bare, backend).message
 
 
 def test_weights_in_few_bits_generate(tmp_path: Path) -> None:

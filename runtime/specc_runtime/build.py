@@ -23,12 +23,13 @@ from specc.weights.mapping import Anew
 from specc_runtime import manifest, memory
 from specc_runtime.cache import Request as CacheRequest
 from specc_runtime.cache import cached_entry, every_choice
-from specc_runtime.companions import SpecialTokens, copy_companions, special_tokens
+from specc_runtime.companions import SpecialTokens, copy_companions, folder_of, special_tokens
 from specc_runtime.destination import destination
 from specc_runtime.externs import Loaded, load_trusted, write_copies
 from specc_runtime.genai import write_config
 from specc_runtime.graphs import graphs_of, protos
 from specc_runtime.module import WEIGHTS, python_name
+from specc_runtime.perplexity import read as read_text
 from specc_runtime.publish import publishing
 from specc_runtime.quantised import Quantised, graph_file, refuse
 from specc_runtime.quantised import write as write_quantised
@@ -104,6 +105,8 @@ def build(request: Request, say: Say = lambda _: None) -> Result:
             source = open_source(request.weights, request.weights_format, project, request)
             if source is not None:
                 opened.callback(source.close)
+            if request.quant_text is not None:  # before the build is begun that would fail in the end
+                read_text(request.quant_text, folder_of(source.checkpoint) if source is not None else None)
             checked = project.check(
                 Options(
                     request.model,

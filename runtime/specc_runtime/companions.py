@@ -39,14 +39,14 @@ class SpecialTokens:
 def copy_companions(checkpoint: Checkpoint, work: Path) -> None:
     """Copy the files that there are into a build."""
     for name in FILES:
-        source = _folder(checkpoint) / name
+        source = folder_of(checkpoint) / name
         if source.is_file():
             shutil.copyfile(source, work / name)
 
 
 def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
     """As generation_config.json says, and config.json where that has no value. Raises `Rejected` (E006)."""
-    file = _folder(checkpoint) / GENERATION_CONFIG
+    file = folder_of(checkpoint) / GENERATION_CONFIG
     generation = read_json(file) if file.is_file() else {}
     config = checkpoint.config or {}
     bos, eos, pad, start = (
@@ -65,5 +65,6 @@ def _tokens(key: str, config: Mapping[str, Any], file: Path) -> tuple[int, ...]:
     return tuple(token for token in several if token >= 0)
 
 
-def _folder(checkpoint: Checkpoint) -> Path:
+def folder_of(checkpoint: Checkpoint) -> Path:
+    """Where the files lie."""
     return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -13,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
-from specc_runtime.libraries import needs
+from specc_runtime.libraries import needs, quietly
 from specc_runtime.manifest import sha256
 from specc_runtime.module import WEIGHTS, Build, open_build
 
@@ -139,12 +138,8 @@ def fold(run: Path, base: Base, to: Path, build: Callable[[Path], Path]) -> int:
 def library() -> ModuleType:
     """peft; raises `Rejected` (B650) where it is not installed."""
     needs("a run with adapters", "peft")
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # what it imports warns of kernels that this machine lacks and nothing here uses
-    try:
+    with quietly():
         import peft
-    finally:
-        logging.disable(before)
     return peft
 
 

@@ -18,7 +18,7 @@ from specc_runtime.devices import Device
 from specc_runtime.encoder import open_encoder
 from specc_runtime.generation import Generation, Piece, Statistics, Text
 from specc_runtime.inputs import Interface, positions_of
-from specc_runtime.module import Build, open_build
+from specc_runtime.module import Build, no_weights, open_build
 from specc_runtime.sampling import Sampler, Sampling
 from specc_runtime.steps import BufferSteps
 from specc_runtime.tokens import TOKENIZER, Detokenizer, Ending, check_fit, load_tokenizer, no_tokenizer
@@ -54,6 +54,8 @@ class Generator:
         tokenizer: str | Path | None = None,
     ) -> None:
         self.build = build if isinstance(build, Build) else open_build(build)
+        if self.build.weights is None:  # torch would go on with what the class draws
+            raise Rejected([no_weights(self.build.folder)])
         self.device: Device = device
         self.steps = self._opened(lambda: open_on(device, self.build, backend, entry, quantized=quantized))
         self.cache: Cache = self.steps.cache

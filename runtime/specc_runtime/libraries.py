@@ -1,7 +1,10 @@
-"""Libraries that only some commands need: those of the extra `train`."""
+"""Libraries that only some commands need."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 from specc.diagnostics import Diagnostic, Rejected
@@ -18,3 +21,14 @@ def needs(what: str, *libraries: str, span: Span | None = None) -> None:
     if missing is not None:
         message = f"{what} needs {missing}, which is not installed"
         raise Rejected([Diagnostic("B650", message, span, help="pip install 'specc-ml[train]'")])
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """To import what warns of kernels that this machine lacks and nothing here uses."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

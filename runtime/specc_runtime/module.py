@@ -155,6 +155,8 @@ class Build:
             module = self.module()
             quantize(module, parse(stored["scheme"]), stored["products"], stored["tables"], ties)
             return module
+        if not self.source.is_file() and self.source.name in self.manifest["files"]:
+            raise Rejected([Diagnostic("B660", f"{self.source} is missing", help=_AGAIN)])
         if not self.source.is_file():
             message = f"`{self.folder}` has no torch source"
             raise Rejected([Diagnostic("B660", message, help="build it with  --emit torch,onnx")])
@@ -194,8 +196,7 @@ class Build:
         import onnxruntime
 
         if self.weights is None:
-            help = "build it without --no-weights"
-            raise Rejected([Diagnostic("B660", f"`{self.folder}` has no weights to run with", help=help)])
+            raise Rejected([no_weights(self.folder)])
         missing = next((p for p in (self.folder / file, self.weights) if not p.is_file()), None)
         if missing is not None:
             raise Rejected([Diagnostic("B660", f"{missing} is missing", help=_AGAIN)])
@@ -219,6 +220,10 @@ class Build:
             help = "build it with  --all-entries"
             raise Rejected([Diagnostic("B660", f"`{self.folder}` has no entry `{entry}`", help=help, notes=notes)])
         return Interface.from_json(found["interface"])
+
+
+def no_weights(folder: Path) -> Diagnostic:
+    return Diagnostic("B660", f"`{folder}` has no weights to run with", help="build it without --no-weights")
 
 
 def extern_copies(build: Build) -> dict[str, UserFile]:

@@ -44,11 +44,7 @@ def perplexity(of: Interface, programs: tuple[Program, Program], text: Path, tok
     found = predicts(of)
     assert found is not None, f"{of.method} predicts no tokens"
     item, output = found
-    content = _read(text)
-    if not (tokenizer / TOKENIZER).is_file():
-        message = f"the perplexity of {text} needs a tokenizer, and the build has no {TOKENIZER}"
-        help = f"--weights DIR, a checkpoint with one; or copy one into the build:  specc verify BUILD --text {text}"
-        raise Rejected([Diagnostic("B670", message, help=help)])
+    content = read(text, tokenizer)
     tokens = load_tokenizer(tokenizer)
     check_fit(tokens, output.shape[2].value, TOKENIZER)
     ids = np.array(tokens.encode(content).ids, np.int64)
@@ -70,14 +66,23 @@ def perplexity(of: Interface, programs: tuple[Program, Program], text: Path, tok
     return Perplexity(text.name, count, before, after)
 
 
-def _read(text: Path) -> str:
+def read(text: Path, tokenizer: Path | None) -> str:
+    """A text whose perplexity the tokenizer.json of a folder allows to tell.
+
+    Raises `Rejected`: E006 for a file that is not text, B670 without a tokenizer.
+    """
     try:
-        return text.read_text(encoding="utf-8")
+        content = text.read_text(encoding="utf-8")
     except OSError as error:
         raise Rejected([Diagnostic("E006", f"cannot read {text}: {(error.strerror or str(error)).lower()}")]) from None
     except UnicodeDecodeError as error:
         message = f"{text} is not text: byte {error.start} is not UTF-8"
         raise Rejected([Diagnostic("E006", message, help="give a text file in UTF-8")]) from None
+    if tokenizer is None or not (tokenizer / TOKENIZER).is_file():
+        message = f"the perplexity of {text} needs a tokenizer, and the build has no {TOKENIZER}"
+        help = f"--weights DIR, a checkpoint with one; or copy one into the build:  specc verify BUILD --text {text}"
+        raise Rejected([Diagnostic("B670", message, help=help)])
+    return content
 
 
 def _windows(ids: Array, of: Interface, item: Input) -> Iterator[Array]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.quantisation import Scheme
+from specc_runtime.libraries import quietly
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +28,9 @@ def quantize(
     import torch
 
     try:
-        from torchao.quantization import IntxWeightOnlyConfig, PerAxis, PerGroup, quantize_
-        from torchao.quantization.quant_primitives import MappingType
+        with quietly():
+            from torchao.quantization import IntxWeightOnlyConfig, PerAxis, PerGroup, quantize_
+            from torchao.quantization.quant_primitives import MappingType
     except ImportError as error:
         message = f"torchao cannot be imported, which keeps weights in few bits in torch: {error}"
         raise Rejected([Diagnostic("B670", message, help="pip install torchao")]) from None

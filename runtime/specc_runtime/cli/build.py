@@ -171,6 +171,8 @@ def make(
         given["cache"] = replace(given["cache"], logits=logits)
     if given["quant_text"] is not None and given["quant"] is None:
         raise click.UsageError("--quant-text is about weights in few bits: add --quant int8")
+    if given["quant_text"] is not None and (no_verify or given["emit"] != {"torch", "onnx"}):
+        raise click.UsageError("--quant-text is told by the proof: leave out --no-verify and --emit")
     request = Request(
         file, verify=not no_verify, render=not no_render, without=frozenset(without), entries=wanted, **given
     )

@@ -96,6 +96,8 @@ def _check_usage(given: dict[str, Any]) -> None:
         raise click.UsageError("give one of --prompt TEXT, --prompt-file FILE and --ids 1,2,3")
     if given["greedy"] and any(given[name] is not None for name in ("temperature", "top_k", "top_p")):
         raise click.UsageError("--greedy samples nothing: leave out --temperature, --top-k and --top-p")
+    if given["load"] == "instant" and given["backend"] == "torch":
+        raise click.UsageError("--load instant is of onnxruntime: torch maps the file anyway")
 
 
 def _prompt(given: dict[str, Any]) -> Prompt:
