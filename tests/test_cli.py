@@ -267,7 +267,10 @@ def test_inspect_of_a_build(specc: Callable[..., Done], tmp_path: Path) -> None:
     manifest = tmp_path / "build" / "gpt2-tiny" / "manifest.json"
     manifest.write_text(manifest.read_text("utf-8").replace('"gpt2.spec"', '"mine.spec"'), encoding="utf-8")
     done = specc("inspect", "build/gpt2-tiny")
-    assert done.code == 1 and "was built from `mine.spec`, which isn't found" in done.err
+    assert done.code == 0 and "warning[B660]: `build/gpt2-tiny` was built from `mine.spec`, which isn't" in done.err
+    assert "h.{0..2}" in done.out and "parameters" in done.out  # what its graph tells
+    done = specc("inspect", "build/gpt2-tiny", "--fit", "1GB", "--at", "B=1")
+    assert done.code == 1 and "error[B660]: `build/gpt2-tiny` was built from `mine.spec`, which isn't" in done.err
     (tmp_path / "mine.spec").write_text(GOOD, encoding="utf-8")
     assert "is another version of it" in specc("inspect", "build/gpt2-tiny").err
     manifest.write_text("{}", encoding="utf-8")

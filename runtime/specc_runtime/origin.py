@@ -35,7 +35,7 @@ def origin_of(folder: Path) -> Origin:
     record = manifest.read(folder, "manifest.json")
     name, digest = next(iter(record["spec"]["files"].items()))
     return Origin(
-        file=_find(folder, name, digest, record),
+        file=_find(folder, name, digest),
         model=record["model"],
         preset=record["preset"],
         sets={key: _setting(value) for key, value in record["hyperparameters"].items()},
@@ -72,7 +72,7 @@ def _setting(value: Any) -> str:
     return value if isinstance(value, str) else written(value)
 
 
-def _find(folder: Path, name: str, digest: str, record: dict[str, Any]) -> Path:
+def _find(folder: Path, name: str, digest: str) -> Path:
     changed = None
     for place in _places(folder.absolute()):
         path = place / name
@@ -86,11 +86,9 @@ def _find(folder: Path, name: str, digest: str, record: dict[str, Any]) -> Path:
         why = f"{changed} is another version of it"
     else:
         why = "it is neither here nor beside the build"
-    preset = f" --preset {record['preset']}" if record["preset"] else ""
-    help = f"specc inspect PATH/{name}{preset}"
-    raise Rejected(
-        [Diagnostic("B660", f"`{folder}` was built from `{name}`, which isn't found", notes=(("why", why),), help=help)]
-    )
+    message = f"`{folder}` was built from `{name}`, which isn't found"
+    help = f"put `{name}`, as it was, into the current folder or beside the build"
+    raise Rejected([Diagnostic("B660", message, notes=(("why", why),), help=help)])
 
 
 def _places(folder: Path) -> Iterator[Path]:

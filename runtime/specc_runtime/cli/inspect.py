@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -109,17 +110,24 @@ def command(
     from specc_runtime.quantised import parse
 
     with reporting():
+        asked = {"--explain": explain, "--fit": fit, "--device": device, "--set": sets, "--quant": quant}
         if foreign.is_foreign(Path(file)):
-            _only_of_specs(
-                file, {"--explain": explain, "--fit": fit, "--device": device, "--set": sets, "--quant": quant}
-            )
+            _only_of_specs(file, asked)
             click.echo(foreign.shown(Path(file), at=at, depth=depth, sort=sort, format=format), nl=False)
             return
         omitted, position_ids = frozenset(without), False
         if (Path(file) / "manifest.json").is_file():
             from specc_runtime.origin import origin_of
 
-            origin = origin_of(Path(file))
+            try:
+                origin = origin_of(Path(file))
+            except Rejected as rejected:
+                graph_file = _graph_of(Path(file), entry)
+                if graph_file is None or any(asked.values()) or preset or model or without:
+                    raise
+                print_diagnostics([_less(d, graph_file) for d in rejected.diagnostics])
+                click.echo(foreign.shown(graph_file, at=at, depth=depth, sort=sort, format=format), nl=False)
+                return
             file, preset, model = str(origin.file), preset or origin.preset, origin.model
             sets = origin.sets | sets
             omitted, position_ids = omitted or origin.without.get(entry, omitted), origin.position_ids
@@ -145,6 +153,19 @@ def command(
             answer = _estimated(checked.model, graph, found, device, next(iter(schemes), None), help)
     print_diagnostics(checked.warnings)
     click.echo(json.dumps(answer.to_json(), indent=1) if format == "json" else str(answer))
+
+
+def _graph_of(build: Path, entry: str) -> Path | None:
+    """The graph of an entry of a build, if it has one."""
+    from specc_runtime import manifest
+
+    made = manifest.read(build, "manifest.json")["entries"].get(entry)
+    return build / made["onnx"] if made is not None and made["onnx"] else None
+
+
+def _less(why: Diagnostic, shown: Path) -> Diagnostic:
+    """That a spec is not found, where its build tells some of what it would."""
+    return replace(why, severity="warning", notes=(*why.notes, ("shown", f"what {shown} tells")))
 
 
 def _only_of_specs(file: str, given: Mapping[str, Any]) -> None:
