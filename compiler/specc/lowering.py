@@ -112,8 +112,8 @@ class Emitter(Protocol):
 class Packed(Protocol):
     """A matrix [rows, width] that is stored in few bits."""
 
-    def product(self, x: Handle) -> Handle:
-        """x @ w^T: [.., width] gives [.., rows]."""
+    def product(self, x: Handle, added: Handle | None = None) -> Handle:
+        """x @ w^T + added: [.., width] gives [.., rows]; `added` is [rows]."""
 
     def look_up(self, ids: Handle) -> Handle:
         """Rows ids[..]: [.., width]."""

@@ -94,11 +94,12 @@ class OpError(Exception):
 @dataclass(frozen=True)
 class Packing:
     """That a weight, a matrix, may be stored in few bits row by row: which operand it is, and whether its rows are
-    looked up, rather than multiplied with.
+    looked up, rather than multiplied with; `added`: the operand that is added to the product, a number for each row.
     """
 
     operand: int
     looked_up: bool = False
+    added: int | None = None
 
 
 @dataclass(frozen=True)

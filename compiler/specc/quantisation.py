@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 DEFAULT_BLOCK = 32
@@ -61,3 +62,32 @@ def whole(name: str) -> tuple[str, str]:
     """(state_dict name, part) of an initializer; the part of what is stored as it is, is empty."""
     tensor, _, what = name.partition(":")
     return tensor, what
+
+
+def joined(names: Sequence[str]) -> str:
+    """What matrices are called that lie one below the other: `attn.{q,k,v}.weight`; one alone has its own name."""
+    if len(names) == 1:
+        return names[0]
+    paths = [name.split(".") for name in names]
+    shortest = min(map(len, paths)) - 1
+    before = _alike(paths, shortest)
+    after = _alike([path[::-1] for path in paths], shortest - before)
+    inner = ",".join(".".join(path[before : len(path) - after]) for path in paths)
+    return ".".join([*paths[0][:before], f"{{{inner}}}", *paths[0][len(paths[0]) - after :]])
+
+
+def members(name: str) -> tuple[str, ...]:
+    """The matrices of a `joined` name, in order."""
+    before, brace, rest = name.partition("{")
+    if not brace:
+        return (name,)
+    inner, _, after = rest.partition("}")
+    return tuple(f"{before}{one}{after}" for one in inner.split(","))
+
+
+def _alike(paths: Sequence[Sequence[str]], at_most: int) -> int:
+    """How many segments all paths begin with."""
+    count = 0
+    while count < at_most and len({path[count] for path in paths}) == 1:
+        count += 1
+    return count

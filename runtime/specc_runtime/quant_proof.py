@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specc.diagnostics import Diagnostic, Rejected
-from specc.quantisation import Scheme, whole
+from specc.quantisation import Scheme, members, whole
 from specc_runtime import manifest, programs, quant_kernels
 from specc_runtime.cache import CachedEntry
 from specc_runtime.certificate import Certificate
@@ -189,7 +189,7 @@ class _Exact:
         """The fp32 graph with the weights that the bits say."""
         proto, packed = self._load(file), self._load(graph_file(file, self.scheme))
         parts = [whole(t.name) for t in external(packed)]
-        names = {name for name, what in parts if what}
+        names = {one for name, what in parts if what for one in members(name)}
         tables = uses(packed)[1]
         split_uses(proto, names & {name for name, what in parts if not what})
         shapes = {t.name: tuple(t.dims) for t in proto.graph.initializer}
@@ -237,6 +237,7 @@ def unrounded(proto: ModelProto) -> None:
     from onnx import NodeProto, TensorProto, helper
 
     one = helper.make_tensor("one", TensorProto.FLOAT, [], [1.0])
+    integers: set[str] = set()
     for graph in [proto.graph]:
         nodes: list[NodeProto] = []
         for node in graph.node:
@@ -244,10 +245,12 @@ def unrounded(proto: ModelProto) -> None:
                 value, step, _ = node.output
                 nodes.append(helper.make_node("Identity", [node.input[0]], [value]))
                 nodes.append(helper.make_node("Constant", [], [step], value=one))
+                integers.add(value)
             elif node.op_type == "MatMulInteger":
                 wide = f"{node.output[0]}:wide"
                 nodes.append(helper.make_node("Cast", [node.input[1]], [wide], to=TensorProto.FLOAT))
                 nodes.append(helper.make_node("MatMul", [node.input[0], wide], [node.output[0]]))
+                integers.add(node.output[0])
             else:
                 if node.op_type == "MatMulNBits":
                     level = next(a for a in node.attribute if a.name == "accuracy_level")
@@ -256,7 +259,9 @@ def unrounded(proto: ModelProto) -> None:
         changed = [NodeProto.FromString(n.SerializeToString()) for n in nodes]
         del graph.node[:]
         graph.node.extend(changed)
-        del graph.value_info[:]  # of values that are no longer integers
+        for at in reversed(range(len(graph.value_info))):  # the others stay: onnxruntime does not infer all of them
+            if graph.value_info[at].name in integers:
+                del graph.value_info[at]
 
 
 def _nodes(proto: ModelProto) -> Iterator[Any]:

@@ -1,19 +1,21 @@
 """The quantised graphs of a build and their weights: `model.int8.onnx` beside `model.int8.safetensors`.
 
 The two are all that running them takes; the fp32 graph and its weights stay as the reference. Weights are packed a
-block of rows at a time on their way from the one file to the other.
+block of rows at a time on their way from the one file to the other. Matrices that a graph reads as one lie one below
+the other there, each under its own name.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
-from specc.quantisation import BLOCKS, SCALE, ZERO, Scheme, part, whole
+from specc.quantisation import BLOCKS, SCALE, ZERO, Scheme, joined, members, part, whole
 from specc.weights.layout import TensorInfo
 from specc_runtime.checkpoint import Checkpoint
 from specc_runtime.tensor_file import TensorEntry
@@ -111,40 +113,79 @@ def write(folder: Path, weights: Path, graphs: Mapping[str, ModelProto], scheme:
     Raises `Rejected` (B670) where no graph reads a packed weight, `OSError` where a file cannot be written.
     """
     wanted = {t.name: _info(t) for proto in graphs.values() for t in external(proto)}
-    packed = sorted({whole(name)[0] for name in wanted if whole(name)[1]})
+    packed, apart = one_below_the_other([members(whole(name)[0]) for name in wanted if whole(name)[1]])
     if not packed:
         message = f"--quant {scheme.text}: {model} has no linear layer whose weight could be stored in few bits"
         kept = [name for name in ("head", "embed") if not getattr(scheme, name)] if wanted else []
         help = f"layers that give results and tables are packed where asked:  --quant {scheme.kind}:{','.join(kept)}"
         raise Rejected([Diagnostic("B670", message, help=help if kept else "leave --quant out")])
     file = folder / weights_file(scheme)
-    tensors = [NewTensor(name, info) for name, info in wanted.items()]
-    header, places = layout(tensors)
-    out = new_file(file)
-    steps = 0.0
-    try:
-        write_at(out, header, 0)
-        with Checkpoint.open(weights) as source:
-            entries = source.tensors
-            for name in wanted:
-                if not whole(name)[1]:
-                    entry = entries[name]
-                    given = source.descriptor(entry.file)
-                    copy_range(given, entry.offset, out, places[name].offset, entry.nbytes, weights)
-            for name in packed:
-                parts = {what: places[part(name, what)] for what in _parts(scheme)}
-                for off in _pack(source.array(name), scheme, out, parts):
-                    steps = max(steps, off)
-                    source.release(name)  # what was read of it: pages count as memory until then
-    finally:
-        os.close(out)
+    with Checkpoint.open(weights) as source:
+        entries = source.tensors
+        heights = {name: entries[name].shape[0] for name in packed}
+        header, places = layout(_tensors(wanted, packed, heights, scheme))
+        steps = _fill(file, header, places, source, packed, scheme)
     for name, proto in graphs.items():
+        take_apart(proto, apart, heights)
         _place(proto, file.name, places)
         (folder / name).write_bytes(proto.SerializeToString(deterministic=True))
     before = sum(entries[name].nbytes for name in packed)
     after = sum(place.nbytes for name, place in places.items() if whole(name)[1])
     products, tables = ({name for proto in graphs.values() for name in uses(proto)[i]} for i in (0, 1))
     return Quantised(scheme, tuple(sorted(products)), tuple(sorted(tables)), steps, before, after)
+
+
+def one_below_the_other(groups: Iterable[Sequence[str]]) -> tuple[list[str], set[str]]:
+    """The order in which matrices lie in the file so that those of each group are neighbours, and the `joined` names of
+    groups for which there is no room: a matrix has two neighbours at most."""
+    place: dict[str, int] = {}
+    apart: set[str] = set()
+    for group in sorted(dict.fromkeys(map(tuple, groups)), key=len, reverse=True):
+        known = [name for name in group if name in place]
+        first = place.get(group[0], 0)
+        if known and [place.get(name) for name in group] != [*range(first, first + len(group))]:
+            apart.add(joined(group))
+        for name in group:
+            place.setdefault(name, len(place))
+    return [*place], apart
+
+
+def _tensors(
+    wanted: Mapping[str, TensorInfo], packed: Sequence[str], heights: Mapping[str, int], scheme: Scheme
+) -> list[NewTensor]:
+    """The tensors of the file, in order: the parts of packed ones first."""
+    infos: dict[str, TensorInfo] = {}
+    plain: list[NewTensor] = []
+    for name, info in wanted.items():
+        tensor, what = whole(name)
+        if not what:
+            plain.append(NewTensor(name, info))
+            continue
+        for one in members(tensor):
+            infos[part(one, what)] = TensorInfo((heights[one], *info.shape[1:]), info.dtype)
+    return [NewTensor(part(n, what), infos[part(n, what)]) for what in _parts(scheme) for n in packed] + plain
+
+
+def _fill(
+    file: Path, header: bytes, places: Mapping[str, Place], source: Checkpoint, packed: Sequence[str], scheme: Scheme
+) -> float:
+    """Write the file; the largest rounding error, in steps."""
+    out = new_file(file)
+    steps = 0.0
+    try:
+        write_at(out, header, 0)
+        for name, place in places.items():
+            if not whole(name)[1]:
+                entry = source.tensors[name]
+                copy_range(source.descriptor(entry.file), entry.offset, out, place.offset, entry.nbytes, entry.file)
+        for name in packed:
+            parts = {what: places[part(name, what)] for what in _parts(scheme)}
+            for off in _pack(source.array(name), scheme, out, parts):
+                steps = max(steps, off)
+                source.release(name)  # what was read of it: pages count as memory until then
+    finally:
+        os.close(out)
+    return steps
 
 
 def _parts(scheme: Scheme) -> tuple[str, ...]:
@@ -189,8 +230,29 @@ def uses(proto: ModelProto) -> tuple[set[str], set[str]]:
     for node in proto.graph.node:
         for name in (reshaped.get(name, name) for name in node.input):
             if whole(name)[1] in ("int8", "int4") and node.op_type != "Reshape":
-                found["Gather" in node.op_type].add(whole(name)[0])
+                found["Gather" in node.op_type].update(members(whole(name)[0]))
     return found
+
+
+def take_apart(proto: ModelProto, names: Collection[str], heights: Mapping[str, int]) -> None:
+    """Make the joined matrices named of their members, which do not lie one below the other: a `Concat`, folded when a
+    session is loaded."""
+    from onnx import helper
+
+    found = [t for t in external(proto) if whole(t.name)[0] in names]
+    known = {t.name for t in external(proto)}
+    for tensor in found:
+        name, what = whole(tensor.name)
+        parts = {part(one, what): heights[one] for one in members(name)}
+        node = helper.make_node("Concat", [*parts], [tensor.name], name=tensor.name, axis=0)
+        proto.graph.node.insert(0, node)
+        for one, rows in parts.items():
+            if one not in known:
+                known.add(one)
+                new = proto.graph.initializer.add()
+                new.CopyFrom(tensor)
+                new.name, new.dims[0] = one, rows
+        proto.graph.initializer.remove(tensor)
 
 
 def _info(tensor: Any) -> TensorInfo:
@@ -212,8 +274,14 @@ def _place(proto: ModelProto, location: str, places: Mapping[str, Place]) -> Non
     """Say where the bytes of each initializer are."""
     for tensor in external(proto):
         del tensor.external_data[:]
-        place = places[tensor.name]
-        found = {"location": location, "offset": str(place.offset), "length": str(place.nbytes)}
+        name, what = whole(tensor.name)
+        parts = [places[part(one, what) if what else one] for one in members(name)]
+        assert all(a.offset + a.nbytes == b.offset for a, b in pairwise(parts)), f"{tensor.name} is in pieces"
+        found = {
+            "location": location,
+            "offset": str(parts[0].offset),
+            "length": str(sum(place.nbytes for place in parts)),
+        }
         for key, value in found.items():
             tensor.external_data.add(key=key, value=value)
 

@@ -82,7 +82,7 @@ class Linear(Op):
 
     name = "linear"
     factors = (0, 1)
-    packing = Packing(1)
+    packing = Packing(1, added=2)
     x: ClassVar[Tensor]
     w: ClassVar[Tensor]
     b: ClassVar[Tensor | None]
@@ -111,8 +111,7 @@ class Linear(Op):
         return product if b is None else emit("Add", product, b)
 
     def onnx_packed(self, emit: Emitter, weight: Packed, x: Handle, w: Handle, b: Handle | None) -> Handle:
-        product = weight.product(x)
-        return product if b is None else emit("Add", product, b)
+        return weight.product(x, b)
 
     def cost(self, results: Sequence[TensorType], *operands: Operand) -> Cost:
         w = operands[1]

@@ -137,10 +137,10 @@ class GraphEmitter:
     def adopt(self, made: Ref, target: Ref) -> None:
         """From now on `target`, which some other node computed, is what the node of `made` computes."""
         record = made.node
-        assert record is not None and len(record.outputs) == 1
-        record.outputs = [target]
+        assert record is not None
+        record.outputs = [target if ref is made else ref for ref in record.outputs]
         target.node = record
-        self._nodes[record.key] = (target,)
+        self._nodes[record.key] = tuple(record.outputs)
 
     def forget(self, record: Record) -> None:
         """An equal node would no longer be equal: this one was changed."""

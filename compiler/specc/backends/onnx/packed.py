@@ -6,18 +6,27 @@ ourselves is no faster: 0.55 ms each for 128 x 768 by 768 x 2304. Weights keep t
 is folded when a session is loaded, so a table that is looked up and multiplied with is stored once.
 
 int4 is `MatMulNBits`, whose layout is that of a row-major [out, in] matrix in blocks, low nibble first.
+
+Linear layers of one block that read the same rows (queries, keys and values; both sides of a gated product) are one
+product, and a `Split` of it: in few bits a step is as much a matter of how many products there are as of reading their
+weights. Of Llama 110M, 36 instead of 84 take 9% less of a step in int4, and 1-3% in int8; prompts take the same. Their
+rows lie one below the other in the file, so nothing is stored twice. Not joined are heads: the pieces would be copies
+of results.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
+
+import numpy as np
 
 from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.values import Ref, Site, in_order, live, users_of
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim
 from specc.op import Emitter, Packed
-from specc.quantisation import SCALE, TO_A_RESULT, ZERO, Scheme, part
+from specc.quantisation import SCALE, TO_A_RESULT, ZERO, Scheme, joined, part
 from specc.types import DType, TensorType
 
 CONTRIB = "com.microsoft"
@@ -27,23 +36,42 @@ ACCURACY_LEVEL = 4  # of MatMulNBits on the CPU: activations in int8, blocks sum
 def pack(emit: GraphEmitter, scheme: Scheme) -> None:
     """Rewrites the places that the scheme is about."""
     heads = _heads(emit)
+    sites = [site for site in {id(site.result): site for site in emit.sites}.values() if _is_stored(emit, site)]
+    sites = [site for site in sites if _wanted(site, scheme, heads)]
+    beside = _side_by_side([site for site in sites if id(site.weight) not in heads])
     replaced: set[int] = set()
-    for site in emit.sites:
-        weight, before = site.weight, site.result.node
-        if weight is None or emit.parameters.get(weight.name) is not weight or before is None:
-            continue
-        if id(before) in replaced or not _wanted(site, weight, scheme, heads):
-            continue
-        packed = cast("Packed", PackedWeight(emit, weight, scheme))
+    for site in sites:
+        packed = cast("Packed", PackedWeight(emit, scheme, beside.get(id(site), [site]), site))
+        replaced.add(id(site.result.node))
         with emit.at(site.scope, site.origin):
             made = site.op.onnx_packed(cast("Emitter", emit), packed, *site.operands)
         emit.adopt(cast("Ref", made), site.result)
-        replaced.add(id(before))
     emit.records = [record for record in emit.records if id(record) not in replaced]
     emit.records = live(in_order(emit.records), [ref for _, ref in emit.outputs])
 
 
-def _wanted(site: Site, weight: Ref, scheme: Scheme, heads: frozenset[int]) -> bool:
+def _is_stored(emit: GraphEmitter, site: Site) -> bool:
+    """Whether the weight is a tensor of the state_dict, and a node of this graph reads it."""
+    weight = site.weight
+    return weight is not None and emit.parameters.get(weight.name) is weight and site.result.node is not None
+
+
+def _side_by_side(sites: Sequence[Site]) -> dict[int, list[Site]]:
+    """id(site) -> the linear layers of its block that read the same rows, itself among them, each weight once.
+
+    One that adds something computed is left alone: that may be computed from another one's product.
+    """
+    groups: dict[tuple[int, str], dict[int, Site]] = {}
+    for site in sites:
+        if not site.packing.looked_up and (site.added is None or site.added.node is None):
+            block, _, _ = site.scope.rpartition(".")
+            groups.setdefault((id(site.operands[0]), block), {}).setdefault(id(site.weight), site)
+    return {id(site): [*group.values()] for group in groups.values() for site in group.values()}
+
+
+def _wanted(site: Site, scheme: Scheme, heads: frozenset[int]) -> bool:
+    weight = site.weight
+    assert weight is not None
     if site.packing.looked_up:  # a table narrower than a block gains nothing
         width = weight.type.shape[1].value
         return scheme.embed and (scheme.bits == 8 or (width is not None and width >= scheme.block))
@@ -68,17 +96,42 @@ def _heads(emit: GraphEmitter) -> frozenset[int]:
 
 
 class PackedWeight:
-    """A matrix of the state_dict, its rows in few bits. Implements `specc.op.Packed`."""
+    """A matrix of the state_dict, its rows in few bits. Implements `specc.op.Packed`.
 
-    def __init__(self, emit: GraphEmitter, weight: Ref, scheme: Scheme) -> None:
-        self.emit, self.name, self.scheme = emit, weight.name, scheme
-        rows, width = (dim.value for dim in weight.type.shape)
-        assert rows is not None and width is not None
-        self.rows, self.width = rows, width
+    `group`: the sites whose weights lie one below the other, multiplied with together; this one is that of `site`.
+    """
 
-    def product(self, x: Ref) -> Ref:
+    def __init__(self, emit: GraphEmitter, scheme: Scheme, group: Sequence[Site], site: Site) -> None:
+        self.emit, self.scheme, self.group, self.place = emit, scheme, group, group.index(site)
+        weights = [site.weight for site in group if site.weight is not None]
+        self.name = joined([weight.name for weight in weights])
+        self.heights = [weight.type.shape[0].value or 0 for weight in weights]
+        self.rows, self.width = sum(self.heights), weights[0].type.shape[1].value or 0
+
+    def product(self, x: Ref, added: Ref | None = None) -> Ref:
+        if len(self.group) == 1:
+            return self._sum(x, added)
+        first = self.group[0]
+        types = [x.type.with_shape((*x.type.shape[:-1], Dim.const(rows))) for rows in self.heights]
+        with self.emit.at(first.scope.rpartition(".")[0], first.origin):
+            whole = self._sum(x, self._added())
+            sizes = self.emit.const(self.heights, DType.I64)
+            return self.emit.many("Split", len(types), whole, sizes, types=types, axis=-1)[self.place]
+
+    def _added(self) -> Ref | None:
+        """What is added to all products of the group: one below the other, 0 where nothing is."""
+        given = [site.added for site in self.group]
+        if not any(given):
+            return None
+        parts = [
+            ref or self.emit.const(np.zeros(rows), DType.COMPUTE) for ref, rows in zip(given, self.heights, strict=True)
+        ]
+        return self.emit("Concat", *parts, type=TensorType(DType.COMPUTE, (Dim.const(self.rows),)), axis=0)
+
+    def _sum(self, x: Ref, added: Ref | None) -> Ref:
         type_ = TensorType(DType.COMPUTE, (*x.type.shape[:-1], Dim.const(self.rows)))
-        return self._integers(x, type_) if self.scheme.bits == 8 else self._blocks(x, type_)
+        product = self._integers(x, type_) if self.scheme.bits == 8 else self._blocks(x, type_)
+        return product if added is None else self.emit("Add", product, added)
 
     def look_up(self, ids: Ref) -> Ref:
         type_ = TensorType(DType.COMPUTE, (*ids.type.shape, Dim.const(self.width)))

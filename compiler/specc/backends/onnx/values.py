@@ -92,6 +92,12 @@ class Site:
         found = self.operands[self.packing.operand]
         return found if isinstance(found, Ref) else None
 
+    @property
+    def added(self) -> Ref | None:
+        """What is added to the product."""
+        found = self.operands[self.packing.added] if self.packing.added is not None else None
+        return found if isinstance(found, Ref) else None
+
 
 def numbers(array: np.ndarray[Any, Any]) -> str:
     """A constant's numbers as nested lists, floats with the fewest digits that give them back."""
