@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from points import NET, write_points
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
@@ -28,14 +29,7 @@ from specc_runtime.training.section import Section, open_section
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SPEC = """\
-from std.nn import Linear
-dim B
-model Net(hidden: int = 8) {
-  first: Linear(2, hidden)
-  head: Linear(hidden, 3)
-  forward(x: Tensor[B, 2]) -> logits: Tensor[B, 3] = first(x) |> relu |> head
-}
+SECTION = """\
 train Net "points" {
   data  = csv("points.csv", x = ["x", "y"], label = "class")
   val   = split(0.3)
@@ -46,16 +40,16 @@ train Net "points" {
   epochs = 3
 }
 """
+SPEC = NET + SECTION
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a spec, data, and a run of them."""
     folder = tmp_path_factory.mktemp("project")
-    rng = np.random.default_rng(0)
+    draw = np.random.default_rng(0)
     for name, count in (("points", 40), ("others", 20)):
-        rows = "".join(f"{x:.3f},{y:.3f},{int(x > 0) + int(y > 0)}\n" for x, y in rng.normal(size=(count, 2)))
-        (folder / f"{name}.csv").write_text(f"x,y,class\n{rows}")
+        write_points(folder / f"{name}.csv", count, draw)
     (folder / "net.spec").write_text(SPEC)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from points import write_points
 from safetensors.torch import load_file
 
 from specc.diagnostics import Rejected
@@ -49,9 +50,7 @@ train Net "points" {
 
 @pytest.fixture
 def spec(tmp_path: Path) -> str:
-    points = np.random.default_rng(0).normal(size=(30, 2))
-    rows = "".join(f"{x:.3f},{y:.3f},{int(x > 0) + int(y > 0)}\n" for x, y in points)
-    (tmp_path / "points.csv").write_text(f"x,y,class\n{rows}")
+    write_points(tmp_path / "points.csv", 30, np.random.default_rng(0))
     (tmp_path / "net.spec").write_text(SPEC)
     return str(tmp_path / "net.spec")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
-import json
 import os
 import resource
 import shutil
@@ -14,12 +12,12 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import chdir
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from interrupted import KINDS, at_batch, at_call, begun, half_removed, half_written, killed, same, spec, write_rows
 from safetensors.torch import load_file
 
 from specc import report
@@ -32,179 +30,10 @@ from specc_runtime.training.run import Request, Run, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # none of several may be there when a process forks
 
-SPEC = """\
-from std.nn import Linear, BatchNorm1d
-dim B
-model Net(hidden: int = 6) {
-  first: Linear(2, hidden)
-  norm: BatchNorm1d(hidden)
-  head: Linear(hidden, 3)
-  forward(x: Tensor[B, 2]) -> logits: Tensor[B, 3] {
-    h = norm(first(x)[:, :, none])[:, :, 0]
-    return relu(h) |> dropout(p = 0.2) |> head
-  }
-}
-train Net "points" {
-  data  = csv("points.csv", x = ["x", "y"], label = "class")
-  loss  = cross_entropy(logits + 0.1 * randn_like(logits), data.label)
-  optim = adam(lr = 0.05)
-  sched = cosine(warmup = 2)
-  batch = 4
-  save_every = 1
-  SETTINGS
-}
-"""
-
-KINDS = {
-    "epochs": """\
-  val = split(0.2)
-  epochs = 3
-  accumulate = 2
-  metrics = [accuracy(logits, data.label)]
-  checkpoint = best("val_loss", keep = 2)
-  early_stop = early_stopping("val_loss", patience = 2)
-""",
-    "steps": """\
-  val = split(0.2)
-  steps = 11
-  val_every = 3
-  checkpoint = best("val_accuracy", mode = "max", every = 2)
-  metrics = [accuracy(logits, data.label)]
-  ema = 0.9
-  clip = 0.5
-""",
-    "unvalidated": """\
-  steps = 9
-  metrics = [accuracy(logits, data.label), auroc(logits, data.label)]
-  precision = "bf16-mixed"
-""",
-    "plateau": """\
-  val = split(0.2)
-  epochs = 4
-  accumulate = 3
-  optim = muon(lr = 0.1, momentum = 0.9)
-  sched = plateau(patience = 0, factor = 0.5)
-  freeze = ["first.bias"]
-""",
-}
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    points = np.random.default_rng(0).normal(size=(27, 2))
-    rows = "".join(f"{x:.3f},{y:.3f},{int(x > 0) + int(y > 0)}\n" for x, y in points)
-    (tmp_path / "points.csv").write_text(f"x,y,class\n{rows}")
-    return tmp_path
-
-
-def spec(folder: Path, settings: str) -> str:
-    """A spec with these settings, which come in place of its own."""
-    path = folder / "net.spec"
-    names = [line.split()[0] for line in settings.splitlines()]
-    kept = [line for line in SPEC.splitlines() if not line.startswith("  ") or line.split()[0] not in names]
-    path.write_text("\n".join(kept).replace("  SETTINGS\n", settings) + "\n")
-    return str(path)
-
-
-def begun(request: Request, when: Callable[[], None] = lambda: None) -> int:
-    """Train in a process of its own that `when` has prepared; its number."""
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        when()
-        train(request)
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def killed(request: Request, when: Callable[[], None]) -> bool:
-    """Train in a process of its own that `when` has prepared to be killed; whether it was."""
-    _, status = os.waitpid(begun(request, when), 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def at_batch(number: int) -> Callable[[], None]:
-    """A process that is killed in the midst of a batch, counted from the first that it trains on."""
-
-    def prepare() -> None:
-        count, step = iter(range(10_000)), Fit.training_step
-
-        def dying(self: Fit, *args: Any) -> torch.Tensor:
-            if next(count) == number:
-                kill()
-            return step(self, *args)
-
-        pytest.MonkeyPatch().setattr(Fit, "training_step", dying)
-
-    return prepare
-
-
-def at_call(module: Any, name: str, number: int, after: bool) -> Callable[[], None]:
-    """A process that is killed at a call of a function, before or after it does its work."""
-
-    def prepare() -> None:
-        count, function = iter(range(10_000)), getattr(module, name)
-
-        def dying(*args: Any, **more: Any) -> Any:
-            last = next(count) == number
-            if last and not after:
-                kill()
-            found = function(*args, **more)
-            if last:
-                kill()
-            return found
-
-        setattr(module, name, dying)
-
-    return prepare
-
-
-def half_written(number: int) -> Callable[[], None]:
-    """A process that is killed when half of a trainer's state is written."""
-
-    def prepare() -> None:
-        count, save = iter(range(10_000)), torch.save
-
-        def dying(state: Any, file: Any) -> None:
-            if next(count) == number:
-                whole = io.BytesIO()
-                save(state, whole)
-                file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
-                file.flush()
-                kill()
-            save(state, file)
-
-        pytest.MonkeyPatch().setattr(torch, "save", dying)
-
-    return prepare
-
-
-def half_removed() -> None:
-    """A process that is killed when a file of the first checkpoint that it removes is gone."""
-
-    def dying(path: Path, **_: Any) -> None:
-        if path.exists():
-            next(path.iterdir()).unlink()
-            kill()
-
-    pytest.MonkeyPatch().setattr(checkpoints, "shutil", SimpleNamespace(rmtree=dying, copyfile=shutil.copyfile))
-
-
-def same(one: Path, other: Path) -> None:
-    """The bits of the weights and of the rows, and what the run says of itself."""
-    for name in ("model.safetensors", "metrics.csv"):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    first, second = (json.loads((run / "run.json").read_text()) for run in (one, other))
-    assert first["metrics"] == second["metrics"] and first["step"] == second["step"]
+    return write_rows(tmp_path)
 
 
 def killed_twice(kind: str, folder: Path, batches: Iterable[int]) -> None:
@@ -458,100 +287,4 @@ def test_killed_at_any_moment(folder: Path) -> None:
         killings += os.waitpid(process, 0)[1] == signal.SIGKILL
     assert killings
     train(Request(resume=out))
-    same(folder / "whole", out)
-
-
-# ---- averages, compiled code, precision, numbers that are none -------------------------------------------------------
-
-
-def test_the_average_is_validated_and_kept(folder: Path) -> None:
-    """Against the average written out."""
-    path = spec(folder, "  val = split(0.2)\n  steps = 6\n")
-    seen: list[list[torch.Tensor]] = []
-    validated: list[torch.Tensor] = []
-    step, validate = torch.optim.Adam.step, Fit.validation_step
-
-    def watched(self: torch.optim.Adam, *args: Any, **more: Any) -> Any:
-        found = step(self, *args, **more)
-        parameters = self.param_groups[0]["params"]
-        if not parameters[0].is_meta:  # the plan's estimate of memory takes a step without numbers
-            seen.append([parameter.detach().clone() for parameter in parameters])
-        return found
-
-    def validating(self: Fit, *args: Any) -> None:
-        validated.append(self.model.get_parameter("head.weight").detach().clone())
-        validate(self, *args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.Adam, "step", watched)
-        patch.setattr(Fit, "validation_step", validating)
-        train(Request(path, sets={"ema": "0.7"}, out=folder / "out"))
-    average = seen[0]
-    for weights in seen[1:]:
-        average = [0.7 * before + 0.3 * value for before, value in zip(average, weights, strict=True)]
-    shipped = load_file(folder / "out/model.safetensors")
-    names = ["first.weight", "first.bias", "norm.weight", "norm.bias", "head.weight", "head.bias"]
-    for name, value in zip(names, average, strict=True):
-        assert torch.allclose(shipped[name], value, atol=1e-6)
-    assert torch.equal(validated[-1], shipped["head.weight"]) and len(seen) == 6
-    assert load_file(folder / "out/checkpoints/step-5/model.safetensors").keys() == shipped.keys()
-
-
-def test_compiled_code_has_the_same_names_and_nearly_the_same_numbers(folder: Path) -> None:
-    path = spec(folder, KINDS["steps"])
-    train(Request(path, out=folder / "eager"))
-    calls: list[str] = []
-    compile = torch.compile
-
-    def eagerly(function: Any, **_: Any) -> Any:
-        calls.append(function.__name__)
-        return compile(function, backend="eager")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "compile", eagerly)
-        train(Request(path, sets={"compile": "true"}, out=folder / "compiled"))
-    assert calls == ["_call_impl"]
-    one, other = (load_file(folder / name / "model.safetensors") for name in ("eager", "compiled"))
-    assert one.keys() == other.keys()
-    assert all(torch.allclose(value, other[name], atol=1e-5) for name, value in one.items())
-
-
-@pytest.mark.slow
-def test_compiled_by_inductor(folder: Path) -> None:
-    path = spec(folder, KINDS["steps"].replace("  ema = 0.9\n", ""))
-    train(Request(path, sets={"compile": "true"}, out=folder / "compiled"))
-    assert json.loads((folder / "compiled/run.json").read_text())["status"] == "finished"
-
-
-def test_half_precision_throughout(folder: Path) -> None:
-    """Trained in bfloat16, shipped as the model's float32."""
-    path = spec(folder, KINDS["unvalidated"].replace("bf16-mixed", "bf16-true"))
-    train(Request(path, out=folder / "out"))
-    kept, shipped = (load_file(folder / "out" / name / "model.safetensors") for name in ("checkpoints/step-8", ""))
-    assert {value.dtype for name, value in kept.items() if name.startswith("head")} == {torch.bfloat16}
-    for value in shipped.values():
-        if value.is_floating_point():
-            assert value.dtype == torch.float32 and torch.equal(value, value.bfloat16().float())
-    if not torch.cuda.is_available():
-        with pytest.raises(Rejected, match=r"16-mixed.*without a GPU"):
-            train(Request(path, sets={"precision": '"16-mixed"'}, out=folder / "other"))
-
-
-def test_a_loss_that_is_no_number_leaves_the_states_before_it(folder: Path) -> None:
-    path = spec(folder, KINDS["steps"])
-    step, count, out = Fit.training_step, iter(range(1000)), folder / "out"
-
-    def breaking(self: Fit, *args: Any) -> torch.Tensor:
-        if next(count) == 4:
-            with torch.no_grad():
-                self.model.get_parameter("norm.bias").fill_(torch.inf)
-        return step(self, *args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Fit, "training_step", breaking)
-        with pytest.raises(Rejected, match=r"T532.*at step 5: the first output that is not finite is that of norm"):
-            train(Request(path, out=out))
-    assert json.loads((out / "run.json").read_text())["status"] == "failed"
-    train(Request(resume=out))
-    train(Request(path, out=folder / "whole"))
     same(folder / "whole", out)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from points import NET, write_points
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
@@ -36,14 +37,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parent.parent
 
-SPEC = """\
-from std.nn import Linear
-dim B
-model Net(hidden: int = 8) {
-  first: Linear(2, hidden)
-  head: Linear(hidden, 3)
-  forward(x: Tensor[B, 2]) -> logits: Tensor[B, 3] = first(x) |> relu |> head
-}
+SECTION = """\
 train Net "points" {
   data  = csv("points.csv", x = ["x", "y"], label = "class")
   loss  = cross_entropy(logits, data.label)
@@ -52,14 +46,12 @@ train Net "points" {
   epochs = 3
 }
 """
+SPEC = NET + SECTION
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(30, 2))
-    rows = "".join(f"{x:.3f},{y:.3f},{int(x > 0) + int(y > 0)}\n" for x, y in points)
-    (tmp_path / "points.csv").write_text(f"x,y,class\n{rows}")
+    write_points(tmp_path / "points.csv", 30, np.random.default_rng(0))
     (tmp_path / "net.spec").write_text(SPEC)
     return tmp_path
 
