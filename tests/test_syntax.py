@@ -192,6 +192,7 @@ def test_the_tree_is_what_lark_reads() -> None:
             )
             for node in nodes(good(source.text))
             if (type(node).__name__, getattr(node, "op", None) if isinstance(node, ast.Unary) else None) in _SAME_NAMES
+            and not (isinstance(node, ast.Comprehension) and node.flat)  # several generators are one reduction
         )
         assert ours == theirs
 
