@@ -165,7 +165,7 @@ class Spendings:
                 _alias(frame, value, kept)
             return
         op = node.op.substitute(frame.sizes)
-        operands = [_operand(i, frame.sizes) for i in node.inputs]
+        operands = [frame.sizes.operand(i) for i in node.inputs]
         results = [frame.sizes.type(value.type) for value in node.outputs]
         storages = [frame.storage[i] if isinstance(i, Value) else None for i in node.inputs]
         needs = [isinstance(i, Value) and frame.needs[i] for i in node.inputs]
@@ -228,7 +228,7 @@ class Spendings:
         return total((written, *read))
 
     def _call(self, frame: _Frame, node: Call) -> None:
-        sizes = call_sizes(node.graph.inputs, [_operand(i, frame.sizes) for i in node.inputs], frame.sizes)
+        sizes = call_sizes(node.graph.inputs, [frame.sizes.operand(i) for i in node.inputs], frame.sizes)
         needs = tuple(isinstance(i, Value) and frame.needs[i] for i in node.inputs)
         found = frame.calls[id(node)] = self.of(node.graph, sizes, needs)
         self._called(frame, node, found)
@@ -266,7 +266,7 @@ class Spendings:
         needs = [tuple(isinstance(i, Value) and frame.needs[i] for i in call.inputs) for call in route.calls]
 
         def spent(call: Call, need: tuple[bool, ...], sizes: Sizes) -> Spending:
-            operands = [_operand(i, sizes) for i in call.inputs]
+            operands = [sizes.operand(i) for i in call.inputs]
             return self.of(call.graph, call_sizes(call.graph.inputs, operands, sizes), need)
 
         whole = [spent(call, need, every) for call, need in zip(route.calls, needs, strict=True)]
@@ -372,11 +372,3 @@ def _is_buffer(module: Module | None, node: Read) -> bool:
     """Whether what is read is no parameter of the training."""
     member = member_at(module, node.path) if module is not None else None
     return isinstance(member, Parameter) and member.buffer
-
-
-def _operand(input_: Input, sizes: Sizes) -> Operand:
-    if isinstance(input_, Value):
-        return sizes.type(input_.type)
-    if isinstance(input_, Scalar):
-        return Scalar(input_.value.substitute(sizes)) if isinstance(input_.value, Dim) else input_
-    return None

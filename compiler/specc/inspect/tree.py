@@ -18,7 +18,6 @@ from specc.inspect.storages import Spent
 from specc.ir.graph import (
     Call,
     Graph,
-    Input,
     Loop,
     Member,
     Module,
@@ -29,14 +28,13 @@ from specc.ir.graph import (
     Read,
     Scan,
     Submodule,
-    Value,
     When,
     dotted,
 )
 from specc.ir.route import Route
 from specc.op import numel
 from specc.passes.plain import Sizes, call_sizes
-from specc.types import Operand, Scalar, TensorType
+from specc.types import TensorType
 
 Use = Literal["called", "again", "inside", "unused"]
 """`inside`: a call that reaches into a block which has a row of its own. Its parameters are counted there."""
@@ -147,7 +145,7 @@ class Trees:
         return rows
 
     def _call(self, frame: _Frame, node: Call) -> list[Row]:
-        operands = [_operand(i, frame.sizes) for i in node.inputs]
+        operands = [frame.sizes.operand(i) for i in node.inputs]
         sizes = call_sizes(node.graph.inputs, operands)
         module, spending = node.graph.module, frame.spending.calls[id(node)]
         if module is None:
@@ -306,14 +304,6 @@ def _head(first: Path, last: Path) -> Path:
 
 
 # ---- sizes and cost --------------------------------------------------------------------------------------------------
-
-
-def _operand(input_: Input, sizes: Sizes) -> Operand:
-    if isinstance(input_, Value):
-        return sizes.type(input_.type)
-    if isinstance(input_, Scalar):
-        return Scalar(input_.value.substitute(sizes)) if isinstance(input_.value, Dim) else input_
-    return None
 
 
 def _repeated(block: Block, steps: Dim) -> Block:

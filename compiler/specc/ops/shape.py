@@ -107,24 +107,14 @@ def _product(sizes: Sequence[Dim]) -> Dim:
     return product
 
 
-class Transpose(Movement):
-    """Swaps two axes.
+class _Permutation(Movement):
+    """Axis i of the result is axis `perm[i]` of x."""
 
-    example: transpose(x: Tensor[B, T, 8], 1, 2) -> Tensor[B, 8, T]
-    example: transpose(x: Tensor[B, T, 8], 0, -1) -> Tensor[8, T, B]
-    """
-
-    name = "transpose"
     elementwise = True
     x: ClassVar[Tensor]
-    a: Axis
-    b: Axis
 
     def perm(self, rank: int) -> list[int]:
-        a, b = axis_index(self.a, rank), axis_index(self.b, rank)
-        perm = list(range(rank))
-        perm[a], perm[b] = perm[b], perm[a]
-        return perm
+        raise NotImplementedError(self.name)
 
     def infer(self, facts: Facts, x: TensorType) -> TensorType:
         return x.with_shape(tuple(x.shape[i] for i in self.perm(x.rank)))
@@ -135,14 +125,32 @@ class Transpose(Movement):
     def permutation(self, rank: int) -> Sequence[int]:
         return self.perm(rank)
 
-    def torch(self, t: TorchText, x: str) -> str:
-        return f"{x}.transpose({t.attr('a')}, {t.attr('b')})"
-
     def onnx(self, emit: Emitter, x: Handle) -> Handle:
         return emit.transpose(x, self.perm(x.type.rank))
 
 
-class Permute(Movement):
+class Transpose(_Permutation):
+    """Swaps two axes.
+
+    example: transpose(x: Tensor[B, T, 8], 1, 2) -> Tensor[B, 8, T]
+    example: transpose(x: Tensor[B, T, 8], 0, -1) -> Tensor[8, T, B]
+    """
+
+    name = "transpose"
+    a: Axis
+    b: Axis
+
+    def perm(self, rank: int) -> list[int]:
+        a, b = axis_index(self.a, rank), axis_index(self.b, rank)
+        perm = list(range(rank))
+        perm[a], perm[b] = perm[b], perm[a]
+        return perm
+
+    def torch(self, t: TorchText, x: str) -> str:
+        return f"{x}.transpose({t.attr('a')}, {t.attr('b')})"
+
+
+class Permute(_Permutation):
     """Axis i of the result is axis axes[i] of x.
 
     example: permute(x: Tensor[B, T, 8], [2, 0, 1]) -> Tensor[8, B, T]
@@ -150,8 +158,6 @@ class Permute(Movement):
     """
 
     name = "permute"
-    elementwise = True
-    x: ClassVar[Tensor]
     axes: Ints
 
     def perm(self, rank: int) -> list[int]:
@@ -163,20 +169,8 @@ class Permute(Movement):
         )
         return perm
 
-    def infer(self, facts: Facts, x: TensorType) -> TensorType:
-        return x.with_shape(tuple(x.shape[i] for i in self.perm(x.rank)))
-
-    def views(self, order: Sequence[int] | None, *operands: Operand) -> bool:
-        return True
-
-    def permutation(self, rank: int) -> Sequence[int]:
-        return self.perm(rank)
-
     def torch(self, t: TorchText, x: str) -> str:
         return f"{x}.permute({', '.join(map(str, self.axes))})"
-
-    def onnx(self, emit: Emitter, x: Handle) -> Handle:
-        return emit.transpose(x, self.perm(x.type.rank))
 
 
 class Expand(Movement):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specc.dims import Dim, Facts
-from specc.ir.graph import Argument, Graph, Model
-from specc.types import Operand, TensorType
+from specc.ir.graph import Argument, Graph, Input, Model, Value
+from specc.types import Operand, Scalar, TensorType
 
 IDENTITIES = frozenset({"cached", "once", "carried"})
 """Operators that keep state between steps; outside incremental entries their results are their operands."""
@@ -43,6 +43,14 @@ class Sizes(dict[str, Dim]):
 
     def type(self, type_: TensorType) -> TensorType:
         return TensorType(type_.dtype, tuple(size.substitute(self) for size in type_.shape))
+
+    def operand(self, input_: Input) -> Operand:
+        """What an operator gets to know of an input; None of one that is not given."""
+        if isinstance(input_, Value):
+            return self.type(input_.type)
+        if isinstance(input_, Scalar):
+            return Scalar(input_.value.substitute(self)) if isinstance(input_.value, Dim) else input_
+        return None
 
 
 def entry_sizes(graph: Graph) -> Sizes:

@@ -15,9 +15,10 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -208,36 +209,31 @@ def first_characters(pattern: str) -> set[str]:
 
 
 def _alternatives(pattern: str) -> list[str]:
-    depth = start = at = 0
-    parts: list[str] = []
-    while at < len(pattern):
-        char = pattern[at]
-        if char == "\\":
-            at += 1
-        elif char == "[":
-            at = pattern.index("]", at)
-        elif char in "()":
-            depth += 1 if char == "(" else -1
-        elif char == "|" and depth == 0:
-            parts.append(pattern[start:at])
-            start = at + 1
-        at += 1
-    return [*parts, pattern[start:]]
+    bars = [at for at, char, depth in _signs(pattern) if char == "|" and depth == 0]
+    return [pattern[start + 1 : end] for start, end in pairwise([-1, *bars, len(pattern)])]
 
 
 def _group_end(pattern: str) -> int:
     """The offset behind the group that a pattern starts with."""
+    return next(at for at, char, depth in _signs(pattern) if char == ")" and depth == 0) + 1
+
+
+def _signs(pattern: str) -> Iterator[tuple[int, str, int]]:
+    """Offset and character of what may be a sign, for it is neither escaped nor in a class; how deep in groups it is.
+
+    A group's own parentheses are as deep as what stands around it.
+    """
     depth = at = 0
-    while True:
+    while at < len(pattern):
         char = pattern[at]
+        depth -= char == ")"
         if char == "\\":
             at += 1
         elif char == "[":
             at = pattern.index("]", at)
-        elif char in "()":
-            depth += 1 if char == "(" else -1
-            if depth == 0:
-                return at + 1
+        else:
+            yield at, char, depth
+        depth += char == "("
         at += 1
 
 

@@ -14,6 +14,7 @@ from specc.types import DType, Operand, TensorType
 
 if TYPE_CHECKING:
     from specc.backends.torch.methods import Method
+    from specc.op import TorchText
 
 _TORCH_DTYPES = {
     DType.F64: "torch.float64",
@@ -41,17 +42,25 @@ def operand_type(value: Input) -> Operand:
     return value.type if isinstance(value, Tensor) else value
 
 
-def attribute(node: Apply, name: str, number: Callable[[str | None, object], str | None]) -> str:
+def attribute(text: TorchText, node: Apply, name: str, number: Callable[[str | None, object], str | None]) -> str:
     """An attribute: over hyper-parameters where the spec wrote it so, else the literal.
 
     Switches (bools, strings, none) are structure: they print as they are, and differ from class to class.
     """
     value: Any = getattr(node.op, name)
+    if isinstance(value, Dim):
+        return text.dim(value)
+    if isinstance(value, DType):
+        return text.dtype(value)
+    return protected(_plain(value, node.labels.get(name), number))
+
+
+def _plain(value: Any, label: str | None, number: Callable[[str | None, object], str | None]) -> str:
     if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], int):
-        return number(node.labels.get(name), value[0]) or literal(value[0])
+        return number(label, value[0]) or literal(value[0])
     if value is None or isinstance(value, (bool, str)):
         return literal(value)
-    return number(node.labels.get(name), value) or literal(value)
+    return number(label, value) or literal(value)
 
 
 class OpText:
@@ -63,12 +72,7 @@ class OpText:
         self.results: Sequence[TensorType] = [method.plain_tensor(v.type) for v in node.outputs]
 
     def attr(self, name: str) -> str:
-        value = getattr(self.node.op, name)
-        if isinstance(value, Dim):
-            return self.dim(value)
-        if isinstance(value, DType):
-            return self.dtype(value)
-        return protected(attribute(self.node, name, self.method.scope.forward))
+        return attribute(self, self.node, name, self.method.scope.forward)
 
     def dim(self, dim: Dim) -> str:
         return protected(self.method.dim(dim))
@@ -110,12 +114,7 @@ class InitText:
         return self.scope.init(label, value, self.variables)
 
     def attr(self, name: str) -> str:
-        value = getattr(self.node.op, name)
-        if isinstance(value, Dim):
-            return self.dim(value)
-        if isinstance(value, DType):
-            return self.dtype(value)
-        return protected(attribute(self.node, name, self._number))
+        return attribute(self, self.node, name, self._number)
 
     def dim(self, dim: Dim) -> str:
         return protected(self._number(dim.label, dim.value) or str(dim))
