@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch.distributed.fsdp import FSDPModule
+from torchmetrics import Metric
 
 from specc.elaborate.names import closest
 from specc_runtime.inputs import Interface
@@ -46,9 +47,8 @@ class Fit(lightning.LightningModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Fit:
         """An average of the weights is another model, of the same section."""
-        for part in self.model.modules():
-            if isinstance(getattr(part, "aux", None), dict):
-                part.aux.clear()  # type: ignore[union-attr, operator]
+        for kept in auxiliaries(self.model):
+            kept.clear()  # tensors that are computed cannot be copied
         shared = ("section", "of", "plan", "objective", "meters")
         made = type(self).__new__(type(self))
         memo[id(self)] = made
@@ -62,15 +62,15 @@ class Fit(lightning.LightningModule):
         """Run the model on a batch; its outputs and lets are then known to the objective."""
         self.objective.module = self.model
         feeds = self.objective.feeds(batch)
-        parts = [part for part in self.model.modules() if isinstance(getattr(part, "aux", None), dict)]
-        for part in parts:
-            part.aux.clear()  # type: ignore[union-attr, operator]
+        given = auxiliaries(self.model)
+        for kept in given:
+            kept.clear()
         found = (self.model if self.of.method == "forward" else getattr(self.model, self.of.method))(**feeds)
         results = found if isinstance(found, tuple) else (found,)
-        names = self.section.checker.place.aux_names
+        nothing = torch.zeros((), device=results[0].device)
         auxiliary = {
-            name: sum((p.aux[name] for p in parts if name in p.aux), torch.zeros((), device=results[0].device))  # type: ignore[index, operator]
-            for name in names
+            name: sum((kept[name] for kept in given if name in kept), nothing)
+            for name in self.section.checker.place.aux_names
         }
         return self.objective.loss(results, auxiliary)
 
@@ -122,8 +122,7 @@ class Fit(lightning.LightningModule):
             raise self.not_finite(batch, step, "a lower lr, warmup, or clip = 1.0")
         several = self.trainer.world_size > 1
         self.log("loss", loss.detach(), prog_bar=True, batch_size=rows(batch), sync_dist=several)
-        rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
-        self.log("lr", rates[0], prog_bar=True, batch_size=rows(batch))
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], prog_bar=True, batch_size=rows(batch))
         if self.plan.val is None:
             self.measure(loss.detach())
         return loss
@@ -146,17 +145,24 @@ class Fit(lightning.LightningModule):
         self.tell("val_")
 
     def measure(self, loss: torch.Tensor) -> None:
-        for meter, metric in zip(self.meters, self.measures, strict=True):
-            meter.update(metric, self.objective, loss)  # type: ignore[arg-type]
+        for meter, metric in self.running():
+            meter.update(metric, self.objective, loss)
 
     def tell(self, prefix: str) -> None:
+        for meter, metric in self.running():
+            self.log(f"{prefix}{meter.name}", meter.value(metric), prog_bar=True)
+            metric.reset()
+
+    def running(self) -> Iterator[tuple[Meter, Metric]]:
+        """The metrics of the section, each with its value so far."""
         for meter, metric in zip(self.meters, self.measures, strict=True):
-            self.log(f"{prefix}{meter.name}", meter.value(metric), prog_bar=True)  # type: ignore[arg-type]
-            metric.reset()  # type: ignore[operator]
+            assert isinstance(metric, Metric)
+            yield meter, metric
 
     def configure_model(self) -> None:
         if self.sharded and not isinstance(self.model, FSDPModule):
-            shard(self.model, self.device_mesh["data_parallel"])  # type: ignore[index]
+            assert self.device_mesh is not None
+            shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         chosen = optimiser(self.section, self.model)
@@ -193,6 +199,12 @@ class Fit(lightning.LightningModule):
         where = first[0] if first else "the outputs are finite, the loss of them is not"
         note = where + (f"; {broken} is not finite itself" if broken else "")
         return failed("T532", f"{message}: {note}", self.section.span("loss"), help)
+
+
+def auxiliaries(model: torch.nn.Module) -> list[dict[str, torch.Tensor]]:
+    """What the parts of a model keep of `aux` values: for each part that has any its own, by name."""
+    found = (getattr(part, "aux", None) for part in model.modules())
+    return [kept for kept in found if isinstance(kept, dict)]
 
 
 def _finite(values: Iterable[Any]) -> bool:
