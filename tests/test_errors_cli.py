@@ -389,6 +389,11 @@ SESSIONS = {
             "points.csv": POINTS.replace("0.25", "0.75"),
         },
     ),
+    "T534": Session(
+        {"net.spec": TRAINED, "points.csv": POINTS},
+        ["specc train net.spec --out run"],
+        ["specc train net.spec --out smaller --set batch=2"],
+    ),
     "B660": Session(
         {"net.spec": NET, "notes/todo.txt": "tea"},
         [
@@ -500,7 +505,18 @@ def little_memory(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(memory, "available", lambda: 16_000_000_000)
 
 
-SURROUNDINGS = {"B640": full_disk, "B641": little_memory, "G706": no_gpu}
+def none_to_allocate(patch: pytest.MonkeyPatch) -> None:
+    """As torch tells it, in the first backward pass."""
+    import torch
+
+    def refused(*_: Any, **__: Any) -> None:
+        asked = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000 bytes. Error code 12"
+        raise RuntimeError(f"[enforce fail at alloc_cpu.cpp:127] err == 0. {asked} (Cannot allocate memory)")
+
+    patch.setattr(torch.Tensor, "backward", refused)
+
+
+SURROUNDINGS = {"B640": full_disk, "B641": little_memory, "G706": no_gpu, "T534": none_to_allocate}
 """What a machine has to be like for a code to be told."""
 
 

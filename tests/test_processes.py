@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from specc.diagnostics import Rejected
 from specc_runtime.build import Request as BuildRequest
 from specc_runtime.build import build
+from specc_runtime.training.failures import ended, exhausted
 from specc_runtime.training.run import Request, train
 
 SPEC = """\
@@ -136,6 +137,47 @@ def test_killed_processes_are_resumed(strategy: str, spec: str, tmp_path: Path) 
     assert any("continuing after step" in line for line in said)
     assert distance(tmp_path / "whole", out) == 0
     assert (tmp_path / "whole/metrics.csv").read_bytes() == (out / "metrics.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_ended_is_told(spec: str, tmp_path: Path) -> None:
+    """It is the other one that is killed, as the system does; the run says so, and goes on."""
+    out, options = tmp_path / "out", ["--set", "devices=2", "--set", "epochs=100"]
+    with subprocess.Popen(command(spec, "--out", out, *options), env=ALONE, stderr=subprocess.PIPE, text=True) as first:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("checkpoints/step-*")) and time.monotonic() < deadline and first.poll() is None:
+            time.sleep(0.01)
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+        (other,) = [c for c in children if b"training.worker" in Path(f"/proc/{c}/cmdline").read_bytes()]
+        os.kill(int(other), signal.SIGKILL)
+        said = first.communicate()[1]
+    assert "error[T534]: process 1 of the run was ended by SIGKILL" in said
+    assert f"specc train --resume {out}" in said
+    assert json.loads((out / "run.json").read_text())["status"] == "failed"
+
+
+def test_which_process_was_ended() -> None:
+    """Those that still run are not looked at."""
+    waiting = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    try:
+        waiting[1].kill()
+        found = ended(waiting, "specc train --resume run")
+        assert found is not None and "process 2 of the run was ended by SIGKILL" in str(found)
+        failing = subprocess.Popen(["false"])
+        assert "process 1 of the run failed" in str(ended([failing], ""))
+    finally:
+        for process in waiting:
+            process.kill()
+            process.wait()
+
+
+def test_memory_that_runs_out_is_told_by_its_amount() -> None:
+    gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has ..")
+    assert "memory ran out at step 3: 2.50 GiB more were asked for" in str(exhausted(gpu, "at step 3"))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**47)
+    assert "memory ran out in validation: 562950 GB more were" in str(exhausted(caught.value, "in validation"))
+    assert exhausted(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "") is None
 
 
 @pytest.mark.parametrize(

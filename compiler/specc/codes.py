@@ -153,6 +153,7 @@ CODES: dict[str, str] = {
     "T531": "training data is not as it should be",
     "T532": "the loss is not finite",
     "T533": "a run cannot be continued",
+    "T534": "a run was ended",
     # B: build and backends
     "B601": "an operation is not available in this opset",
     "B610": "an extern operation has no ONNX lowering",

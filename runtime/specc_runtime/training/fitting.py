@@ -28,9 +28,10 @@ from specc_runtime.training.adapters import Adapters
 from specc_runtime.training.batches import loader
 from specc_runtime.training.data.vocabulary import generation_config
 from specc_runtime.training.events import going_on, loggers
+from specc_runtime.training.failures import exhausted
 from specc_runtime.training.keeping import FINAL, Keeper, Stopped, interruptible
 from specc_runtime.training.plan import Plan
-from specc_runtime.training.request import Request
+from specc_runtime.training.request import Request, resuming
 from specc_runtime.training.resolved import FILE as RESOLVED
 from specc_runtime.training.resolved import resolved
 from specc_runtime.training.section import Section, failed, unsupported
@@ -194,7 +195,7 @@ class Fitting:
         shuffled = loader(counts.train, counts.batch, counts.seed, *how, part=part)
         path = str(state) if state is not None else None
         told = processes.job(self.request, self.folder, path)
-        others = processes.together(prepared.trainer.strategy, told)
+        others = processes.together(prepared.trainer.strategy, told, resuming(self.request, self.folder))
         with _quiet(), interruptible(prepared.keeper, self.say), others:
             try:
                 prepared.trainer.fit(self.fit, shuffled, held, ckpt_path=path, weights_only=True)
@@ -202,6 +203,8 @@ class Fitting:
                 return True
             except SystemExit:  # what Lightning makes of a second Ctrl-C
                 return True
+            except (RuntimeError, MemoryError) as error:  # of a backward pass, or a step of the optimiser
+                raise exhausted(error, f"at step {prepared.trainer.global_step + 1}") or error from None
         return False
 
     def _finish(self, prepared: Prepared, interrupted: bool) -> None:

@@ -19,6 +19,7 @@ from specc.elaborate.names import closest
 from specc_runtime.inputs import Interface
 from specc_runtime.programs import TORCH_ERRORS
 from specc_runtime.training.batches import Batch
+from specc_runtime.training.failures import exhausted
 from specc_runtime.training.history import less_is_better
 from specc_runtime.training.keeping import Best, Keeper, average
 from specc_runtime.training.metrics import Meter, meters
@@ -99,7 +100,8 @@ class Fit(lightning.LightningModule):
                 self.measures.append(metric)
         except TORCH_ERRORS as error:
             first = str(error).strip().partition("\n")[0]
-            raise failed("E125", f"this cannot be computed of the data: {first}", span) from None
+            message = f"this cannot be computed of the data: {first}"
+            raise exhausted(error, "in the first batch", span) or failed("E125", message, span) from None
         self.model.train()
         torch.random.set_rng_state(state)
 
@@ -110,16 +112,16 @@ class Fit(lightning.LightningModule):
         try:
             loss = self.loss(batch)
         except TORCH_ERRORS as error:
-            first = str(error).strip().partition("\n")[0]
-            message = f"step {self.trainer.global_step + 1} cannot be computed of its {rows(batch)} rows: {first}"
-            raise failed("E125", message, self.section.span("loss")) from None
+            first, step = str(error).strip().partition("\n")[0], self.trainer.global_step + 1
+            message = f"step {step} cannot be computed of its {rows(batch)} rows: {first}"
+            raise exhausted(error, f"at step {step}") or failed("E125", message, self.section.span("loss")) from None
         finite = bool(torch.isfinite(loss))
         if self.trainer.world_size > 1:
             finite = self.trainer.strategy.reduce_boolean_decision(finite)
         if not finite:
             torch.set_rng_state(drawn)
-            step = f"the loss is not finite at step {self.trainer.global_step + 1}"
-            raise self.not_finite(batch, step, "a lower lr, warmup, or clip = 1.0")
+            where = f"the loss is not finite at step {self.trainer.global_step + 1}"
+            raise self.not_finite(batch, where, "a lower lr, warmup, or clip = 1.0")
         several = self.trainer.world_size > 1
         self.log("loss", loss.detach(), prog_bar=True, batch_size=rows(batch), sync_dist=several)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], prog_bar=True, batch_size=rows(batch))
@@ -134,7 +136,7 @@ class Fit(lightning.LightningModule):
         except TORCH_ERRORS as error:
             first = str(error).strip().partition("\n")[0]
             message = f"batch {index + 1} of the data to validate on cannot be computed: {first}"
-            raise failed("E125", message, self.section.span("val")) from None
+            raise exhausted(error, "in validation") or failed("E125", message, self.section.span("val")) from None
         self.log("val_loss", loss, prog_bar=True, batch_size=rows(batch))
 
     def on_train_epoch_end(self) -> None:

@@ -267,7 +267,7 @@ def _kept(plan: Overview) -> Iterator[tuple[str, str]]:
     short = f", more than the {size(free)} that are free" if free is not None and memory.total > free else ""
     yield "memory", f"about {size(memory.total)} (estimate){short}: {_amounts(memory)}"
     if plan.adapters is not None:
-        count = f"{plan.adapters.count:,} parameters in {len(plan.adapters.targets)} parts"
+        count = f"{plan.adapters.count:,} parameters in {counted(len(plan.adapters.targets), 'part')}"
         yield "adapters", f"{count}: {unparse(section.settings['lora'])}"
     if plan.whole is not None:
         yield "full tuning", f"about {size(plan.whole.total)}: {_amounts(plan.whole)}"
@@ -286,7 +286,8 @@ def _kept(plan: Overview) -> Iterator[tuple[str, str]]:
 def _checkpoints(section: Section) -> str:
     kept = section.settings.get("checkpoint")
     often = section.value("save_every", None)
-    when = "after epochs" if often is None else "after every epoch" if often == "epoch" else f"every {often} steps"
+    rare = "after epochs" if often is None else "after every epoch" if often == "epoch" else ""
+    when = rare or ("after every step" if often == 1 else f"every {often:,} steps")
     return f"{unparse(kept) if kept is not None else 'the last weights'}; states to resume from {when}"
 
 

@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from specc.syntax import ast
+from specc_runtime.training.failures import ended
 from specc_runtime.training.request import Request
 from specc_runtime.training.section import Section, failed, unsupported
 
@@ -154,8 +155,11 @@ def rank() -> int:
 
 
 @contextlib.contextmanager
-def together(strategy: Any, told: str) -> Iterator[None]:
-    """The other processes take part in what this one does; none is left when it fails."""
+def together(strategy: Any, told: str, again: str) -> Iterator[None]:
+    """The other processes take part in what this one does; none is left when it fails.
+
+    Raises `Rejected` (T534) where this one failed because another one was gone; `again` is how to go on.
+    """
     launcher = getattr(strategy, "launcher", None)
     if not isinstance(launcher, Launcher) or rank():
         yield
@@ -166,6 +170,8 @@ def together(strategy: Any, told: str) -> Iterator[None]:
         yield
         for process in launcher.procs:
             process.wait()
+    except RuntimeError as error:  # of the connection, if there is an end of which it tells
+        raise ended(launcher.procs, again) or error from None
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

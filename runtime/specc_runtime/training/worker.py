@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from specc import report
 from specc.diagnostics import Rejected
+from specc_runtime.training.processes import rank
 from specc_runtime.training.request import Request
 from specc_runtime.training.run import train
 
@@ -15,11 +17,16 @@ from specc_runtime.training.run import train
 def main() -> int:
     """Take part in the run that the first argument tells; the exit status."""
     told = json.loads(sys.argv[1])
+    first = os.getppid()
     told |= {"resume": Path(told["resume"]), "trust": tuple(told["trust"])}
     try:
         train(Request(**told, joined=True))
     except Rejected as error:
         print(report.full(error.diagnostics), file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if os.getppid() == first:  # else the first process is gone: it was that
+            print(f"process {rank()}: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
         return 1
     return 0
 
