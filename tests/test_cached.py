@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from building import make, specc
+from families import GEMMA, GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family, checkpoint
 from parity import randomised
-from test_zoo_decoders import GEMMA, GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family, checkpoint
 from test_zoo_mamba import MAMBA
 from test_zoo_moe import MIXTRAL, QWEN3_MOE
 from test_zoo_more import NEOX, PHI3

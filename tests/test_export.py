@@ -19,7 +19,7 @@ from specc_runtime.families import families, family_of
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-import test_zoo_decoders as decoders  # noqa: E402 - they need the two above
+import families as decoders  # noqa: E402 - they need the two above
 import test_zoo_encoders as encoders  # noqa: E402
 import test_zoo_mamba as states  # noqa: E402
 import test_zoo_moe as moe  # noqa: E402

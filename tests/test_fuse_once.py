@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from test_zoo_decoders import T5, WHISPER, Family, checkpoint
+from families import T5, WHISPER, Family, checkpoint
 
 from specc.types import DType
 from specc_runtime import Generator, open_build

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from building import specc
+from families import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, Family, checkpoint
 from test_cached import GPT2, LONG
-from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, Family, checkpoint
 from test_zoo_moe import MIXTRAL
 from test_zoo_more import NEOX, PHI3
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from building import command, make, specc
+from families import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family, checkpoint
 from parity import randomised
 from test_cached import BART, GPT2, LONG
 from test_sampling import found
 from test_tokens import TEXT, bpe
-from test_zoo_decoders import GEMMA2, LLAMA, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family, checkpoint
 from test_zoo_mamba import MAMBA
 from test_zoo_moe import MIXTRAL
 from test_zoo_more import NEOX, PHI3

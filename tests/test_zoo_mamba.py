@@ -19,10 +19,10 @@ from specc_runtime.build import Request, build
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-import test_zoo_decoders as decoders  # noqa: E402 - it needs the two above
+import families  # noqa: E402 - it needs the two above
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-MAMBA = decoders.Family(
+MAMBA = families.Family(
     "mamba",
     transformers.MambaConfig,
     transformers.MambaForCausalLM,
@@ -60,7 +60,7 @@ def compare(made: Parity, batch: int, length: int, mask: np.ndarray[Any, Any] | 
 def test_mamba(config: dict[str, Any], tmp_path: Path) -> None:
     made = built("mamba", mamba(**config), tmp_path)
     for batch, length in ((1, 1), (3, 1), (1, 2), (3, 17), (1, 64)):
-        for mask in decoders.masks(batch, length):
+        for mask in families.masks(batch, length):
             compare(made, batch, length, mask)
     given = {"input_ids": np.arange(14).reshape(2, 7)}
     made.check_gradients(given, "logits")

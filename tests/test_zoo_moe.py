@@ -20,7 +20,7 @@ from specc_runtime.build import Request, build
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from test_zoo_decoders import assert_counts, masks, rope  # noqa: E402 - they need the two above
+from families import assert_counts, masks, rope  # noqa: E402 - they need the two above
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,7 +15,7 @@ from specc_runtime.build import Request, build
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from test_zoo_decoders import (  # noqa: E402 - it needs the two above
+from families import (  # noqa: E402 - it needs the two above
     DECODER,
     Family,
     assert_clean,

@@ -15,8 +15,8 @@ from typing import Any
 
 import references
 import transformers
+from families import GATED, GEMMA, GEMMA2, LLAMA, LLAMA3, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family
 from test_gpt2_checkpoint import SMALL as GPT2
-from test_zoo_decoders import GATED, GEMMA, GEMMA2, LLAMA, LLAMA3, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family
 from test_zoo_encoders import bert, clip
 from test_zoo_mamba import MAMBA
 from test_zoo_moe import MIXTRAL, QWEN3_MOE
