@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from specc.backends.onnx.emitter import GraphEmitter
+from specc.backends.onnx.last import cut_axis, last_of
 from specc.backends.onnx.values import Record, Ref, users_of
 from specc.dims import Dim
 from specc.types import DType, TensorType
@@ -100,13 +101,14 @@ def side_by_side(emit: GraphEmitter, ref: Ref) -> Ref:
 
 @dataclass(frozen=True)
 class _Source:
-    """A projection [B, T, n*H*d], its number of heads H, which of how many pieces of its last axis is meant, and how
-    that is rotated."""
+    """A projection [B, T, n*H*d], its number of heads H, which of how many pieces of its last axis is meant, whether
+    that is of the last position alone, and how it is rotated."""
 
     projection: Ref
     heads: int
     pieces: int
     piece: int
+    is_last: bool = False
     rotary: Record | None = None
 
 
@@ -123,10 +125,13 @@ def _plain_attention(record: Record) -> bool:
 def _unsplit(ref: Ref | None) -> _Source | None:
     """What `ref` [B, H, T, d] was split from."""
     assert ref is not None
-    rotary = ref.node
-    if rotary is not None and rotary.op_type == "RotaryEmbedding" and "num_heads" not in rotary.attributes:
-        turned = _unsplit(rotary.inputs[0])
-        return None if turned is None or turned.rotary is not None else replace(turned, rotary=rotary)
+    node = ref.node
+    if node is not None and node.op_type == "RotaryEmbedding" and "num_heads" not in node.attributes:
+        turned = _unsplit(node.inputs[0])
+        return None if turned is None or turned.rotary is not None else replace(turned, rotary=node)
+    if node is not None and cut_axis(node) == 2:
+        whole = _unsplit(node.inputs[0])
+        return None if whole is None or whole.rotary is not None else replace(whole, is_last=True)
     reshaped = _transposed(ref, HEADS_FORWARD)
     if reshaped is not None:
         return _unpacked(reshaped, 1, 0)
@@ -185,6 +190,8 @@ def _narrow(emit: GraphEmitter, source: _Source) -> Ref:
         sizes = emit.const([width.value] * pieces, DType.I64) if emit.opset < 18 else None
         count = pieces if emit.opset >= 18 else None
         ref = emit.many("Split", pieces, ref, sizes, types=[type_] * pieces, axis=2, num_outputs=count)[source.piece]
+    if source.is_last:
+        ref = last_of(emit, ref, 1)
     if source.rotary is None:
         return ref
     angles, options = source.rotary.inputs[1:], source.rotary.attributes
