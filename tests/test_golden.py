@@ -44,7 +44,7 @@ def test_golden_torch(name: str, golden: Callable[[Path, str], None]) -> None:
 
 @pytest.mark.parametrize("name", MATRIX)
 def test_golden_onnx(name: str, golden: Callable[[Path, str], None]) -> None:
-    from specc.backends.onnx.text import onnx_text
+    from onnx_text import onnx_text
 
     golden(GOLDEN / name / "onnx.txt", onnx_text(model_of(name).onnx()))
 

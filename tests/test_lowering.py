@@ -16,9 +16,10 @@ from specc import driver
 from specc.backends.onnx.cached import CachedFlattener
 from specc.backends.onnx.emitter import GraphEmitter
 from specc.backends.onnx.flatten import Flattener
-from specc.inspect.lowering import OPSETS, Lowerings, lowerings, of_model
+from specc.inspect.lowering import Lowerings, lowerings, of_model
 from specc.ir.graph import Model
 from specc.ir.members import aliases
+from specc.lowering import OPSETS
 from specc.op import operators
 from specc.passes.incremental import Incremental, derive
 from specc.passes.plain import entry_sizes

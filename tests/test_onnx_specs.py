@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx_text import onnx_text
 
 from specc.backends.onnx.export import build, build_debug
 from specc.backends.onnx.functions import view
 from specc.backends.onnx.proto import Embedded
 from specc.backends.onnx.target import Target
-from specc.backends.onnx.text import onnx_text
 from specc.diagnostics import Rejected
 from specc.driver import load, open_project
 from specc.ir import graph as ir

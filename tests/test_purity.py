@@ -13,7 +13,6 @@ import pytest
 from building import command
 
 ROOT = Path(__file__).resolve().parents[1]
-SPECS = ROOT / "specs"
 COMPILER = ROOT / "compiler" / "specc"
 
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "transformers", "safetensors", "jsonschema", "netron")

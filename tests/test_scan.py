@@ -16,12 +16,12 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops import op_scan
+from onnx_text import onnx_text
 
 from specc.backends.onnx.export import build, build_debug
 from specc.backends.onnx.functions import view
 from specc.backends.onnx.proto import Embedded
 from specc.backends.onnx.target import Target
-from specc.backends.onnx.text import onnx_text
 from specc.backends.torch.export import emit
 from specc.driver import load
 from specc.inspect import report

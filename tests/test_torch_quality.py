@@ -111,10 +111,6 @@ def test_every_spec_has_a_case() -> None:
 # ---- compile, export -------------------------------------------------------------------------------------------------
 
 
-UNROLLED = {"mamba"}
-"""The steps of a scan, which torch.compile unrolls: its program is for one length."""
-
-
 @pytest.mark.parametrize("name", once())
 def test_compiles_whole(name: str, small: Any) -> None:
     """The model is one graph, which takes other sizes as well if it is compiled for sizes that vary.
@@ -302,8 +298,10 @@ def test_half_precision(name: str, dtype: Any, small: Any) -> None:
 
 MATRICES = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)
 LAYERS = (*MATRICES, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
-OWN = {"Conv1D": "Linear", "CausalConv1d": "Conv1d", "WeightNormConv1d": "Conv1d"}
-"""transformers' transposed Linear; convolutions that no class of torch is: padded left alone, a weight in factors."""
+OWN = {"Conv1D": "Linear", "CausalConv1d": "Conv1d", "WeightNormConv1d": "Conv1d", "DeepseekGate": "Linear"}
+"""transformers' transposed Linear; convolutions that no class of torch is: padded left alone, a weight in factors; a
+product in f32 whatever its weight is in.
+"""
 READ_WHOLE = {
     "whisper": {"model.encoder.embed_positions"},
     "clip": {"vision_model.embeddings.position_embedding"},

@@ -55,7 +55,7 @@ class Cached(torch.nn.Module):
 
 batch, length, past = 2, 5, 7
 ids = torch.zeros(batch, length, dtype=torch.int64)
-B, T, P = torch.export.Dim("batch"), torch.export.Dim("length"), torch.export.Dim("past")
+B, T = torch.export.Dim("batch"), torch.export.Dim("length")
 if has_cache:
     positions = torch.arange(past, past + length).expand(batch, length).contiguous()
     mask = torch.ones(batch, past + length, dtype=torch.int64)

@@ -14,12 +14,11 @@ from specc.inspect import Report, chosen_graph
 from specc.inspect import report as inspect_model
 from specc.ir.members import parameter_count
 from specc.ir.text import model_text
+from specc.lowering import OPSETS
 from specc.version import version
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-OPSETS = range(17, 27)
 
 
 class SpecError(Rejected):

@@ -12,6 +12,9 @@ from specc.types import DType, Operand, Scalar, TensorType
 if TYPE_CHECKING:
     from specc.op import Op
 
+OPSETS = range(17, 27)
+"""The versions of ONNX's operators that graphs are written in."""
+
 
 class TorchText(Protocol):
     """What a torch lowering may ask of the emitter.

@@ -64,6 +64,10 @@ class TensorType:
     def with_dtype(self, dtype: DType) -> TensorType:
         return TensorType(dtype, self.shape)
 
+    def plain(self) -> TensorType:
+        """The same type, of which nothing is known but sizes: no unit axes, no labels."""
+        return TensorType(self.dtype, tuple(size.plain() for size in self.shape))
+
     def __str__(self) -> str:
         return f"{self.dtype.spec_name}[{', '.join(show_axes(self.shape))}]"
 

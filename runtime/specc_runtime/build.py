@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from specc_runtime.publish import publishing
 from specc_runtime.quantised import Quantised, graph_file, refuse
 from specc_runtime.quantised import write as write_quantised
 from specc_runtime.record import Graph, record
+from specc_runtime.saying import Say, silent
 from specc_runtime.trained import as_trained, whole
 from specc_runtime.weights import Source, Written, open_source, write_weights
 
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from specc.backends.onnx.proto import WeightsRef
     from specc.backends.onnx.target import Target
     from specc_runtime.certificate import Certificate
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Result:
     no_pictures: str  # why there are none, if they were asked for
 
 
-def build(request: Request, say: Say = lambda _: None) -> Result:
+def build(request: Request, say: Say = silent) -> Result:
     """Make a build; raises `Rejected` with what was wrong, leaving an earlier build as it was.
 
     B640 says that it cannot be written (a full disk), B660 that its folder holds something else, B630 that the two

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Shapes = dict[str, dict[int, Any]]
 """Argument -> axis -> `torch.export.Dim`, or what is derived from one; sizes that cannot change are left out."""
 
+_LEAST = 2  # of a size while torch exports: it takes 1 for a constant; the finished program admits 1 again
 _AMPLE = 3  # times its lower bound a size is large enough that strided layers do not shrink it to 1
 
 
@@ -39,34 +40,30 @@ def exported(module: torch.nn.Module, of: Interface) -> torch.export.ExportedPro
             module,
             (),
             arguments,
-            dynamic_shapes=_shapes(of, least=2),
+            dynamic_shapes=_shapes(of),
             prefer_deferred_runtime_asserts_over_guards=True,
         )
     for symbol, bounds in program.range_constraints.items():
-        if bounds.lower == 2:
+        if bounds.lower == _LEAST:
             program.range_constraints[symbol] = ValueRanges(1, bounds.upper)
     return program
 
 
-def dynamic_shapes(of: Interface) -> Shapes:
+def _shapes(of: Interface) -> Shapes:
     """What `torch.export.export` takes as `dynamic_shapes` beside the entry's arguments.
 
-    `dim T <= 1024` is `Dim("T", min=1, max=1024)`, `dim Y % 32 == 0` is `32 * Dim("Y_32")`; equal sizes are one Dim. A
+    `dim T <= 1024` is `Dim("T", min=2, max=1024)`, `dim Y % 32 == 0` is `32 * Dim("Y_32")`; equal sizes are one Dim. A
     size that is no linear expression of one dim is left for torch to derive (`Dim.AUTO`).
     """
-    return _shapes(of, least=1)
-
-
-def _shapes(of: Interface, least: int) -> Shapes:
     roots: dict[str, Any] = {}
     shapes: Shapes = {}
     for item in of.inputs:
-        axes = {axis: _axis(dim, of.facts, roots, least) for axis, dim in enumerate(item.shape) if dim.value is None}
+        axes = {axis: _axis(dim, of.facts, roots) for axis, dim in enumerate(item.shape) if dim.value is None}
         shapes[item.argument] = {axis: dim for axis, dim in axes.items() if dim is not None}
     return shapes
 
 
-def _axis(dim: Dim, facts: Facts, roots: dict[str, Any], least: int) -> Any:
+def _axis(dim: Dim, facts: Facts, roots: dict[str, Any]) -> Any:
     """The Dim of one axis; None if the facts leave one value to it."""
     from torch.export import Dim as Root
 
@@ -75,7 +72,7 @@ def _axis(dim: Dim, facts: Facts, roots: dict[str, Any], least: int) -> Any:
         return Root.AUTO
     symbol, scale, shift = linear
     if symbol not in roots:
-        roots[symbol] = _root(symbol, facts, least)
+        roots[symbol] = _root(symbol, facts)
     if roots[symbol] is None:
         return None
     root, step, first = roots[symbol]
@@ -94,7 +91,7 @@ def _linear(dim: Dim) -> tuple[str, int, int] | None:
     return monomial[0][0], scale, shift
 
 
-def _root(symbol: str, facts: Facts, least: int) -> tuple[Any, int, int] | None:
+def _root(symbol: str, facts: Facts) -> tuple[Any, int, int] | None:
     """(k, n, r) with the size n*k + r, k within its bounds."""
     from torch.export import Dim as Root
 
@@ -102,7 +99,7 @@ def _root(symbol: str, facts: Facts, least: int) -> tuple[Any, int, int] | None:
     if low == high:
         return None
     name = symbol if n == 1 else f"{symbol}_{n}"
-    return Root(name, min=max(least, (low - r) // n), max=None if high is None else (high - r) // n), n, r
+    return Root(name, min=max(_LEAST, (low - r) // n), max=None if high is None else (high - r) // n), n, r
 
 
 def _example(of: Interface) -> dict[str, int]:

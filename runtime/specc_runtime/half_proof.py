@@ -38,6 +38,7 @@ from specc_runtime.inputs import Interface, draw, interface
 from specc_runtime.module import WEIGHTS, Build, extern_copies, python_name
 from specc_runtime.origin import origin_of
 from specc_runtime.record import Graph
+from specc_runtime.saying import Say, silent
 from specc_runtime.sizes import plan
 from specc_runtime.steps import BufferSteps, OnnxSteps, Steps, in_parts
 from specc_runtime.verify import Subject, prove
@@ -46,8 +47,6 @@ from specc_runtime.weights_writer import NewTensor, write_safetensors
 if TYPE_CHECKING:
     import torch
 
-
-Say = Callable[[str], None]
 
 ROUNDING = {DType.F16: 2.0**-11, DType.BF16: 2.0**-8}
 """The largest relative error of one rounding to nearest."""
@@ -69,7 +68,7 @@ class Narrow:
     externs: Loaded
     opset: int
     seed: int = 0
-    progress: Say = lambda _: None
+    progress: Say = silent
 
 
 def prove_half(of: Narrow) -> Certificate:
@@ -96,7 +95,7 @@ def prove_half(of: Narrow) -> Certificate:
     return replace(certificate, files=files, half=half)
 
 
-def repeat_half(folder: Path, *, progress: Say = lambda _: None) -> Certificate:
+def repeat_half(folder: Path, *, progress: Say = silent) -> Certificate:
     """What `verify.repeat` does, of a build in f16 or bf16; its spec has to be at hand: the fp32 form is made of it.
 
     Raises `Rejected`: B660 for files that are missing or changed and for a spec that is not there, B630.

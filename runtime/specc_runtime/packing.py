@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from specc.quantisation import Scheme
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from specc_runtime.elements import Array
 
 
 @dataclass(frozen=True)

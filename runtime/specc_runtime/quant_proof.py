@@ -28,6 +28,7 @@ from specc_runtime.loss import Deviation, Loss
 from specc_runtime.perplexity import perplexity, predicts
 from specc_runtime.programs import OPTIMISED, PLAIN, Crash, Outputs, open_session, run_session
 from specc_runtime.quantised import PackedFile, external, graph_file, uses, weights_file
+from specc_runtime.saying import Say, silent
 from specc_runtime.sizes import admissible, plan
 from specc_runtime.steps import BufferSteps, OnnxSteps, in_parts
 
@@ -38,7 +39,6 @@ Session = Any
 Feeds = dict[str, np.ndarray[Any, Any]]
 Make = Callable[[str], Session]
 Runner = Callable[[Mapping[str, Any]], Outputs]
-Say = Callable[[str], None]
 _PARTS: tuple[tuple[int, ...], ...] = (4, 1, 1, 2), (1, 1, 1), (9, 3)
 """Positions of the steps that texts are given in."""
 _SPLIT = "#parts"
@@ -108,7 +108,7 @@ def certified(
     entries: Sequence[Plain | Stepping],
     scheme: Scheme,
     text: Path | None = None,
-    progress: Say = lambda _: None,
+    progress: Say = silent,
 ) -> Certificate:
     """The certificate with what holds of the quantised graphs.
 

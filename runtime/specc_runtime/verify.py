@@ -6,7 +6,7 @@ at the sizes of `sizes.plan`. Then both get other weights (`programs.perturb`): 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -30,13 +30,12 @@ from specc_runtime.inputs import Interface, Masks, chosen_graph, describe, draw,
 from specc_runtime.module import WEIGHTS, Build, extern_copies, load_module, python_name
 from specc_runtime.programs import PROGRAMS, Crash, Outputs
 from specc_runtime.python_file import UserFile, blaming
+from specc_runtime.saying import Say, silent
 from specc_runtime.sizes import Case, plan
 
 if TYPE_CHECKING:
     import onnxruntime
     import torch
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def prove(
     cached: Sequence[CachedEntry] = (),
     opset: int = DEFAULT_OPSET,
     seed: int = 0,
-    progress: Say = lambda _: None,
+    progress: Say = silent,
     externs: Loaded | None = None,
     quant: Scheme | None = None,
     text: Path | None = None,
@@ -135,7 +134,7 @@ def check_externs(
             taps.run(chosen_graph(model, name, without), module, feeds, externs)
 
 
-def compare_programs(subject: Subject, *, seed: int = 0, progress: Say = lambda _: None) -> Certificate:
+def compare_programs(subject: Subject, *, seed: int = 0, progress: Say = silent) -> Certificate:
     """Compare at every size; raises `Mismatch` at the first difference, `Rejected` (X904) if an extern fails."""
     with blaming(subject.externs):
         return _compared(subject, seed, progress)
@@ -250,7 +249,7 @@ class _Comparison:
         return figures
 
 
-def repeat(folder: Path, *, progress: Say = lambda _: None, text: Path | None = None) -> Certificate:
+def repeat(folder: Path, *, progress: Say = silent, text: Path | None = None) -> Certificate:
     """Check the recorded hashes of a published build and compare its programs again, with the files of the folder
     alone.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from specc.diagnostics import Edit
 from specc.dims import Dim
@@ -27,9 +27,6 @@ from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
 from specc.types import Scalar, TensorType
-
-if TYPE_CHECKING:
-    pass
 
 
 class Applications(Mismatches):

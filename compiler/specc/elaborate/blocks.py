@@ -10,7 +10,7 @@ from specc.dims import Dim
 from specc.elaborate.arguments import Arguments
 from specc.elaborate.evaluate import Evaluator
 from specc.elaborate.instances import Instance
-from specc.elaborate.members import MemberBuilder
+from specc.elaborate.members import MAX_PARTS, MemberBuilder
 from specc.elaborate.scopes import Scope
 from specc.elaborate.values import (
     Binding,
@@ -28,11 +28,8 @@ from specc.syntax import ast
 if TYPE_CHECKING:
     from specc.elaborate.elaborator import Elaborator
 
-MAX_PARTS = 200_000
 MAX_ELEMENTS = 2**43
 MAX_NESTING = 100
-
-Args = tuple["ast.Arg | ast.StarArg", ...]
 
 
 class Blocks(Arguments):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from specc.dims import Dim, DimError
 from specc.elaborate.builtins import COMPILE_TIME, MAX_LIST, BadArgument
@@ -28,9 +28,6 @@ from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
 from specc.types import DType
-
-if TYPE_CHECKING:
-    pass
 
 DTYPES = {d.value: d for d in DType if d is not DType.COMPUTE}
 

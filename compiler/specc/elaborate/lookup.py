@@ -24,7 +24,6 @@ from specc.source import Span
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
 
-Labels = dict[str, "str | None"]
 _NOTHING: Mapping[str, Any] = {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from specc.dims import Dim
 from specc.elaborate.instances import Absence
@@ -20,11 +20,7 @@ from specc.ir.graph import (
 from specc.syntax import ast
 from specc.syntax.unparse import unparse
 
-if TYPE_CHECKING:
-    pass
-
 MAX_PARTS = 200_000
-MAX_SIZE = 2**31 - 1
 
 # Attributes of torch.nn.Module that a part of the same name would break.
 TORCH_RESERVED = frozenset(

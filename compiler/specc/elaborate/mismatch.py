@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from specc.diagnostics import Label, Size
 from specc.dims import Dim, Proof, Refuted
@@ -19,9 +19,6 @@ from specc.ir.graph import (
 from specc.op import OpError
 from specc.source import Span
 from specc.types import TensorType
-
-if TYPE_CHECKING:
-    pass
 
 
 def counter_example(proof: Proof | None) -> str:

@@ -26,7 +26,6 @@ from specc.types import TYPE_NAMES, TensorType
 if TYPE_CHECKING:
     from specc.elaborate.elaborator import Elaborator
 
-MAX_LIST = 65_536
 MAX_SIZE = 2**31 - 1
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from specc.diagnostics import Edit
 from specc.elaborate.arithmetic import Arithmetic
 from specc.elaborate.builtins import COMPILE_TIME
@@ -14,9 +12,6 @@ from specc.elaborate.values import (
 from specc.op import operators
 from specc.source import Span
 from specc.syntax import ast
-
-if TYPE_CHECKING:
-    pass
 
 
 class Suggestions(Arithmetic):

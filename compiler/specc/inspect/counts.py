@@ -17,6 +17,8 @@ BYTES = {
     DType.I64: 8, DType.I32: 4, DType.I16: 2, DType.I8: 1, DType.U8: 1, DType.BOOL: 1,
 }  # fmt: skip
 """Bytes of one element, the compute dtype being f32."""
+WIDTHS = {"f32": 4, "f16": 2, "bf16": 2}
+"""Bytes of an element of the compute dtype, by the names that builds have for it."""
 
 
 @dataclass(frozen=True)

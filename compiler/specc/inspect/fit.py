@@ -11,7 +11,7 @@ from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Facts
 from specc.inspect.bits import flat, lora_parameters, weights
 from specc.inspect.caches import cache
-from specc.inspect.counts import Counts
+from specc.inspect.counts import WIDTHS, Counts
 from specc.inspect.examples import example
 from specc.inspect.formulas import Formula, evaluate, total
 from specc.inspect.numbers import byte_text
@@ -27,7 +27,6 @@ STATES = {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2, "lion": 1, "rmsprop": 
 takes; `momentum` is sgd with one.
 """
 
-WIDTHS = {"f32": 4, "f16": 2, "bf16": 2}
 LIMIT = 2**40  # the largest size that is tried
 
 
@@ -58,7 +57,8 @@ class Term:
 @dataclass(frozen=True)
 class Fit:
     """`found`: the largest size of the dim that was left `free`; None where even the smallest takes too much. `next`:
-    bytes of the next larger one, None if the model promises that there is none. Without a free dim: whether it fits.
+    bytes of the next larger one, None if something else than memory ended the search: `limit` says what. Without a
+    free dim: whether it fits.
     """
 
     model: str
@@ -259,8 +259,8 @@ def _solve(
     budget: int,
     taken: Callable[[Mapping[str, int]], int],
 ) -> tuple[int | None, str | None, int | None]:
-    """The largest admitted size that fits, what the model says that ends the search, and the next size, which does not
-    fit. More memory for larger sizes is taken for granted.
+    """The largest admitted size that fits, what ended the search if not memory, and the next size, which does not fit.
+    More memory for larger sizes is taken for granted.
     """
     first, step = _choices(facts, free)
     said: list[str] = []
@@ -288,7 +288,9 @@ def _solve(
         low, high = (middle, high) if fits(middle) else (low, middle)
     broken = facts.satisfied_by({**at, free: size(high)})
     if broken is not None:
-        return size(low), str(broken), None
+        return size(low), f"The model promises {broken}", None
+    if size(high) > LIMIT:
+        return size(low), f"No size beyond {LIMIT:,} is tried", None
     return size(low), None, size(high)
 
 
@@ -337,6 +339,6 @@ def _verdict(fit: Fit) -> Iterator[str]:
     else:
         yield f"{fit.free} = {fit.found:,} is the largest that fits."
         if fit.limit is not None:
-            yield f"The model promises {fit.limit}: memory is not what limits it."
+            yield f"{fit.limit}: memory is not what limits it."
         elif fit.next is not None:
             yield f"{fit.free} = {fit.next[0]:,} would take {byte_text(fit.next[1])}."

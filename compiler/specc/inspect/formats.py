@@ -10,8 +10,6 @@ from specc.inspect.numbers import rounded
 from specc.inspect.reports import Report
 from specc.inspect.tree import Block
 
-FORMATS = ("tree", "json", "csv", "markdown", "mermaid")
-
 
 def walk(block: Block, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, int, Block]]:
     """Every row with its full path and how deep it is."""

@@ -16,6 +16,7 @@ from specc.diagnostics import Diagnostic
 from specc.dims import Dim
 from specc.ir.graph import Apply, Call, Graph, Loop, Model, Node, Scan, When
 from specc.ir.route import Route
+from specc.lowering import OPSETS
 from specc.op import Buffer, Emitter, Handle, Op, OpError, Step
 from specc.passes.buffered import derive_buffered
 from specc.passes.incremental import Incremental, derive, innermost, keeps_state
@@ -23,8 +24,6 @@ from specc.passes.plain import IDENTITIES, Sizes, call_sizes, entry_sizes
 from specc.passes.steps import StepSizes, in_a_step, operand_type
 from specc.source import Span
 from specc.types import DType, Operand, Scalar, TensorType
-
-OPSETS = range(17, 27)
 
 Form = Literal["native", "fused", "decomposed", "constant", "extern", "not available"]
 """One node, or several of one kind, as it has always been; one node, of an operator set that not all runtimes know;

@@ -11,7 +11,7 @@ from specc.dims import Dim, Facts
 from specc.inspect.bits import Weights, weights
 from specc.inspect.caches import Cache, cache
 from specc.inspect.columns import SORTS as SORTS
-from specc.inspect.counts import Counts
+from specc.inspect.counts import WIDTHS, Counts
 from specc.inspect.examples import example
 from specc.inspect.formulas import Formula, Largest, evaluate
 from specc.inspect.spending import Spendings
@@ -22,9 +22,6 @@ from specc.ir.graph import Graph, Model, dotted
 from specc.passes.plain import entry_facts, entry_sizes
 from specc.quantisation import Scheme
 from specc.types import TensorType
-
-WIDTHS = {"f32": 4, "f16": 2, "bf16": 2}
-"""Bytes of an element of the compute dtype, by the names that builds have for it."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +196,7 @@ def report(
         model=model.module.name,
         preset=model.preset,
         entry=entry,
-        inputs=tuple((a.name, _plain(sizes.type(a.type))) for a in graph.inputs if a.value is not None),
+        inputs=tuple((a.name, sizes.type(a.type).plain()) for a in graph.inputs if a.value is not None),
         facts=tuple(str(fact) for fact in facts.statements()),
         dims=tuple(sizes),
         root=_sorted(root if depth is None else _cut(root, depth), sort, at),
@@ -245,10 +242,6 @@ def _check_sizes(entry: str, dims: tuple[str, ...], facts: Facts, at: Mapping[st
         found.append(Diagnostic("E009", f"{sizes}: {entry} needs {broken}", help=help))
     if found:
         raise Rejected(found)
-
-
-def _plain(type_: TensorType) -> TensorType:
-    return TensorType(type_.dtype, tuple(size.plain() for size in type_.shape))
 
 
 def _cut(block: Block, depth: int) -> Block:

@@ -14,7 +14,7 @@ from specc.diagnostics import Collector
 from specc.source import Source
 from specc.syntax import lexical
 from specc.syntax.indentation import CONTINUED, CONTINUES
-from specc.syntax.lexical import MAX_LINE, MAX_SIZE
+from specc.syntax.lexical import CLOSING, MAX_LINE, MAX_SIZE
 
 MAX_DEPTH = 64
 
@@ -22,7 +22,6 @@ MAX_DEPTH = 64
 _SUSPICIOUS = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|[^\n]{{{MAX_LINE + 1}}}")
 # Everything with a meaning for layout; text in between is code of one line.
 _EVENT = re.compile(r'[\n(){}\[\]]|#[^\n]*|"(?:\\.|[^"\\\n])*("?)')
-_CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 @dataclass
@@ -109,7 +108,7 @@ class _Scan:
 
     def bracket(self, char: str, at: int) -> bool:
         self.token(char, at)
-        if char in _CLOSING:
+        if char in CLOSING:
             self.stack.append(at)
             if len(self.stack) > MAX_DEPTH:
                 lexical.too_deep(self.source, at, MAX_DEPTH, self.collector)
@@ -119,7 +118,7 @@ class _Scan:
             lexical.unopened(self.source, at, self.collector)
             return False
         opened = self.stack.pop()
-        if _CLOSING[self.source.text[opened]] != char:
+        if CLOSING[self.source.text[opened]] != char:
             lexical.mismatched(self.source, opened, at, self.collector)
             return False
         self.layout.pairs[opened] = at

@@ -242,12 +242,12 @@ def _unbraced(source: Source, found: Unopened, collector: Collector) -> None:
     )
 
 
-_CLOSING = {"(": ")", "[": "]", "{": "}"}
+CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 def mismatched(source: Source, opened: int, closed: int, collector: Collector) -> None:
     """Report a closing bracket of another kind than the innermost open one."""
-    want, got = _CLOSING[source.text[opened]], source.text[closed]
+    want, got = CLOSING[source.text[opened]], source.text[closed]
     line, column = source.position(opened)
     if got == "}":  # the bracket was forgotten lines ago; a person looks at where it opens
         end_line, end_column = source.position(closed)
@@ -310,7 +310,7 @@ def unclosed(source: Source, stack: list[int], collector: Collector) -> None:
             break
     line, column = source.position(opened)
     what = _owner(text, opened)
-    closing = _CLOSING[text[opened]]
+    closing = CLOSING[text[opened]]
     if why:
         others = len([at for at in stack if at < opened])
         subject = f"{what} and its block" if what and others else what or f"it with `{closing}`"

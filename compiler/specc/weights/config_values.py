@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specc.diagnostics import Diagnostic
+from specc.elaborate.arithmetic import INT64
 from specc.elaborate.builtins import COMPILE_TIME, BadArgument
 from specc.elaborate.names import available, closest
 from specc.elaborate.values import Fail, describe, number, show
@@ -21,7 +22,6 @@ from specc.weights.activations import ACTIVATIONS
 from specc.weights.rules import section_path
 
 MAX_STEPS = 1_000_000
-INT64 = 2**63
 
 Globals = Callable[[str], Any]
 """The function or block value that a name stands for in the section's file, None if it is none."""

@@ -18,7 +18,6 @@ from specc.inspect.formulas import Formula
 from specc.ir.graph import Model, Module, PartGroup, PartList, Submodule, dotted
 from specc.ir.members import aliases, distinct_modules, walk_members
 from specc.passes.plain import entry_facts
-from specc.types import TensorType
 from specc.weights.layout import TensorInfo
 from specc.weights.sections import model_tensors
 from specc_runtime.foreign import graph as graphs
@@ -121,13 +120,13 @@ def _of_model(label: str, checked: driver.Checked, entry: str, without: frozense
     found = report(model, entry, without=without)
     graph = chosen_graph(model, entry, without)
     outputs = {
-        name: str(_plain(value.type)) for name, (_, value) in zip(graph.output_names, graph.results, strict=True)
+        name: str(value.type.plain()) for name, (_, value) in zip(graph.output_names, graph.results, strict=True)
     }
     operators, no_operators = _built(model, entry, without)
     return Subject(
         label=label,
         tensors=model_tensors(model.module),
-        inputs={a.name: str(_plain(a.type)) for a in graph.inputs if a.value is not None},
+        inputs={a.name: str(a.type.plain()) for a in graph.inputs if a.value is not None},
         outputs=outputs,
         operators=operators,
         no_operators=no_operators,
@@ -153,10 +152,6 @@ def _built(model: Model, entry: str, without: frozenset[str]) -> tuple[dict[str,
         return count_operators(model, entry, without=without), ""
     except Rejected as rejected:
         return None, rejected.diagnostics[0].message
-
-
-def _plain(type_: TensorType) -> TensorType:
-    return TensorType(type_.dtype, tuple(size.plain() for size in type_.shape))
 
 
 def _value(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,20 +37,11 @@ def put(path: Path, content: bytes) -> None:
         raise Rejected([Diagnostic("B640", message)]) from None
 
 
-def picture(drawing: ModelProto, name: str, formats: Mapping[str, Path], attachment: bytes | None = None) -> None:
-    """Draw in every format (`svg`, `png`, `pdf`) and write them, once all are drawn.
-
-    Raises `Rejected` (B640), `RenderUnavailable` without a browser, `RenderFailed` with Netron's message.
-    """
-    for path in formats.values():
-        check(path)
-    drawn = draw(drawing, name, tuple(formats), attachment)
-    for format, path in formats.items():
-        put(path, drawn[format])
-
-
 def draw(drawing: ModelProto, name: str, formats: tuple[str, ...], attachment: bytes | None = None) -> dict[str, bytes]:
-    """The pictures as bytes; errors as `picture`'s."""
+    """The drawing in every format (`svg`, `png`, `pdf`), as bytes.
+
+    Raises `RenderUnavailable` without a browser, `RenderFailed` with Netron's message.
+    """
     from specc_runtime.render import Renderer
 
     with tempfile.TemporaryDirectory(prefix="specc-view-") as folder, Renderer() as renderer:

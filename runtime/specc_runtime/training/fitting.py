@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from specc_runtime.companions import GENERATION_CONFIG
 from specc_runtime.folding import base_of
 from specc_runtime.manifest import versions
 from specc_runtime.module import WEIGHTS, Build
+from specc_runtime.saying import Say
 from specc_runtime.tokens import TOKENIZER
 from specc_runtime.trained import FORMAT
 from specc_runtime.training import checkpoints, curves, loop, processes, progress, resume
@@ -36,7 +37,6 @@ from specc_runtime.training.resolved import FILE as RESOLVED
 from specc_runtime.training.resolved import resolved
 from specc_runtime.training.section import Section, failed, unsupported
 
-Say = Callable[[str], None]
 ROWS = 200
 """About how many rows of a run's losses metrics.csv has."""
 

@@ -11,7 +11,7 @@ import copy
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,10 +21,10 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, ModelCheckpoint
 
+from specc_runtime.saying import Say
 from specc_runtime.training import randomness
 from specc_runtime.training.checkpoints import remove, states
 
-Say = Callable[[str], None]
 KEPT = 2
 """States to resume from: the last one, and the one before for the case that it is damaged."""
 FINAL = "final"

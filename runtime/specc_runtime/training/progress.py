@@ -5,18 +5,17 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
+from specc_runtime.saying import Say
 from specc_runtime.training.batches import Batch
 from specc_runtime.training.loop import Fit, rows
 from specc_runtime.training.overview import ids
 from specc_runtime.training.plan import Plan
-
-Say = Callable[[str], None]
 
 PER_SECOND = 10
 """How often the bar is drawn; its numbers are read as often, for each reading waits for the device."""

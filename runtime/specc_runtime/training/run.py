@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from specc.elaborate.names import counted
 from specc.elaborate.partwise import matches
 from specc_runtime.libraries import needs
 from specc_runtime.module import Build
+from specc_runtime.saying import Say, silent
 from specc_runtime.trained import RUN
 from specc_runtime.training.adapters import adapted, reaching
 from specc_runtime.training.emitted import emitted
@@ -31,7 +31,6 @@ from specc_runtime.training.section import Section, failed, open_section
 if TYPE_CHECKING:
     from specc_runtime.training.fitting import Done
 
-Say = Callable[[str], None]
 NEEDED = ("lightning", "torchmetrics")
 
 
@@ -43,7 +42,7 @@ class Run:
     interrupted: bool
 
 
-def train(request: Request, say: Say = lambda _: None) -> Run | None:
+def train(request: Request, say: Say = silent) -> Run | None:
     """Run a section; None for a plan alone. Raises `Rejected` with what was wrong."""
     needs("`specc train`", *NEEDED)
     record = None

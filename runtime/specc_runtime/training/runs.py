@@ -15,9 +15,6 @@ from specc.elaborate.names import available, closest, did_you_mean
 from specc_runtime.trained import FORMAT, RUN
 from specc_runtime.training.history import best, history, less_is_better
 
-COLUMNS = ("run", "section", "preset", "when", "status", "steps", "size")
-"""What runs are sorted by, besides their measures."""
-
 
 @dataclass(frozen=True)
 class Known:
