@@ -11,7 +11,7 @@ import pytest
 from specc import driver
 from specc.diagnostics import Rejected
 from specc.inspect.devices import DEVICES, device
-from specc.inspect.fit import Fit, Setup, fit, parse_bytes
+from specc.inspect.fit import LIMIT, Fit, Setup, fit, parse_bytes
 from specc.ir.graph import Model
 from specc.quantisation import Scheme
 
@@ -140,8 +140,14 @@ def test_the_largest_size_fits_and_the_next_does_not() -> None:
 
 def test_what_the_model_promises_ends_the_search() -> None:
     found = solved(model("gpt2"), 24 * 2**30, {"B": 1})
-    assert (found.free, found.found, found.limit) == ("T", 1024, "T <= 1024")
+    assert (found.free, found.found, found.limit) == ("T", 1024, "The model promises T <= 1024")
     assert "memory is not what limits it" in str(found)
+
+
+def test_more_memory_than_anybody_has_is_not_said_to_be_too_little() -> None:
+    found = solved(model("mlp"), 10**30, {})
+    assert (found.found, found.next) == (LIMIT, None)
+    assert "No size beyond" in str(found) and "would take" not in str(found)
 
 
 def test_sizes_come_in_steps(tmp_path: Path) -> None:

@@ -228,6 +228,27 @@ def test_every_named_value_of_the_zoo_is_explained(name: str) -> None:
             assert all(axis.steps for axis in explain(entry.full, said).axes)
 
 
+def test_repeated_blocks_are_named_as_the_tree_shows_them() -> None:
+    graph = chosen_graph(model("gpt2"), "forward")
+    assert explain(graph, "h.{0..11}.attn.k") == explain(graph, "h.0.attn.k")
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("h.0.attn.kk", "did you mean `k`?"),
+        ("g.0.attn", "parts wte, wpe, h.{0..11}, ln_f, lm_head"),
+        ("h.².attn", "has no value or part"),  # a digit that is no number
+        ("", "has no value or part ``"),
+    ],
+)
+def test_a_path_that_is_nowhere(path: str, told: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        explain(chosen_graph(model("gpt2"), "forward"), path)
+    (found,) = caught.value.diagnostics
+    assert told in f"{found.message} {found.notes} {found.help}"
+
+
 # ---- estimates -------------------------------------------------------------------------------------------------------
 
 

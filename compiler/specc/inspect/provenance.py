@@ -13,6 +13,7 @@ from typing import Any
 
 from specc.diagnostics import Diagnostic, Rejected
 from specc.dims import Dim, DimError, Facts
+from specc.elaborate.names import closest
 from specc.inspect.repeats import folded
 from specc.ir.graph import (
     Apply,
@@ -103,13 +104,16 @@ class _Frame:
 
 
 def explain(graph: Graph, path: str) -> Provenance:
-    """`path`: a part and a name in its method, `h.0.attn.k`; of a part itself, its result. Raises `Rejected` (E103)."""
-    segments = [int(part) if part.isdigit() else part for part in path.split(".")]
+    """`path`: a part and a name in its method, `h.0.attn.k`; of a part itself, its result; of `h.{0..11}`, as the tree
+    shows repeated blocks, the first. Raises `Rejected` (E103).
+    """
+    one = re.sub(r"\{(\d+)\.\.\d+\}", r"\1", path)
+    segments = [int(part) if part.isdecimal() else part for part in one.split(".")]
     frame, value = _find(_Frame(graph, entry_sizes(graph), None, None), segments, path)
     type_ = frame.sizes.type(value.type)
     full = TensorType(type_.dtype, tuple(size.plain() for size in type_.shape))
     axes = tuple(_axis(frame, value, axis) for axis in range(value.type.rank))
-    return Provenance(path, value.span.where, str(value.type), str(full), axes)
+    return Provenance(one, value.span.where, str(value.type), str(full), axes)
 
 
 # ---- finding it ------------------------------------------------------------------------------------------------------
@@ -136,11 +140,14 @@ def _find(frame: _Frame, segments: Sequence[str | int], path: str) -> tuple[_Fra
     if name in values:
         return values[name]
     owner = frame.owner
-    parts = sorted({".".join(map(str, f.path)) for f in calls if f.path})
+    of_parts = list(dict.fromkeys(".".join(map(str, f.path)) for f in calls if f.path))
+    parts = [row[0] for rows, _ in folded([(part,) for part in of_parts]) for row in rows]
     known = [f"values {', '.join(values)}"] if values else []
     known += [f"parts {', '.join(parts[:12])}{', ..' if len(parts) > 12 else ''}"] if parts else []
     notes = (("available", f"in {owner}: {'; '.join(known) or 'nothing with a name'}"),)
-    raise Rejected([Diagnostic("E103", f"--explain {path}: {owner} has no value or part `{name}`", notes=notes)])
+    guess = closest(name, [*values, *of_parts])
+    message = f"--explain {path}: {owner} has no value or part `{name}`"
+    raise Rejected([Diagnostic("E103", message, notes=notes, help=f"did you mean `{guess}`?" if guess else "")])
 
 
 def _calls(frame: _Frame) -> Iterator[_Frame]:
