@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fresh import loaded
 
 import specc
 
@@ -17,10 +16,7 @@ HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "rich", "netron", "lark", "cli
 
 def loaded_after(code: str) -> list[str]:
     """Which heavy libraries a fresh Python has imported after `code`."""
-    program = f"import sys\n{code}\nprint([m for m in {HEAVY!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=SPECS, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return list(eval(done.stdout.splitlines()[-1]))
+    return loaded(code, *HEAVY, cwd=SPECS)
 
 
 def test_import_loads_nothing() -> None:

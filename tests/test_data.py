@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from fresh import loaded
 from PIL import Image
 from training_data import IMAGES, LM, ROWS, data_of, refused, section, trained, values
 from transformers import WhisperFeatureExtractor
@@ -201,11 +200,7 @@ def test_libraries_are_named_with_their_command(images: Path, monkeypatch: pytes
     monkeypatch.setattr("specc_runtime.libraries.installed", lambda name: name != "PIL")
     text = refused(images, IMAGES, FOLDER)
     assert "this data needs PIL, which is not installed" in text and "specc-ml[train]" in text
-    code = (
-        "import sys, specc_runtime.training.run\nprint([m for m in ('PIL', 'pyarrow', 'datasets') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert loaded("import specc_runtime.training.run", "PIL", "pyarrow", "datasets") == []
 
 
 def test_what_a_folder_gives_without_being_asked(images: Path) -> None:

@@ -163,23 +163,31 @@ def test_a_full_disk_loses_nothing(how: str, folder: Path) -> None:
     same(folder / "whole", out)
 
 
+def stopped(path: str, out: Path, batch: int, requests: int = 1) -> list[str]:
+    """Train in this process, which is asked to end within a batch; what is said."""
+    step, count = Fit.training_step, iter(range(1000))
+    said: list[str] = []
+
+    def stopping(self: Fit, *args: Any) -> torch.Tensor:
+        if next(count) == batch:
+            for _ in range(requests):
+                os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fit, "training_step", stopping)
+        assert train(Request(path, out=out), said.append) == Run(out, interrupted=True)
+    return said
+
+
 def test_ctrl_c_keeps_the_state(folder: Path) -> None:
     """A request to end is heeded between two steps, not within one, and says how to go on."""
     path = spec(folder, KINDS["epochs"].replace("accumulate", "ema = 0.5; accumulate") + "  save_every = 100\n")
     path = str(Path(path))
     Path(path).write_text(Path(path).read_text().replace("  save_every = 1\n", ""))
     train(Request(path, out=folder / "whole"))
-    step, count, out = Fit.training_step, iter(range(1000)), folder / "out"
-    said: list[str] = []
-
-    def stopping(self: Fit, *args: Any) -> torch.Tensor:
-        if next(count) == 8:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Fit, "training_step", stopping)
-        assert train(Request(path, out=out), said.append) == Run(out, interrupted=True)
+    out = folder / "out"
+    said = stopped(path, out, batch=8)
     assert said[-1].startswith(f"stopped after step 5 of 9; to go on:\n  specc train --resume {out}\n")
     state = out / "checkpoints/step-5/model.safetensors"
     assert [p.name for p in (out / "checkpoints").glob("step-*")] == ["step-5"]
@@ -242,18 +250,8 @@ def test_one_process_at_a_time(folder: Path) -> None:
 
 def test_a_second_ctrl_c_ends_it_at_once(folder: Path) -> None:
     path = spec(folder, KINDS["steps"])
-    step, count, out = Fit.training_step, iter(range(1000)), folder / "out"
-    said: list[str] = []
-
-    def stopping(self: Fit, *args: Any) -> torch.Tensor:
-        if next(count) == 6:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Fit, "training_step", stopping)
-        assert train(Request(path, out=out), said.append) == Run(out, interrupted=True)
+    out = folder / "out"
+    said = stopped(path, out, batch=6, requests=2)
     assert said[-1].startswith(f"stopped after step 6 of 11; to go on:\n  specc train --resume {out}\n")
     train(Request(path, out=folder / "whole"))
     train(Request(resume=out))

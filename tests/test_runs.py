@@ -5,14 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import subprocess
-import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from fresh import loaded
 
 from specc_runtime.cli import cli
 from specc_runtime.training import curves
@@ -171,12 +170,8 @@ def test_mistakes(two: tuple[Path, Path]) -> None:
 
 
 def test_runs_load_nothing_heavy() -> None:
-    code = (
-        "import sys, specc_runtime.cli.runs, specc_runtime.training.runs, specc_runtime.training.curves\n"
-        "print([m for m in ('torch', 'lightning', 'numpy', 'matplotlib', 'rich') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    code = "import specc_runtime.cli.runs, specc_runtime.training.runs, specc_runtime.training.curves"
+    assert loaded(code, "torch", "lightning", "numpy", "matplotlib", "rich") == []
 
 
 # ---- metrics.csv and curves ------------------------------------------------------------------------------------------

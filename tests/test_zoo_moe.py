@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,14 @@ from specc_runtime.build import Request, build
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from families import assert_counts, masks, rope  # noqa: E402 - they need the two above
+import families  # noqa: E402 - it needs the two above
+from families import assert_counts, masks, rope  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@dataclass(frozen=True)
-class Family:
-    """A spec, transformers' classes, and a small configuration."""
-
-    spec: str
-    config: type[Any]
-    model: type[Any]
-    small: dict[str, Any]
+class Family(families.Family):
+    """One with experts."""
 
     def made(self, **config: Any) -> Any:
         """transformers' model with random values everywhere."""
