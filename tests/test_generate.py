@@ -147,8 +147,15 @@ def test_an_encoder_of_sounds_is_given_them(tmp_path: Path) -> None:
         assert generator.generate([1, 5], 12, inputs={"input_features": sound}).tokens == tuple(text[2:]), backend
         refused = found(generator.generate, [1, 5])
         assert refused.code == "G704" and "the model reads `input_features`" in refused.message
-        refused = found(generator.generate, [1, 5], inputs={"input_features": sound[..., :3]})
-        assert refused.code == "B660" and "does not run" in refused.message
+        for given, shown in (
+            ({"input_features": sound[..., :3]}, "has another shape"),
+            ({"input_features": sound[0]}, "has another shape"),
+            ({"input_features": np.repeat(sound, 2, 0)}, "has another shape"),
+            ({"input_features": "a song"}, "is not an array of numbers"),
+            ({"input_features": sound, "sound": sound}, "`encode` reads no `sound`"),
+        ):
+            refused = found(generator.generate, [1, 5], inputs=given)
+            assert refused.code == "G704" and shown in refused.message
 
 
 # ---- one small build with a tokenizer --------------------------------------------------------------------------------

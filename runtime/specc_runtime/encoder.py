@@ -43,12 +43,14 @@ class Encoder:
             (f.n for f in self.of.facts.statements() if f.kind == "le" and f.dim == self.tokens.shape[1]), default=None
         )
 
-    def feeds(self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Array], pad: int) -> dict[str, Array]:
-        """What it is given: prompts padded on the right, `inputs` of other kinds. Raises `Rejected` (G701, G704)."""
+    def feeds(
+        self, prompts: Sequence[Sequence[int]], inputs: Mapping[str, Array], pad: int, batch: Dim
+    ) -> dict[str, Array]:
+        """What it is given: prompts padded on the right, `inputs` of other kinds; `batch`: the size of which there are
+        as many as prompts. Raises `Rejected` (G701, G704)."""
         import numpy as np
 
-        wanted = [i for i in self.of.inputs if i.name in inputs]
-        given = {i.name: np.ascontiguousarray(inputs[i.name], NUMPY.get(i.dtype, "float32")) for i in wanted}
+        given = arrays(self.of, inputs, {str(batch): len(prompts)} if batch.is_symbol() else {})
         if self.tokens is not None:
             width = max(map(len, prompts))
             if self.room is not None and width > self.room:
@@ -88,6 +90,44 @@ class Encoder:
             raise programs.Crash("torch", error) from error
         results = found if isinstance(found, tuple) else (found,)
         return {name: programs.as_numpy(value) for name, value in zip(names, results, strict=True)}
+
+
+def arrays(of: Interface, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Array]:
+    """What an entry is given, in its types; `sizes`: those that are known. Raises `Rejected` (G704)."""
+    import numpy as np
+
+    known, found, given = {i.name: i for i in of.inputs}, dict(sizes), {}
+    for name, value in inputs.items():
+        item = known.get(name)
+        if item is None:
+            there = (("inputs", ", ".join(known)),) if known else ()
+            raise Rejected([Diagnostic("G704", f"`{of.method}` reads no `{name}`", notes=there)])
+        try:
+            array = np.ascontiguousarray(value, NUMPY.get(item.dtype, "float32"))
+        except (TypeError, ValueError) as error:
+            raise Rejected([Diagnostic("G704", f"`{name}` is not an array of numbers: {error}")]) from None
+        if not _fits(item.shape, array.shape, found):
+            told = [
+                f"{symbol} = {n}" for symbol, n in found.items() if any(symbol in dim.symbols for dim in item.shape)
+            ]
+            expected = f"[{', '.join(map(str, item.shape))}]" + (f" with {', '.join(told)}" if told else "")
+            notes = (("expected", expected), ("found", str(list(array.shape))))
+            raise Rejected([Diagnostic("G704", f"`{name}` has another shape than `{of.method}` reads", notes=notes)])
+        given[name] = array
+    return given
+
+
+def _fits(shape: Sequence[Dim], found: Sequence[int], sizes: dict[str, int]) -> bool:
+    """Whether an array has a shape; `sizes` grows by what it tells."""
+    if len(shape) != len(found):
+        return False
+    told = {str(dim): n for dim, n in zip(shape, found, strict=True) if dim.is_symbol()}
+    every = {**told, **sizes}
+    exact = all(
+        every.keys() >= {*dim.symbols} and dim.evaluate(every) == n for dim, n in zip(shape, found, strict=True)
+    )
+    sizes.update(told if exact else {})
+    return exact
 
 
 def open_encoder(build: Build, steps: Steps, needed: Sequence[str], device: Device, quantized: bool) -> Encoder | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -15,7 +16,7 @@ from specc_runtime.companions import SpecialTokens
 from specc_runtime.decoder import decoder_of
 from specc_runtime.device_steps import open_on
 from specc_runtime.devices import Device
-from specc_runtime.encoder import open_encoder
+from specc_runtime.encoder import arrays, open_encoder
 from specc_runtime.generation import Generation, Piece, Statistics, Text
 from specc_runtime.inputs import Interface, positions_of
 from specc_runtime.module import Build, no_weights, open_build
@@ -171,7 +172,7 @@ class Generator:
         if any(stop) and self.tokenizer is None:
             raise Rejected([no_tokenizer("stop strings need a tokenizer")])
         self._check_equal(tokens)
-        read = self.encoder.feeds(tokens, inputs, self._pad) if self.encoder is not None else {}
+        read = self._read(tokens, inputs)
         count = sum(map(len, tokens))
         if self.encoder is not None and self.encoder.tokens is not None:
             tokens = [[self._start()] for _ in tokens]
@@ -182,6 +183,13 @@ class Generator:
             for row, one in enumerate(tokens)
         ]
         return Run(self, texts, seed, read, count)
+
+    def _read(self, tokens: Sequence[Sequence[int]], inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """What the encoder is given, if there is one."""
+        if self.encoder is None:
+            return arrays(replace(self.of, inputs=()), inputs, {})  # refuses all
+        own = next(item for item in self.of.inputs if item.name == self.decoder.tokens)
+        return self.encoder.feeds(tokens, inputs, self._pad, own.shape[0])
 
     def _start(self) -> int:
         """What the decoder's text begins with."""
