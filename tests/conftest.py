@@ -11,6 +11,8 @@ import pytest
 from specc_runtime.threads import yielding
 
 yielding()  # several workers share the processors
+SHARED = [path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith(("test_", "conftest"))]
+pytest.register_assert_rewrite(*SHARED)  # so that what they assert says what it found, as in a test
 
 collect_ignore = ["errors"]  # specs that are wrong, with `test` sections that specc's own plugin would run
 

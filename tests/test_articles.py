@@ -6,28 +6,26 @@ The commands and the measures are those of `make articles` (scripts/articles.py)
 from __future__ import annotations
 
 import re
-import runpy
 import shlex
 from contextlib import chdir
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scripts import articles
 
 from specc_runtime.cli import cli
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parent.parent
-ARTICLES = runpy.run_path(str(ROOT / "scripts/articles.py"))
-SYSTEMS = {system.name: system for system in ARTICLES["SYSTEMS"]}
+SYSTEMS = {system.name: system for system in articles.SYSTEMS}
 
 
 def ran(name: str, out: Path) -> str:
     """Everything that the commands of a system print, without pictures; the goal is met."""
-    system: Any = SYSTEMS[name]
+    system = SYSTEMS[name]
     said = ""
     for command in system.commands:
         words = shlex.split(command.format(out=out))[1:]
@@ -48,7 +46,7 @@ def test_bigrams_by_hand() -> None:
     """Three ids; after 0 comes 1 twice and 2 once. The smoothing is the best for the rows."""
     train = np.array([[0, 1], [0, 1], [0, 2]])
     found = [(2 + k) / (3 + 3 * k) for k in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)]
-    assert ARTICLES["bigrams"](train, np.array([[0, 1]]), 3) == pytest.approx(1 / max(found))
+    assert articles.bigrams(train, np.array([[0, 1]]), 3) == pytest.approx(1 / max(found))
 
 
 @pytest.mark.slow

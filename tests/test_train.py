@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import torch
 from fresh import loaded
 from points import NET, write_points
 from safetensors.numpy import load_file
+from scripts import make_data
 from tokenizers import Tokenizer
 
 from specc import report
@@ -476,7 +476,7 @@ def test_data_sets_are_what_the_script_writes() -> None:
     """Texts to the letter; packed arrays by what is in them, samples of sounds to the last bit but one."""
     folder = ROOT / "specs/data"
     names = {"README.md"}
-    for name, made in runpy.run_path(str(ROOT / "scripts/make_data.py"))["files"]():
+    for name, made in make_data.files():
         names.add(name)
         found = (folder / name).read_bytes()
         if name.endswith(".npz"):
