@@ -100,8 +100,8 @@ def loss_of(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 
 def step(call: Callable[[Any], Any], module: nn.Module, batches: Iterator[torch.Tensor]) -> Callable[[], float]:
-    """One step of AdamW with the next batch: forward, backward, update; the loss before it."""
-    optimiser = torch.optim.AdamW(module.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1)
+    """One step of AdamW, by torch's own kernel, with the next batch: forward, backward, update; the loss before it."""
+    optimiser = torch.optim.AdamW(module.parameters(), lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
     def work() -> float:
         ids = next(batches)

@@ -26,6 +26,9 @@ CLASSES = {
 }
 """Functions of `optim` -> classes of torch.optim."""
 
+FUSED = {"sgd": {"cpu", "cuda"}, "adam": {"cpu", "cuda"}, "adamw": {"cpu", "cuda"}, "adagrad": {"cpu"}}
+"""Where torch has one kernel for a step of all parameters."""
+
 Groups = list[dict[str, Any]]
 
 
@@ -67,7 +70,11 @@ def optimiser(section: Section, module: torch.nn.Module) -> torch.optim.Optimize
             return _muon(call, given, module, trained, spared, special)
         kind = _kind(call.name)
         given.setdefault("lr", _default_lr(kind))
+        if fusible(call, trained):
+            given["fused"] = True
         made: torch.optim.Optimizer = kind(_groups(trained, spared, special), **given)
+        # A fused kernel could scale gradients of fp16 itself; those that are to be clipped have to be scaled before.
+        made._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         return made
     except (ValueError, TypeError) as error:
         raise failed("E125", f"{call.name}: {error}", call.expr.span) from None
@@ -88,6 +95,14 @@ def _check(call: Called, key: str, value: Any) -> None:
         fits, what = number(value), "a number"
     if not fits:
         raise failed("E125", f"{call.name}: `{key}` is {what}, found {show(value)}", call.expr.span)
+
+
+def fusible(call: Called, trained: Mapping[str, torch.nn.Parameter]) -> bool:
+    """Whether torch steps all parameters by one kernel, several times as fast and equal to rounding, unless the section
+    chooses otherwise.
+    """
+    chosen = not {"fused", "foreach", "differentiable", "capturable"}.isdisjoint(call.named)
+    return not chosen and {p.device.type for p in trained.values()} <= FUSED.get(call.name, set())
 
 
 def _kind(name: str) -> Any:
