@@ -128,6 +128,18 @@ def test_onnx() -> None:
         model.onnx(opset=3)
 
 
+def test_files_of_extern_functions_are_not_run(tmp_path: Path) -> None:
+    (tmp_path / "twice.py").write_text("raise SystemExit('this was run')\n", encoding="utf-8")
+    text = """
+dim B
+extern fn twice(x: Tensor[B, 4]) -> Tensor[B, 4] from "twice.py"
+model M() { forward(x: Tensor[B, 4]) -> Tensor[B, 4] = twice(x) }
+"""
+    (tmp_path / "m.spec").write_text(text, encoding="utf-8")
+    with pytest.raises(specc.SpecError, match="X901"):
+        specc.load(tmp_path / "m.spec").onnx()
+
+
 def test_onnx_with_weights_runs() -> None:
     import numpy as np
     import onnxruntime

@@ -29,7 +29,7 @@ class SpecError(Rejected):
 
 
 class Model:
-    """A checked model in one configuration; made by `load`."""
+    """A checked model in one configuration; made by `load`. `warnings`: what the check found beside errors."""
 
     def __init__(self, checked: driver.Checked) -> None:
         self._model = checked.model
@@ -46,6 +46,7 @@ class Model:
 
     @property
     def preset(self) -> str | None:
+        """The preset that was chosen, if any."""
         return self._model.preset
 
     @property
@@ -80,8 +81,9 @@ class Model:
         """The flat graph of an entry, with every optional input but those in `without`.
 
         `weights`: state_dict name -> little-endian bytes in torch's layout, copied into the model; None leaves them
-        out, which gives the structure alone. Raises `SpecError` for an entry or input that the model does not have and
-        for weights that do not fit it, ValueError for an opset outside 17 to 26.
+        out, which gives the structure alone. Inputs and outputs have the signature's names and symbolic sizes; floats
+        are fp32. Raises `SpecError` for an entry or input that the model does not have, for weights that do not fit it,
+        and for extern functions, whose files only `specc build` runs (X901); ValueError for an opset outside 17 to 26.
         """
         from specc.backends.onnx.export import build
         from specc.backends.onnx.proto import Embedded
@@ -92,11 +94,11 @@ class Model:
         omitted = frozenset(without)
         try:
             chosen_graph(self._model, entry, omitted)
+            data = None if weights is None else Embedded(self._fitting(weights))
+            target = Target(opset=opset, weights=data, version=version())
+            return build(self._model, target, entry=entry, without=omitted)
         except Rejected as rejected:
             raise SpecError(rejected.diagnostics) from None
-        data = None if weights is None else Embedded(self._fitting(weights))
-        target = Target(opset=opset, weights=data, version=version())
-        return build(self._model, target, entry=entry, without=omitted)
 
     def inspect(
         self,

@@ -115,7 +115,10 @@ def tied_names(module: torch.nn.Module) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Build:
-    """A build folder. `load`: how its sessions are loaded (`loading`)."""
+    """A build folder, as `open_build` gives it.
+
+    `manifest`: what manifest.json says, as data. `load`: how its sessions are loaded (`loading`).
+    """
 
     folder: Path
     manifest: dict[str, Any]
@@ -141,7 +144,7 @@ class Build:
         return found
 
     def module(self, *, quantized: bool = False) -> torch.nn.Module:
-        """The live `nn.Module` with its weights, in eval mode; call it with the inputs' names.
+        """The live `nn.Module` with its weights, in eval mode, on the CPU; call it with the inputs' names.
 
         `quantized`: the weights that a build with `--quant` has in few bits are so here, too, in torchao's own form. A
         build without weights gives what the class draws. Loading runs the emitted Python. Raises `Rejected`: B660, B670
@@ -174,6 +177,7 @@ class Build:
     ) -> onnxruntime.InferenceSession:
         """An onnxruntime session, `quantized` on the graph of a build with `--quant` whose weights are in few bits.
 
+        Its inputs and outputs have the names, shapes and dtypes of `interface(entry)`, and are numpy arrays.
         `load`: see `loading`; the build's own if None. Raises `Rejected`: B660 where a file is missing, G706 without
         such a device.
         """
@@ -245,7 +249,10 @@ def extern_copies(build: Build) -> dict[str, UserFile]:
 
 
 def open_build(folder: str | Path, load: Load = "full") -> Build:
-    """Open a build folder; raises `Rejected` (B660) if it is none."""
+    """Open a build folder; `load` is how its sessions will be loaded. Raises `Rejected` (B660) if it is none.
+
+    Nothing is run or loaded yet.
+    """
     return Build(Path(folder), manifest.read(Path(folder), "manifest.json"), load)
 
 

@@ -24,8 +24,10 @@ _SORTED = 1024
 class Sampling:
     """Settings of the choice. Without temperature, top-k and top-p the most likely token is taken (greedy).
 
-    `repetition_penalty` divides the positive logits of tokens that the text has, and multiplies the negative ones. The
-    same `seed` draws the same tokens; without one it is drawn too. Raises `Rejected` (G707) for a value out of range.
+    `repetition_penalty` divides the positive logits of tokens that the text has, and multiplies the negative ones (1:
+    none). Then all are divided by `temperature`; then the `top_k` largest are left (0: all), and of these the fewest
+    whose probabilities add up to `top_p`. The same `seed` draws the same tokens; without one it is drawn too. Raises
+    `Rejected` (G707) for a value out of range.
     """
 
     temperature: float | None = None
