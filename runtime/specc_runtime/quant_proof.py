@@ -218,14 +218,20 @@ class _Exact:
 
 
 def split_uses(proto: ModelProto, names: set[str]) -> None:
-    """Give the look-ups of tables that are also multiplied with an initializer of their own."""
+    """Give whatever reads tensors otherwise than linear layers do, look-ups above all, an initializer of its own."""
     for tensor in [t for t in proto.graph.initializer if t.name in names]:
-        copy = proto.graph.initializer.add()
-        copy.CopyFrom(tensor)
-        copy.name = f"{tensor.name}:{LOOKED_UP}"
-        for node in _nodes(proto):
-            if node.op_type == "Gather" and node.input[0] == tensor.name:
-                node.input[0] = copy.name
+        others = [
+            (node, place)
+            for node in _nodes(proto)
+            for place, name in enumerate(node.input)
+            if name == tensor.name and node.op_type != "Transpose" and (node.op_type, place) != ("Gemm", 1)
+        ]
+        if others:
+            copy = proto.graph.initializer.add()
+            copy.CopyFrom(tensor)
+            copy.name = f"{tensor.name}:{LOOKED_UP}"
+        for node, place in others:
+            node.input[place] = f"{tensor.name}:{LOOKED_UP}"
 
 
 def unrounded(proto: ModelProto) -> None:

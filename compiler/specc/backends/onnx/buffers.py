@@ -38,7 +38,7 @@ def build_buffered(model: Model, incremental: Incremental, target: Target = STRU
     emit = target.emitter()
     emit.functions[_DOMAIN] = 1
     BufferFlattener(emit, model, incremental).run_entry()
-    target.pack(emit)
+    target.pack(emit, steps=True)
     take_buffers(emit, incremental)
     use_gemm(emit)
     add_in_products(emit)

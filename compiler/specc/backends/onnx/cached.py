@@ -45,7 +45,7 @@ def build_cached(model: Model, incremental: Incremental, target: Target = STRUCT
     emit = target.emitter()
     flattener = CachedFlattener(emit, model, incremental)
     flattener.run_entry()
-    target.pack(emit)
+    target.pack(emit, steps=True)
     if incremental.last:
         push_last(emit)
     if flattener.start is not None:

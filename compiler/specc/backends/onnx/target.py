@@ -42,10 +42,10 @@ class Target:
             raise Rejected([Diagnostic("B601", found, help=f"the default is {DEFAULT_OPSET}")])
         return GraphEmitter(self.opset, self.compute, self.externs or NotLoaded())
 
-    def pack(self, emit: GraphEmitter) -> None:
-        """Stores weights as `quant` says."""
+    def pack(self, emit: GraphEmitter, *, steps: bool = False) -> None:
+        """Stores weights as `quant` says; `steps`: of a graph that computes steps of one position."""
         if self.quant is not None:
-            packed.pack(emit, self.quant)
+            packed.pack(emit, self.quant, join=steps)
 
     def model(self, emit: GraphEmitter, name: str, *, doc: str, metadata: Mapping[str, str]) -> ModelProto:
         """The finished graph as a file's content."""
