@@ -99,6 +99,21 @@ REFUSED: dict[str, list[Config]] = {
         {"attn_pdrop": 0.2}, {"embd_pdrop": 0.2}, {"scale_attn_weights": False}, {"reorder_and_upcast_attn": True},
         {"scale_attn_by_inverse_layer_idx": True}, {"tie_word_embeddings": False}, {"add_cross_attention": True},
     ],
+    "deepseek_v2": [{"scoring_func": "sigmoid"}, {"norm_topk_prob": True}, {"rope_parameters.rope_type": "dynamic"}],
+    "deepseek_v3": [
+        {"scoring_func": "softmax"}, {"moe_layer_freq": 2}, {"quantization_config": {"quant_method": "fp8"}},
+        {"num_key_value_heads": 8}, {"hidden_act": "xielu"}, {"index_topk": 2048},
+    ],
+    "efficientnet": [{"pooling_type": "max"}, {"hidden_dim": 2048}],
+    "gemma3_text": [
+        {"attn_logit_softcapping": 50.0}, {"use_bidirectional_attention": True}, {"hidden_activation": "xielu"},
+        {"rope_parameters.full_attention.rope_type": "yarn"}, {"rope_parameters.sliding_attention.rope_type": "linear"},
+        {"layer_types": ["full_attention"]},
+    ],
+    "modernbert": [
+        {"rope_parameters.full_attention.rope_type": "yarn"}, {"hidden_activation": "xielu"}, {"num_experts": 8},
+        {"layer_types": ["full_attention"]},
+    ],
     "gpt_neox": [
         {"rope_parameters.rope_type": "dynamic"}, {"rope_parameters.beta_fast": 32}, {"is_decoder": True},
         {"rope_scaling": {"type": "dynamic", "factor": 2.0}},

@@ -18,10 +18,12 @@ import transformers
 from families import GATED, GEMMA, GEMMA2, LLAMA, LLAMA3, MISTRAL, QWEN2, QWEN3, SLIDING, T5, WHISPER, Family
 from test_gpt2_checkpoint import SMALL as GPT2
 from test_zoo_encoders import bert, clip
+from test_zoo_images import DIT, Latents, efficientnet
 from test_zoo_mamba import MAMBA
 from test_zoo_moe import MIXTRAL, QWEN3_MOE
 from test_zoo_more import DISTILBERT, NEOX, PHI3, ROBERTA
 from test_zoo_others import Keyword, Noise, Words, bart
+from test_zoo_recent import GEMMA3, V3, modernbert
 from test_zoo_swin import swin
 from test_zoo_wav2vec2 import wav2vec2
 
@@ -102,12 +104,17 @@ CASES: dict[str, Case] = {
     "qwen3": _family(QWEN3),
     "gemma": _family(GEMMA, attention_dropout=0.125),
     "gemma2": _family(GEMMA2, attention_dropout=0.125),
+    "gemma3": _family(GEMMA3, attention_dropout=0.125),
     "phi3": _family(PHI3, attention_dropout=0.125, resid_pdrop=0.25),
     "gpt_neox": _family(NEOX, attention_dropout=0.125, hidden_dropout=0.25),
     "mixtral": Case("mixtral", partial(MIXTRAL.made, attention_dropout=0.125)),
     "qwen3_moe": Case("qwen3_moe", partial(QWEN3_MOE.made, attention_dropout=0.125, mlp_only_layers=[0])),
+    "deepseek": Case("deepseek", partial(V3.made, attention_dropout=0.125)),
     "mamba": Case("mamba", lambda: MAMBA.model(MAMBA.config(**MAMBA.small))),
     "bert": Case("bert", lambda: bert(**DROPOUTS)),
+    "modernbert": Case(
+        "modernbert", lambda: modernbert(attention_dropout=0.125, embedding_dropout=0.25, mlp_dropout=0.375)
+    ),
     "roberta": _family(ROBERTA, **DROPOUTS, classifier_dropout=0.375),
     "distilbert": _family(DISTILBERT, dropout=0.125, attention_dropout=0.25, seq_classif_dropout=0.375),
     "t5": _family(T5, dropout_rate=0.125),
@@ -125,6 +132,7 @@ CASES: dict[str, Case] = {
     "convnext": _image(
         "convnext", "ConvNext", hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], drop_path_rate=0.25, num_labels=5
     ),
+    "efficientnet": Case("efficientnet", efficientnet),
     "swin": Case("swin", lambda: swin(drop_path_rate=0.25, **DROPOUTS)),
     "wav2vec2": Case(
         "wav2vec2",
@@ -134,6 +142,7 @@ CASES: dict[str, Case] = {
         ),
     ),
     "clip": Case("clip", lambda: clip(attention_dropout=0.0)),
+    "dit": Case("dit", partial(Latents, **DIT), {**DIT, "class_drop": 0.0}),
     "unet": _own("unet", Noise, channels=3, base=16, mults=[1, 2, 4]),
     "lstm": Case(
         "lstm", partial(Words, "LSTM", 53, 24, 32, 2),
