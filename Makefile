@@ -79,8 +79,8 @@ articles: $(READY) browser
 	@$(BIN)/python scripts/articles.py $(ARGS)
 
 golden: $(READY)
-	@$(PYTEST) -m "" -k golden --update-golden $(ARGS)
-	@git status --short tests
+	@$(PYTEST) -m "" --update-golden $(ARGS)
+	@git status --short tests README.md
 
 clean:
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks

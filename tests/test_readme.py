@@ -36,6 +36,7 @@ def test_the_readme_shows_commands() -> None:
     assert {c.split()[1] for c in COMMANDS} >= {"build", "generate", "inspect", "check"}
 
 
+@pytest.mark.usefixtures("golden")  # the README is one
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] != "build"])
 def test_output(command: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     words = command
