@@ -264,3 +264,28 @@ def test_mistakes(net: Path, given: dict[str, object], message: str) -> None:
         assert_equivalent(net, Net(), **given)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not with int"):
         assert_equivalent(net, 3)
+    with pytest.raises(TypeError, match="the spec comes first"):
+        assert_equivalent(Net(), net)  # type: ignore[arg-type]
+
+
+def test_a_prefix_of_all_names_is_told(net: Path) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Net()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.inner(x)
+            return y
+
+    with pytest.raises(Different) as caught:
+        assert_equivalent(net, Wrapped())
+    assert 'rename=lambda name: name.removeprefix("inner.")' in str(caught.value)
+    assert_equivalent(net, Wrapped(), rename=lambda name: name.removeprefix("inner."))
+
+
+def test_a_section_that_names_no_model_is_told_and_not_left_out(pytester: pytest.Pytester) -> None:
+    pytester.makefile(".spec", net='model Net() { forward(x: Tensor[2]) -> Tensor[2] = x }\ntest "small" {\n}\n')
+    result = pytester.runpytest("-p", "no:xdist")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*a test section names its model*"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +58,12 @@ def assert_equivalent(
     file are taken by name (`rename` gives a name of theirs the spec's), unless `share_weights=False`: then each side
     keeps its own.
 
-    Raises `Different`, an AssertionError, with sizes, the largest difference, and the first part of
-    the model whose result the other side does not have.
+    Raises TypeError for what is no spec or no program, `Different`, an AssertionError, with sizes, the largest
+    difference, and the first part of the model whose result the other side does not have.
     """
     __tracebackhide__ = True
+    if not isinstance(spec, (str, Path, Build)):
+        raise TypeError(f'the spec comes first, assert_equivalent("model.spec", module): {type(spec).__name__} is none')
     with tempfile.TemporaryDirectory(prefix="specc-equivalent-") as work:
         theirs = foreign(other, Path(work))
         if isinstance(spec, Build):
@@ -76,6 +79,19 @@ def assert_equivalent(
             )
         except Rejected as rejected:
             raise Different(rejected.diagnostics) from None
+
+
+def _renaming(missing: Sequence[str], strange: Sequence[str]) -> str:
+    """How names of theirs could become the spec's: without a prefix, or one by one; "" if they have no others."""
+    wanted = set(missing)
+    prefixes = (
+        name[: at + 1] for name in strange for at, c in enumerate(name) if c == "." and name[at + 1 :] in wanted
+    )
+    (prefix, times), *_ = Counter(prefixes).most_common(1) or [("", 0)]
+    if 2 * times > len(missing):
+        return f'rename=lambda name: name.removeprefix("{prefix}")'
+    guess = closest(missing[0], strange) or next(iter(strange), "")
+    return f'rename={{"{guess}": "{missing[0]}", ..}}' if guess else ""
 
 
 @dataclass(frozen=True)
@@ -193,12 +209,7 @@ class _Comparison:
         missing = [name for name in wanted if name not in theirs]
         if missing:
             strange = [name for name in theirs if name not in ours]
-            guess = closest(missing[0], strange) or (strange[0] if strange else "")
-            help = (
-                f'rename={{"{guess}": "{missing[0]}", ..}}'
-                if guess
-                else "share_weights=False compares each with its own"
-            )
+            help = _renaming(missing, strange) or "share_weights=False compares each with its own"
             notes = (("not in the spec", available(strange) or "none"),)
             message = f"{self.theirs.label} has no weight `{missing[0]}`"
             message += f" and {len(missing) - 1} more" if len(missing) > 1 else ""

@@ -103,6 +103,7 @@ def foreign(other: Any, work: Path) -> Foreign:
     """What a caller compares a spec with. Raises `Different` where it cannot run, TypeError for what is no program."""
     import torch
 
+    __tracebackhide__ = True
     if isinstance(other, Build):
         return _Built(other)
     if isinstance(other, (str, Path)):

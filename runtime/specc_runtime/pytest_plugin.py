@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from specc_runtime.spectest import Report
 
 # Other tools have `.spec` files, too: only a file with a section that looks like ours is read, or one that was named.
-_SECTION = re.compile(r'^(?:test\s+\w+\s*"[^"\n]*"[^\n]*\{|preset\s+"[^"\n]*"\s*=)', re.MULTILINE)
+_SECTION = re.compile(r'^(?:test\s+(?:\w+\s*)?"[^"\n]*"[^\n]*\{|preset\s+"[^"\n]*"\s*=)', re.MULTILINE)
 _MARKS = {"passed": "ok", "failed": "FAILED", "skipped": "skipped"}
 
 
@@ -130,6 +130,7 @@ def spec_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Build]
     made: dict[str, Build] = {}
 
     def model(target: str | Path, **request: Any) -> Build:
+        __tracebackhide__ = True
         key = repr((str(target), sorted(request.items())))
         if key not in made:
             made[key] = built(str(target), tmp_path_factory.mktemp("spec") / "build", **request)

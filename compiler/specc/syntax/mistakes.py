@@ -208,6 +208,19 @@ def _nameless_test(place: Place) -> Finding | None:
     )
 
 
+def _section_of_no_model(place: Place) -> Finding | None:
+    """P000: `test "small" {`, `train {`: a file may have several models."""
+    if place.token not in ("test", "train", "weights") or place.at != place.start or place.innermost:
+        return None
+    rest = place.rest_of_line(place.end)
+    models = re.findall(r"^model[ \t]+(\w+)", place.text, re.MULTILINE)
+    if not rest.startswith(('"', "{")) or not models:
+        return None
+    edits = (place.edit(place.end, place.end, f" {models[0]}"),) if len(models) == 1 else ()
+    message = f"a {place.token} section names its model"
+    return place.finding("P000", message, place.here, help=f"{place.token} {models[0]} {rest}", edits=edits)
+
+
 def _brace_below(place: Place) -> Finding | None:
     """P000: the `{` of a block on a line of its own."""
     if place.token != "\n" and not (place.token == "{" and place.at == place.start):
@@ -383,6 +396,7 @@ _RECOGNISERS: tuple[Callable[[Place], Finding | None], ...] = (
     _untyped,
     _scan_without_states,
     _nameless_test,
+    _section_of_no_model,
     _brace_below,
     _nothing_returned,
     _statement_of_an_expression,
