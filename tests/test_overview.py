@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 from specc_runtime.training import overview
 from specc_runtime.training.footprint import footprint, saving, states_of
+from specc_runtime.training.progress import Numbers
 from specc_runtime.training.run import Request, train
 
 GOLDEN = Path(__file__).parent / "golden" / "plans"
@@ -153,3 +157,18 @@ def test_activations_are_those_kept_for_the_backward_pass() -> None:
     assert (
         footprint(module, lambda m: torch.optim.Adam(m.parameters()), saved, "bf16-true").weights * 2 == found.weights
     )
+
+
+def test_a_narrow_bar_breaks_no_number_from_its_name() -> None:
+    """What is measured stands beside the bar of training alone."""
+    shown = {"step": "45/45", "loss": 0.24461, "val_accuracy": 0.98333, "samples/s": "761"}
+    column = Numbers(SimpleNamespace(train_progress_bar_id=0, shown=shown))  # type: ignore[arg-type]
+    console = Console(width=24, file=io.StringIO())
+    console.print(column.render(SimpleNamespace(id=0)))  # type: ignore[arg-type]
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.split() for line in lines] == [
+        ["step=45/45", "loss=0.2446"],
+        ["val_accuracy=0.9833"],
+        ["samples/s=761"],
+    ]
+    assert not column.render(SimpleNamespace(id=1))  # type: ignore[arg-type]

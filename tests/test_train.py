@@ -240,7 +240,7 @@ def test_a_bar_on_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch, caps
     said: list[str] = []
     train(Request(edited(folder), out=folder / "run"), said.append)
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("Epoch 3/3", "step: 12/12", "loss: ", "lr: 0.05", "samples/s: "))
+    assert all(word in shown for word in ("Epoch 3/3", "step=12/12", "loss=", "lr=0.05", "samples/s="))
     assert len(said) == 2  # the plan, and what to run next
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback, RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from rich.progress import ProgressColumn, Task
+from rich.text import Text
 
 from specc_runtime.saying import Say
 from specc_runtime.training.batches import Batch
@@ -19,6 +20,8 @@ from specc_runtime.training.plan import Plan
 
 PER_SECOND = 10
 """How often the bar is drawn; its numbers are read as often, for each reading waits for the device."""
+WIDTH = 16
+"""Columns of the bar itself."""
 LINES = 20
 SILENCE = 60.0
 """Seconds after which a line is due."""
@@ -85,13 +88,31 @@ class Lines(Callback):
         self.say(f"step {trainer.global_step:>{width}}/{self.plan.last}  {shown}{more}")
 
 
+class Numbers(ProgressColumn):
+    """What is measured, beside the bar of training; a line is never broken between a name and its value."""
+
+    def __init__(self, bar: Bar) -> None:
+        super().__init__()
+        self.bar = bar
+
+    def render(self, task: Task) -> Text:
+        shown = self.bar.shown.items() if task.id == self.bar.train_progress_bar_id else ()
+        return Text("  ".join(f"{name}={f'{v:.4g}' if isinstance(v, float) else v}" for name, v in shown))
+
+
 class Bar(RichProgressBar):
     """Lightning's progress bar, with steps and the rate of the epoch at hand; epochs are counted from 1."""
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(refresh_rate=PER_SECOND, theme=RichProgressBarTheme(metrics_format=".4g"))
+        super().__init__(refresh_rate=PER_SECOND)
         self.plan, self.rate, self.read = plan, Rate(), 0.0
-        self.shown: dict[str, int | str | float | dict[str, float]] = {}
+        self.shown: dict[str, Any] = {}
+
+    def configure_columns(self, trainer: Any) -> list[Any]:
+        """A short bar, which leaves room for the numbers; the rate is among them, so that of batches is left out."""
+        description, bar, *others, _ = super().configure_columns(trainer)
+        bar.bar_width = WIDTH
+        return [description, bar, *others, Numbers(self)]
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
         super().on_train_epoch_start(trainer, module)
@@ -115,13 +136,14 @@ class Bar(RichProgressBar):
         super().on_train_epoch_end(trainer, module)
 
     def get_metrics(self, trainer: Any, module: Any) -> dict[str, int | str | float | dict[str, float]]:
+        """Nothing for Lightning's own column, which breaks lines anywhere: `Numbers` shows them."""
         if time.perf_counter() - self.read > 1 / PER_SECOND:
             found = super().get_metrics(trainer, module)
             found.pop("v_num", None)
             step = f"{trainer.global_step}/{self.plan.last}"
             self.shown = {"step": step, **found, self.rate.unit: str(self.rate)}
             self.read = time.perf_counter()
-        return self.shown
+        return {}
 
     def _get_train_description(self, current_epoch: int) -> str:
         of = f"/{self.plan.epochs}" if self.plan.epochs is not None else ""
