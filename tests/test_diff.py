@@ -143,6 +143,7 @@ def test_revisions_of_git(net: Path) -> None:
     assert changes(found, "ONNX operators") == {"Relu": ("remove", "3", ""), "Tanh": ("add", "", "3")}
     assert found["checkpoint"]["fits"] and found["before"] == "net.spec@HEAD"
     assert data("net.spec@HEAD:wide", "net.spec", "--preset", "wide")["checkpoint"]["fits"]
+    assert data("net.spec:wide@HEAD", "net.spec:wide")["checkpoint"]["fits"]
     for text, message in (
         ("net.spec@HEAD~7", "git has no revision `HEAD~7`"),
         ("other.spec@HEAD", "`other.spec` is not in revision `HEAD`"),

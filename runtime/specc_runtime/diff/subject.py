@@ -91,6 +91,8 @@ def subject(text: str, choice: Choice, work: Path) -> Subject:
     preset = choice.preset
     if not path.exists() and ":" in text:
         text, _, preset = text.rpartition(":")
+        preset, at, revision = preset.partition("@")
+        text += at + revision  # FILE:PRESET@REVISION, too
     name, at, revision = text.partition("@")
     label = text + (f":{preset}" if preset and preset != choice.preset else "")
     chosen = Choice(preset, choice.model, choice.sets, choice.entry)
