@@ -23,16 +23,16 @@ class Obligations(Lookup):
             bound = unifier.env.get(name)
             if bound is not None and bound.value is None and not bound.is_symbol():
                 self._positive(bound.plain(), span, what)
-        if graph.facts is self.facts:
-            return
-        stated = self.elab.instance_of(graph.module).stated if graph.module is not None else {}
+        callee = self.elab.instance_of(graph.module) if graph.module is not None else None
+        stated = callee.stated if callee is not None else {}
         env = {name: size.plain() for name, size in unifier.env.items()}
         for fact in graph.facts.statements():
             if not set(fact.dim.symbols) <= env.keys():
                 continue  # about a dim that this method does not have
             size = fact.dim.substitute(env)
             if fact in stated:
-                self._stated(Fact(fact.kind, size, fact.n), stated[fact], span, what)
+                own = f"a dim of another name in {what}, where the size is another" if callee is self.instance else ""
+                self._stated(Fact(fact.kind, size, fact.n), stated[fact], span, what, own)
             else:
                 self._positive(size - (fact.n - 1), span, what)
 
@@ -64,7 +64,7 @@ class Obligations(Lookup):
                 return f"{symbol} >= {n}"
         return ""
 
-    def _stated(self, fact: Fact, stated: Span, span: Span, what: str) -> None:
+    def _stated(self, fact: Fact, stated: Span, span: Span, what: str, help: str) -> None:
         proof = self.facts.holds(fact)
         if not proof:
             raise self.fail(
@@ -73,7 +73,7 @@ class Obligations(Lookup):
                 span,
                 why=f"stated at {stated.where}: {stated.text}",
                 counter_example=_example(proof),
-                help=f"promise it here too:  dim {fact}",
+                help=help or f"promise it here too:  dim {fact}",
             )
 
 
