@@ -64,7 +64,7 @@ class Obligations(Lookup):
                 return f"{symbol} >= {n}"
         return ""
 
-    def _stated(self, fact: Fact, stated: Span, span: Span, what: str, help: str) -> None:
+    def _stated(self, fact: Fact, stated: Span, span: Span, what: str, help: str = "") -> None:
         proof = self.facts.holds(fact)
         if not proof:
             raise self.fail(
