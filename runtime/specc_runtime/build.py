@@ -21,8 +21,8 @@ from specc.reading import project_root
 from specc.types import DType
 from specc.weights.mapping import Anew
 from specc_runtime import manifest, memory
+from specc_runtime.cache import CachedEntry, cached_entry, every_choice
 from specc_runtime.cache import Request as CacheRequest
-from specc_runtime.cache import cached_entry, every_choice
 from specc_runtime.companions import SpecialTokens, copy_companions, folder_of, special_tokens
 from specc_runtime.destination import destination
 from specc_runtime.externs import Loaded, load_trusted, write_copies
@@ -39,6 +39,8 @@ from specc_runtime.trained import as_trained, whole
 from specc_runtime.weights import Source, Written, open_source, write_weights
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from specc.backends.onnx.proto import WeightsRef
     from specc.backends.onnx.target import Target
     from specc_runtime.certificate import Certificate
@@ -122,7 +124,7 @@ def build(request: Request, say: Say = silent) -> Result:
         target = destination(request.out, checked.model.name)
         try:
             with publishing(target) as work:
-                made = _fill(work, checked, source, externs, graphs, request, clock)
+                made = _Filling(work, checked, source, externs, graphs, request, clock).fill()
         except OSError as error:
             raise Rejected([_disk_error(error, target)]) from None
     return Result(
@@ -153,148 +155,154 @@ class _Made:
     no_pictures: str
 
 
-def _fill(
-    work: Path,
-    checked: driver.Checked,
-    source: Source | None,
-    externs: Loaded,
-    graphs: list[Graph],
-    request: Request,
-    clock: _Clock,
-) -> _Made:
-    """Everything of a build, in its temporary folder."""
-    model = checked.model
-    written: Written | None = None
-    if not request.no_weights:
-        with clock("writing weights"):
-            written = write_weights(
-                work / WEIGHTS,
-                model,
-                checked,
-                source,
+@dataclass(frozen=True)
+class _Filling:
+    """A build's temporary folder `work`, and what everything in it is made of."""
+
+    work: Path
+    checked: driver.Checked
+    source: Source | None
+    externs: Loaded
+    graphs: list[Graph]
+    request: Request
+    clock: _Clock
+
+    @property
+    def model(self) -> ir.Model:
+        return self.checked.model
+
+    def fill(self) -> _Made:
+        """Everything of a build: weights, programs, proof, pictures, manifest."""
+        request, source = self.request, self.source
+        written = self._weights() if not request.no_weights else None
+        try:
+            self._programs(written)
+            if written is not None:  # threads were writing it meanwhile
+                with self.clock("writing weights"):
+                    written.writing.finish()
+        finally:
+            if written is not None:
+                written.writing.stop()
+        if (request.cache is not None or request.quant_text is not None) and source is not None:
+            copy_companions(source.checkpoint, self.work)
+        quantised = self._quantised(request.quant) if request.quant is not None else None
+        if request.cache is not None and request.cache.genai:
+            self._configure_genai()
+        whole = written is not None and request.emit >= {"torch", "onnx"}
+        certificate = self._proof() if request.verify and whole else None
+        pictures, reason = self._pictures() if request.render and "onnx" in request.emit else ([], "")
+        content = record(
+            self.work,
+            self.checked,
+            source,
+            written,
+            self.graphs,
+            request,
+            certificate,
+            self.clock.seconds,
+            quantised,
+        )
+        manifest.write(self.work, "manifest.json", content)
+        return _Made(content, written.warnings if written is not None else (), certificate, pictures, reason)
+
+    def _weights(self) -> Written:
+        request = self.request
+        with self.clock("writing weights"):
+            return write_weights(
+                self.work / WEIGHTS,
+                self.model,
+                self.checked,
+                self.source,
                 request.seed,
                 request.dtype,
                 linked=request.link,
                 anew=request.anew,
             )
-    try:
-        _emit(work, model, written, externs, graphs, request, clock)
-        if written is not None:  # threads were writing it meanwhile
-            with clock("writing weights"):
-                written.writing.finish()
-    finally:
-        if written is not None:
-            written.writing.stop()
-    if (request.cache is not None or request.quant_text is not None) and source is not None:
-        copy_companions(source.checkpoint, work)
-    quantised = None
-    if request.quant is not None:
-        with clock("quantising"):
-            quantised = _quantise(work, model, externs, graphs, request, request.quant)
-    if request.cache is not None and request.cache.genai:
-        _configure_genai(work, model, source, graphs, request)
-    certificate = None
-    if request.verify and written is not None and request.emit >= {"torch", "onnx"}:
-        with clock("verifying"):
+
+    def _programs(self, written: Written | None) -> None:
+        """The two programs and the IR."""
+        work, model, request = self.work, self.model, self.request
+        if "torch" in request.emit:
+            with self.clock("emitting torch"):
+                from specc.backends.torch.export import emit
+
+                asked = request.cache or CacheRequest()
+                steps = [one for g in self.graphs if g.incremental for one in every_choice(model, g.entry, asked)]
+                text = emit(model, version=_version(), incremental=steps)
+                (work / f"{python_name(model.name)}.py").write_text(text, encoding="utf-8")
+                write_copies(work, model, self.externs)
+        if "onnx" in request.emit:
+            with self.clock("building the graph"):
+                weights = written.reference(work, embed=request.self_contained) if written is not None else None
+                for file, proto in self._protos(self._target(weights=weights)):
+                    (work / file).write_bytes(proto.SerializeToString(deterministic=True))
+        manifest.write(work, "ir.json", to_json(model))
+
+    def _target(self, *, weights: WeightsRef | None = None, quant: Scheme | None = None) -> Target:
+        from specc.backends.onnx.target import Target
+
+        return Target(
+            opset=self.request.opset,
+            weights=weights,
+            compute=self.request.dtype,
+            externs=self.externs,
+            quant=quant,
+            version=_version(),
+        )
+
+    def _protos(self, target: Target) -> Iterator[tuple[str, ModelProto]]:
+        """(file, graph), one after the other: with its weights inside, a graph may be large."""
+        for graph in self.graphs:
+            yield from protos(self.model, graph, target).items()
+
+    def _quantised(self, scheme: Scheme) -> Quantised:
+        """The same graphs with weights in few bits."""
+        with self.clock("quantising"):
+            made = {graph_file(file, scheme): proto for file, proto in self._protos(self._target(quant=scheme))}
+            return write_quantised(self.work, self.work / WEIGHTS, made, scheme, self.model.module.name)
+
+    def _configure_genai(self) -> None:
+        """What onnxruntime-genai reads first: of the graph in few bits, if there is one."""
+        [entry] = self._cached()
+        file = entry.file if self.request.quant is None else graph_file(entry.file, self.request.quant)
+        tokens = special_tokens(self.source.checkpoint) if self.source is not None else SpecialTokens()
+        write_config(self.work, file, entry, tokens)
+
+    def _cached(self) -> list[CachedEntry]:
+        return [cached_entry(self.model, g.incremental, g.file, g.without) for g in self.graphs if g.incremental]
+
+    def _proof(self) -> Certificate:
+        """Raises `Rejected` where the programs differ."""
+        request, model, say = self.request, self.model, self.clock.say
+        with self.clock("verifying"):
             if request.dtype is not DType.F32:
-                certificate = _prove_half(work, model, externs, graphs, request, clock)
-    if certificate is None and request.verify and written is not None and request.emit >= {"torch", "onnx"}:
-        with clock("verifying"):
+                from specc_runtime.half_proof import Narrow, prove_half
+
+                graphs, externs = self.graphs, self.externs
+                return prove_half(
+                    Narrow(model, self.work, request.dtype, graphs, externs, request.opset, request.seed, progress=say)
+                )
             from specc_runtime.verify import prove
 
-            entries = [(g.entry, g.file, g.without) for g in graphs if g.incremental is None]
-            certificate = prove(
+            return prove(
                 model,
-                work,
-                entries=entries,
-                cached=[cached_entry(model, g.incremental, g.file, g.without) for g in graphs if g.incremental],
+                self.work,
+                entries=[(g.entry, g.file, g.without) for g in self.graphs if g.incremental is None],
+                cached=self._cached(),
                 opset=request.opset,
                 seed=request.seed,
-                progress=clock.say,
-                externs=externs,
+                progress=say,
+                externs=self.externs,
                 quant=request.quant,
                 text=request.quant_text,
             )
-    pictures: list[str] = []
-    reason = ""
-    if request.render and "onnx" in request.emit:
-        with clock("drawing"):
+
+    def _pictures(self) -> tuple[list[str], str]:
+        """The files of pictures, or why there are none."""
+        with self.clock("drawing"):
             from specc_runtime.pictures import draw
 
-            pictures, reason = draw(work, model, request.without, request.opset, externs)
-    content = record(work, checked, source, written, graphs, request, certificate, clock.seconds, quantised)
-    manifest.write(work, "manifest.json", content)
-    return _Made(content, written.warnings if written is not None else (), certificate, pictures, reason)
-
-
-def _emit(
-    work: Path,
-    model: ir.Model,
-    written: Written | None,
-    externs: Loaded,
-    graphs: list[Graph],
-    request: Request,
-    clock: _Clock,
-) -> None:
-    """The two programs and the IR."""
-    if "torch" in request.emit:
-        with clock("emitting torch"):
-            from specc.backends.torch.export import emit
-
-            asked = request.cache or CacheRequest()
-            steps = [one for g in graphs if g.incremental for one in every_choice(model, g.entry, asked)]
-            text = emit(model, version=_version(), incremental=steps)
-            (work / f"{python_name(model.name)}.py").write_text(text, encoding="utf-8")
-            write_copies(work, model, externs)
-    if "onnx" in request.emit:
-        with clock("building the graph"):
-            weights = written.reference(work, embed=request.self_contained) if written is not None else None
-            target = _target(request, externs, weights=weights)
-            for graph in graphs:
-                for file, proto in protos(model, graph, target).items():
-                    (work / file).write_bytes(proto.SerializeToString(deterministic=True))
-    manifest.write(work, "ir.json", to_json(model))
-
-
-def _target(
-    request: Request, externs: Loaded, *, weights: WeightsRef | None = None, quant: Scheme | None = None
-) -> Target:
-    from specc.backends.onnx.target import Target
-
-    return Target(
-        opset=request.opset,
-        weights=weights,
-        compute=request.dtype,
-        externs=externs,
-        quant=quant,
-        version=_version(),
-    )
-
-
-def _prove_half(
-    work: Path, model: ir.Model, externs: Loaded, graphs: list[Graph], request: Request, clock: _Clock
-) -> Certificate:
-    from specc_runtime.half_proof import Narrow, prove_half
-
-    return prove_half(
-        Narrow(model, work, request.dtype, graphs, externs, request.opset, request.seed, progress=clock.say)
-    )
-
-
-def _quantise(
-    work: Path, model: ir.Model, externs: Loaded, graphs: list[Graph], request: Request, scheme: Scheme
-) -> Quantised:
-    """The same graphs with weights in few bits."""
-    target = _target(request, externs, quant=scheme)
-    made = {graph_file(file, scheme): proto for graph in graphs for file, proto in protos(model, graph, target).items()}
-    return write_quantised(work, work / WEIGHTS, made, scheme, model.module.name)
-
-
-def _configure_genai(work: Path, model: ir.Model, source: Source | None, graphs: list[Graph], request: Request) -> None:
-    """What onnxruntime-genai reads first: of the graph in few bits, if there is one."""
-    [entry] = [cached_entry(model, g.incremental, g.file, g.without) for g in graphs if g.incremental]
-    file = entry.file if request.quant is None else graph_file(entry.file, request.quant)
-    write_config(work, file, entry, special_tokens(source.checkpoint) if source is not None else SpecialTokens())
+            return draw(self.work, self.model, self.request.without, self.request.opset, self.externs)
 
 
 def _version() -> str:

@@ -68,40 +68,17 @@ class BodyChecker(Scans):
         self.axes = axes
         self.optional = frozenset(p.name.id for p in method.params if p.type.optional and is_tensor(p.type))
         self.facts = self.instance.facts if self.instance is not None else Facts.EMPTY
-        inputs: list[Argument] = []
-        dims: dict[str, None] = {}
-        counts = iter(lengths)
-        for param in method.params:
-            self._not_a_dtype(param.name)
-            if not is_tensor(param.type):
-                value = dict(static).get(param.name.id)
-                origin = f"argument ({param.span.where})"
-                self.scope.names[param.name.id] = Binding(value, param.span, origin, labelled=True)
-        for param in method.params:
-            name = param.name.id
-            if not is_tensor(param.type):
-                continue
-            if is_list(param.type):
-                elements = self.list_elements(param, param.type, next(counts), axes)
-                self.locals[name] = tuple(e.value for e in elements)
-            else:
-                elements = [self._argument(param, name not in present and param.type.optional, axes)]
-                value = elements[0].value
-                self.locals[name] = Absent(name) if value is None else value
-            inputs += elements
-            for argument in elements:
-                if argument.value is not None:
-                    dims.update(dict.fromkeys(d.symbols[0] for d in argument.type.shape if d.is_symbol()))
+        self._bind_static(dict(static))
+        inputs = self._bind_tensors(present, axes, lengths)
+        given = [argument for argument in inputs if argument.value is not None]
+        dims = dict.fromkeys(d.symbols[0] for argument in given for d in argument.type.shape if d.is_symbol())
         self.bound = frozenset(dims)
-        for argument in inputs:
-            if argument.value is not None:
-                for dim in argument.type.shape:
-                    self.check_bound(dim, argument.span)
-        plain = [tensor_type(self, r.type, axes) for r in method.results if not is_list(r.type)]
-        for type_, result in zip(plain, (r for r in method.results if not is_list(r.type)), strict=True):
-            for dim in type_.shape:
-                self.check_bound(dim, result.type.span)
-        self.fill(inputs, plain)
+        for argument in given:
+            self._check_sizes(argument.type, argument.span)
+        plain = [(tensor_type(self, r.type, axes), r.type.span) for r in method.results if not is_list(r.type)]
+        for type_, span in plain:
+            self._check_sizes(type_, span)
+        self.fill(inputs, [type_ for type_, _ in plain])
         if self.returned is None:
             raise self.fail("S150", f"`{method.name.id}` returns nothing", method.name.span, help="return x")
         declared = self.declared_results(axes)
@@ -122,6 +99,37 @@ class BodyChecker(Scans):
         if self.trains:
             self.elab.bodies.trains.add(id(graph))
         return graph
+
+    def _check_sizes(self, type_: TensorType, span: Span) -> None:
+        for dim in type_.shape:
+            self.check_bound(dim, span)
+
+    def _bind_static(self, values: dict[str, Any]) -> None:
+        """The arguments that are no tensors are names of the scope: types may read them."""
+        for param in self.method.params:
+            self._not_a_dtype(param.name)
+            if not is_tensor(param.type):
+                origin = f"argument ({param.span.where})"
+                value = values.get(param.name.id)
+                self.scope.names[param.name.id] = Binding(value, param.span, origin, labelled=True)
+
+    def _bind_tensors(self, present: frozenset[str], axes: tuple[str, ...], lengths: tuple[int, ...]) -> list[Argument]:
+        """The tensor arguments as locals, an argument for each element of a list."""
+        inputs: list[Argument] = []
+        counts = iter(lengths)
+        for param in self.method.params:
+            name = param.name.id
+            if not is_tensor(param.type):
+                continue
+            if is_list(param.type):
+                elements = self.list_elements(param, param.type, next(counts), axes)
+                self.locals[name] = tuple(e.value for e in elements)
+            else:
+                elements = [self._argument(param, name not in present and param.type.optional, axes)]
+                value = elements[0].value
+                self.locals[name] = Absent(name) if value is None else value
+            inputs += elements
+        return inputs
 
     def _argument(self, param: ast.Param, absent: bool, axes: tuple[str, ...]) -> Argument:
         name, span = param.name.id, param.span

@@ -138,62 +138,90 @@ class Walk:
         results = [sizes.type(value.type) for value in node.outputs]
         step = self.step
         op = node.op.substitute(sizes)
-        known = _depends(node.inputs, values)
-        legal = False
-        try:
-            for i, operand in enumerate(types):
-                if isinstance(operand, Scalar) and isinstance(operand.value, Dim) and step.varies(operand.value):
-                    shown = operand.label or str(operand.value)
-                    raise OpError("D403", f"`{shown}` as a number differs from step to step", operand=i, found=shown)
-            if op.name == "once" and known.varies:
-                shown = f"it depends on inputs along {sizes.step}"
-                raise OpError("D408", "an argument of `once` depends on the step", operand=0, found=shown)
-            op.stepwise(step, *types)
-            self._stays_last(node, types, results, values)
-            legal = True
-        except OpError as error:
-            self._say(error, node.span, path)
+        legal = self._is_legal(node, op, types, results, values, path)
         tensors = [*results, *(t for t in types if isinstance(t, TensorType))]
         own_form = type(op).torch_step is not Op.torch_step and any(varies(step, t) for t in tensors)
         if own_form or node.op.substitute(_NOTHING_PAST) != node.op:
             self.steps.setdefault(graph, sizes.own(graph))
-        keeps = op.name in ("cached", "once")
         others = [i for position, i in enumerate(node.inputs) if op.name != "sdpa" or position not in (1, 2)]
         if any(isinstance(i, Value) and values.get(i, Known()).cached for i in others):
             message = f"`{op.name}` reads a cached value: a static cache has rows that hold nothing yet"
             self.outside.add(Diagnostic("D406", message, node.span, path=self._trail(path), help="--cache concat"))
-        if isinstance(op, (LSTM, GRU)):
-            count = len(node.outputs) - 1
-            self._carry(graph, node, op.along, node.inputs[1 : 1 + count], ["h", "c"][:count], sizes, path, values)
-            known = _depends(node.inputs, values)
-        elif isinstance(op, CausalConv1d) and step.varies(results[0].shape[2]) and op.frames(types[1]):
-            self._frames(graph, node, op, types, sizes)
-            keeps = True
-        elif isinstance(op, Carried):
-            self.waiting.append(node)
-        if keeps and self.waiting:
-            self._say(_unordered(), node.span, path)
-        is_kept = isinstance(op, Cached) and op.along == sizes.step
-        if isinstance(op, Cached) and is_kept:
-            self._keep(node, op, types)
-            self.needs |= known.inputs
-        if op.name == "once":
-            self.steps.setdefault(graph, sizes.own(graph))
-            self._once(node, types)
-            self.once_needs |= known.inputs
-            known = Known()
+        known = self._state(graph, node, op, types, sizes, path, values)
         if any(step.is_wide(size) for t in tensors for size in t.shape) or op.name == "positions":
             self.reads_past = self.reads_past or node.span
         created = Known(
             known.varies or any(varies(step, r) for r in results),
             known.inputs,
-            is_kept,
+            isinstance(op, Cached) and op.along == sizes.step,
             node if isinstance(op, Carried) else None,
             op.name == "zeros" or (isinstance(op, Carried) and _is_zero(node, values)),
         )
         takes_last = legal and isinstance(op, (Index, LSTM, GRU)) and any(varies(step, t) for t in tensors)
         for output, result in zip(node.outputs, results, strict=True):
             values[output] = replace(created, last=not varies(step, result) and (known.last or takes_last))
+
+    def _is_legal(
+        self,
+        node: Apply,
+        op: Op,
+        types: Sequence[Operand],
+        results: Sequence[TensorType],
+        values: Mapping[Value, Known],
+        path: str,
+    ) -> bool:
+        """Whether step by step gives what all at once does; says so where it does not."""
+        step = self.step
+        try:
+            for i, operand in enumerate(types):
+                if isinstance(operand, Scalar) and isinstance(operand.value, Dim) and step.varies(operand.value):
+                    shown = operand.label or str(operand.value)
+                    raise OpError("D403", f"`{shown}` as a number differs from step to step", operand=i, found=shown)
+            if op.name == "once" and _depends(node.inputs, values).varies:
+                shown = f"it depends on inputs along {step.size}"
+                raise OpError("D408", "an argument of `once` depends on the step", operand=0, found=shown)
+            op.stepwise(step, *types)
+            self._stays_last(node, types, results, values)
+        except OpError as error:
+            self._say(error, node.span, path)
+            return False
+        return True
+
+    def _state(
+        self,
+        graph: Graph,
+        node: Apply,
+        op: Op,
+        types: Sequence[Operand],
+        sizes: StepSizes,
+        path: str,
+        values: dict[Value, Known],
+    ) -> Known:
+        """Notes what an operator keeps from step to step; what is known of its operands then."""
+        keeps = op.name in ("cached", "once")
+        if isinstance(op, (LSTM, GRU)):
+            count = len(node.outputs) - 1
+            self._carry(graph, node, op.along, node.inputs[1 : 1 + count], ["h", "c"][:count], sizes, path, values)
+        elif isinstance(op, CausalConv1d) and self._has_frames(op, types, sizes.type(node.outputs[0].type)):
+            self._frames(graph, node, op, types, sizes)
+            keeps = True
+        elif isinstance(op, Carried):
+            self.waiting.append(node)
+        if keeps and self.waiting:
+            self._say(_unordered(), node.span, path)
+        known = _depends(node.inputs, values)
+        if isinstance(op, Cached) and op.along == sizes.step:
+            self._keep(node, op, types)
+            self.needs |= known.inputs
+        if op.name == "once":
+            self.steps.setdefault(graph, sizes.own(graph))
+            self._once(node, types)
+            self.once_needs |= known.inputs
+            return Known()
+        return known
+
+    def _has_frames(self, op: CausalConv1d, types: Sequence[Operand], result: TensorType) -> bool:
+        return self.step.varies(result.shape[2]) and bool(op.frames(types[1]))
 
     def _stays_last(
         self, node: Apply, types: Sequence[Operand], results: Sequence[TensorType], values: Mapping[Value, Known]

@@ -278,52 +278,49 @@ def unclosed(source: Source, stack: list[int], collector: Collector) -> None:
 
     That is the innermost one that was open when a declaration started at column 1, which only the top level does.
     """
-    text = source.text
-    opened = stack[-1]
-    why = ""
     found = misplaced(source)
     if isinstance(found, Unclosed):
-        line, column = source.position(found.opened)
+        what = _owner(source.text, found.opened)
         end_line, end_column = source.position(found.closed)
-        what = _owner(text, found.opened)
-        collector.add(
-            Diagnostic(
-                "P020",
-                f"`{{` opened at {line}:{column} is never closed",
-                Span(source, found.opened, found.opened + 1),
-                notes=(("why", f"`}}` at {end_line}:{end_column} stands for something further out"),),
-                help=f"close {what or 'it with `}`'} before line {end_line}",
-            )
-        )
+        why = f"`}}` at {end_line}:{end_column} stands for something further out"
+        _never_closed(source, found.opened, why, f"close {what or 'it with `}`'} before line {end_line}", collector)
         return
+    opened, number, verb = _declared_inside(source, stack)
+    what, closing = _owner(source.text, opened), CLOSING[source.text[opened]]
+    if not number:
+        _never_closed(source, opened, "", f"close it with `{closing}`", collector)
+        return
+    others = any(at < opened for at in stack)
+    subject = f"{what} and its block" if what and others else what or f"it with `{closing}`"
+    why = f"line {number} {verb} at column 1, while {what or 'it'} is still open"
+    _never_closed(source, opened, why, f"close {subject} before line {number}", collector)
+
+
+def _declared_inside(source: Source, stack: list[int]) -> tuple[int, int, str]:
+    """The bracket that was open where a declaration starts at column 1, the declaration's line, and how it starts.
+
+    Line 0 where there is no such declaration.
+    """
     for number in range(source.position(stack[0])[0] + 1, len(source.line_starts) + 1):
         start = source.line_starts[number - 1]
-        item = re.compile(_TOP_LEVEL).match(text, start)
+        item = re.compile(_TOP_LEVEL).match(source.text, start)
         if item:
-            before = [at for at in stack if at < start]
-            opened = before[-1] if before else stack[-1]
-            what = _owner(text, opened)
             kind = item.group(1) or item.group(2)
             article = "an" if kind[0] in "aeiou" else "a"
             verb = f"starts {article} {kind}" if kind not in ("from", "import") else f"starts with `{kind}`"
-            why = f"line {number} {verb} at column 1, while {what or 'it'} is still open"
-            break
+            return max((at for at in stack if at < start), default=stack[-1]), number, verb
+    return stack[-1], 0, ""
+
+
+def _never_closed(source: Source, opened: int, why: str, help: str, collector: Collector) -> None:
     line, column = source.position(opened)
-    what = _owner(text, opened)
-    closing = CLOSING[text[opened]]
-    if why:
-        others = len([at for at in stack if at < opened])
-        subject = f"{what} and its block" if what and others else what or f"it with `{closing}`"
-        help_text = f"close {subject} before {why.split(' starts')[0]}"
-    else:
-        help_text = f"close it with `{closing}`"
     collector.add(
         Diagnostic(
             "P020",
-            f"`{text[opened]}` opened at {line}:{column} is never closed",
+            f"`{source.text[opened]}` opened at {line}:{column} is never closed",
             Span(source, opened, opened + 1),
             notes=(("why", why),) if why else (),
-            help=help_text,
+            help=help,
         )
     )
 

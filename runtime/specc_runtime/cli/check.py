@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -60,71 +62,104 @@ def command(
         raise click.UsageError("--preset, --set and --model choose a configuration of one file; there are several")
     if len(files) > 1 and against is not None:
         raise click.UsageError("--against compares one file; there are several")
-
-    def findings(file: str) -> list[Diagnostic]:
-        found = driver.check(
-            file,
-            all_presets=all_presets,
-            sets=sets,
-            model=model,
-            preset=preset,
-            strict=strict,
-            notes=notes,
-            incremental=incremental,
-        )
-        if against is not None and not any(d.severity == "error" for d in found):
-            from specc_runtime.against import compare
-
-            found += compare(file, against, preset=preset, model=model, sets=sets)
-        return _told(found)
+    chosen = _Chosen(sets, model, preset, all_presets)
 
     def check() -> dict[str, list[Diagnostic]]:
-        return {file: findings(file) for file in files}
+        return {
+            file: chosen.findings(file, against, strict=strict, notes=notes, incremental=incremental) for file in files
+        }
 
-    found = check()
-    for _ in range(MAX_ROUNDS if fix else 0):
-        if not any(d.edits for d in _once(found)):
-            break
-        from specc_runtime.fixes import apply_fixes
-
-        with reporting(format):
-            done = apply_fixes(_once(found))
-        if not done:
-            break
-        click.echo(done, err=True)
-        found = check()
+    found = _fixed(check, format) if fix else check()
     forms: list[Lowerings] = []
     if target or opset:
-        from specc.lowered import lowered
-
-        for file in [file for file, about in found.items() if not any(d.severity == "error" for d in about)]:
-            made = lowered(
-                file,
-                target=target or "onnxruntime",
-                opset=opset or 23,
-                all_presets=all_presets,
-                sets=sets,
-                model=model,
-                preset=preset,
-            )
+        for file in [file for file, about in found.items() if not _failed(about, {"error"})]:
+            made = chosen.lowerings(file, target or "onnxruntime", opset or 23)
             found[file] += [problem for one in made for problem in one.problems]
             forms += made
     if forms and format == "json":
         click.echo(_document(_once(found), forms))
     else:
         print_diagnostics(_once(found), format)
-    bad = {"error", "warning"} if deny else {"error"}
-    failed = [file for file, about in found.items() if any(d.severity in bad for d in about)]
-    if format == "full" and forms:
+    failed = [file for file, about in found.items() if _failed(about, {"error", "warning"} if deny else {"error"})]
+    if format == "full":
+        _say(files, failed, forms)
+    if failed:
+        stop(1)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The configurations to check."""
+
+    sets: dict[str, str]
+    model: str | None
+    preset: str | None
+    all_presets: bool
+
+    def findings(
+        self, file: str, against: str | None, *, strict: bool, notes: bool, incremental: bool
+    ) -> list[Diagnostic]:
+        found = driver.check(
+            file,
+            all_presets=self.all_presets,
+            sets=self.sets,
+            model=self.model,
+            preset=self.preset,
+            strict=strict,
+            notes=notes,
+            incremental=incremental,
+        )
+        if against is not None and not _failed(found, {"error"}):
+            from specc_runtime.against import compare
+
+            found += compare(file, against, preset=self.preset, model=self.model, sets=self.sets)
+        return _told(found)
+
+    def lowerings(self, file: str, target: str, opset: int) -> list[Lowerings]:
+        from specc.lowered import lowered
+
+        return lowered(
+            file,
+            target=target,
+            opset=opset,
+            all_presets=self.all_presets,
+            sets=self.sets,
+            model=self.model,
+            preset=self.preset,
+        )
+
+
+def _failed(found: list[Diagnostic], bad: set[str]) -> bool:
+    return any(d.severity in bad for d in found)
+
+
+def _fixed(check: Callable[[], dict[str, list[Diagnostic]]], format: str) -> dict[str, list[Diagnostic]]:
+    """What is found once all fixes are applied, those that fixes uncover too."""
+    from specc_runtime.fixes import apply_fixes
+
+    found = check()
+    for _ in range(MAX_ROUNDS):
+        if not any(d.edits for d in _once(found)):
+            break
+        with reporting(format):
+            done = apply_fixes(_once(found))
+        if not done:
+            break
+        click.echo(done, err=True)
+        found = check()
+    return found
+
+
+def _say(files: list[str], failed: list[str], forms: list[Lowerings]) -> None:
+    """What becomes of operators, if that was asked; else which files are good."""
+    if forms:
         told = [str(one) for one in forms if one.operators or not one.problems]
         if told:
             click.echo("\n\n".join(told))
-    elif format == "full" and len(files) == 1 and not failed:
+    elif len(files) == 1 and not failed:
         click.echo(f"{files[0]}: ok")
-    elif format == "full" and len(files) > 1:
+    elif len(files) > 1:
         click.echo(f"{len(files) - len(failed)} of {len(files)} files ok", err=bool(failed))
-    if failed:
-        stop(1)
 
 
 def _document(found: list[Diagnostic], forms: list[Lowerings]) -> str:
