@@ -77,7 +77,9 @@ def byte_text(count: int) -> str:
     for unit, scale in (("TB", 10**12), ("GB", 10**9)):
         if count >= scale:
             return f"{count / scale:,.4g} {unit}" if count < 10_000 * scale else f"{count // scale:,} {unit}"
-    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count:,} bytes"
+    if count >= 1_000_000:
+        return f"{count / 1e6:,.1f} MB"
+    return f"{count / 1e3:,.1f} kB" if count >= 100_000 else f"{count:,} bytes"
 
 
 def rounded(number: int) -> str:
