@@ -9,8 +9,8 @@ int4 is `MatMulNBits`, whose layout is that of a row-major [out, in] matrix in b
 
 Linear layers of one block that read the same rows (queries, keys and values; both sides of a gated product) can be one
 product, and a `Split` of it: steps of one position are as much a matter of how many products there are as of reading
-their weights. After 128 positions of Llama 110M, 36 instead of 84 save 13% of a step in int4 with two threads and 6% of
-its processor time, in int8 6%; a prompt of 128 takes the same in int4 and 1% more in int8, eight of them 3% more, which
+their weights. After 128 positions of Llama 110M, 48 instead of 84 save 13% of a step in int4 with two threads and 6% of
+its processor time, in int8 6%; a prompt of 128 takes the same in int4 and 1% more in int8, eight of them 4% more, which
 is what the copies of gated products cost. So graphs for generation have it, and those of the whole entry do not. The
 rows lie one below the other in the file, and nothing is stored twice. Heads are not joined: the pieces would be copies
 of results.
