@@ -13,8 +13,11 @@ import pytest
 import soundfile
 from PIL import Image
 
-from specc import report
+from specc import driver, report
 from specc.diagnostics import Rejected
+from specc.syntax.unparse import unparse
+from specc_runtime.training.evaluation import Request as Evaluation
+from specc_runtime.training.evaluation import evaluate
 from specc_runtime.training.run import Request, train
 from specc_runtime.training.section import open_section
 from specc_runtime.training.sources import read
@@ -141,6 +144,55 @@ def test_labels_that_are_no_probabilities(tmp_path: Path, loss: str) -> None:
     data = 'csv("points.csv", x = ["x", "y"], p = ["a", "b", "c"])'
     found = told(tmp_path, NET, (DATA, data), ("cross_entropy(logits, data.label)", loss), files={"points.csv": lines})
     assert "points.csv, line 20, `p`[1]: the label is 2, expected 0 to 1" in found
+
+
+# ---- what --set says -------------------------------------------------------------------------------------------------
+
+MORE = "batch = 8; clip = 1.0; val = split(0.2); val_every = 1; sched = cosine(warmup = 1)"
+GIVEN = {
+    "a setting that is nearly called so": ({"epocs": "1"}, "T501", "--set epochs=1"),
+    "an argument of nothing": ({"lora.rank": "2"}, "T501", "--set lora.rank: the section has no `lora`"),
+    "an argument that there is not": ({"sched.warmpu": "2"}, "E120", "cosine has no argument `warmpu`"),
+    "no data": ({"data": "none"}, "E125", "`data` cannot be none"),
+    "a word": ({"precision": "bf16"}, "E125", '`precision` cannot be "bf16"'),
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_what_is_given_on_the_command_line(tmp_path: Path, name: str) -> None:
+    sets, code, message = GIVEN[name]
+    (tmp_path / "net.spec").write_text(NET.replace("batch = 8", MORE))
+    with pytest.raises(Rejected) as caught:
+        open_section(str(tmp_path / "net.spec"), None, sets)
+    found = report.full(caught.value.diagnostics)
+    assert f"error[{code}]" in found and message in found
+
+
+def test_words_without_quotes_arguments_and_settings_that_are_taken_out(tmp_path: Path) -> None:
+    """A shell takes quotes away; `none` is as if the setting were not there, for what is measured later, too."""
+    (tmp_path / "net.spec").write_text(NET.replace("batch = 8", MORE))
+    (tmp_path / "points.csv").write_text(POINTS)
+    path = str(tmp_path / "net.spec")
+    found = open_section(
+        path, None, {"precision": "bf16-mixed", "sched.warmup": "3", "save_every": "epoch", "log": "csv"}
+    )
+    texts = {name: unparse(value) for name, value in found.settings.items()}
+    assert texts["precision"] == '"bf16-mixed"' and texts["save_every"] == '"epoch"' and texts["log"] == '"csv"'
+    assert texts["sched"] == "cosine(warmup = 3)"
+    sets = {"clip": "none", "val": "none", "sched": "none"}
+    assert not {"clip", "val", "val_every", "sched"} & open_section(path, None, sets).settings.keys()
+    train(Request(path, sets=sets, out=tmp_path / "run"))
+    assert not evaluate(Evaluation(tmp_path / "run")).held
+    (tmp_path / "run/points.csv").write_text(POINTS)
+    again = open_section(str(tmp_path / "run/resolved.spec"), None, {})
+    assert again.without == ("clip", "val", "val_every", "sched")
+    assert not [d for d in driver.check(str(tmp_path / "run/resolved.spec")) if d.severity == "error"]
+
+
+def test_a_file_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "net.spec").write_text(NET)
+    with pytest.raises(Rejected, match=r"is not a run: no run\.json"):
+        train(Request(resume=tmp_path / "net.spec"))
 
 
 # ---- images, sounds --------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from specc.elaborate.instances import Instance
 from specc.elaborate.models import Given, Options, given_arguments, presets
 from specc.elaborate.names import available, closest, did_you_mean, replaced
 from specc.elaborate.scopes import Scope
-from specc.elaborate.training import TrainChecker
+from specc.elaborate.training import TrainChecker, kept
 from specc.elaborate.values import BlockDecl, Fail, Poisoned, describe
 from specc.ir.graph import Model
 from specc.op import operators
@@ -73,7 +73,7 @@ def model_of_section(file: FileScope, name: ast.Ident) -> BlockDecl:
 
 def _train(elab: Elaborator, file: FileScope, decl: BlockDecl, item: ast.Train, configured: Configured) -> None:
     elab.context = f'train {decl.name} "{item.name.value}"' if item.name is not None else f"train {decl.name}"
-    settings = {s.name.id: s.value for s in item.items if isinstance(s, ast.Setting)}
+    settings = kept({s.name.id: s.value for s in item.items if isinstance(s, ast.Setting)})
     options = Options(model=decl.name, preset=chosen_preset(elab, file, settings.get("preset")))
     found = configured(runnable(file, decl, options))
     context = elab.context

@@ -23,6 +23,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "strategy": ("auto", "ddp", "fsdp"),
     "log": ("csv", "tensorboard"),
 }
+TEXTS = ("preset", "entry", "weights")
+"""Settings that are a text of any kind."""
 OTHERS = (
     "preset", "entry", "weights", "loss", "metrics", "val_every", "devices", "freeze", "fresh", "save_every",
     "compile",

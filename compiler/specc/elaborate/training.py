@@ -180,8 +180,6 @@ class TrainChecker:
         name = value.func.id if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) else ""
         if not name:
             expected = " | ".join(f"{f}(..)" for f in functions)
-            if setting in ("val", "lora") and isinstance(value, ast.NoneLit):
-                return
             raise self.place.fail("E125", f"`{setting}` cannot be {unparse(value)}", value.span, expected=expected)
         assert isinstance(value, ast.Call)
         if name not in functions:
@@ -316,6 +314,14 @@ class TrainChecker:
                 self.elab.collector.add(
                     Diagnostic("T510", message, loss.span.head(), path=where, help=help, severity="warning")
                 )
+
+
+def kept(settings: Mapping[str, ast.Expr]) -> dict[str, ast.Expr]:
+    """The settings without those that are `none`: `ema = none` is no average. What every section needs stays."""
+    out = {name for name, value in settings.items() if isinstance(value, ast.NoneLit)} - {"data", "loss", "optim"}
+    if "val" in out:
+        out.add("val_every")
+    return {name: value for name, value in settings.items() if name not in out}
 
 
 def attributes_of(name: str, expr: Any) -> Iterator[ast.Attr]:

@@ -24,7 +24,7 @@ def weights_of(folder: Path, settings: Mapping[str, ast.Expr], given: str | None
     Raises `Rejected` (E125) where the section names none.
     """
     expr = settings.get("weights")
-    if given is not None or expr is None or isinstance(expr, ast.NoneLit):
+    if given is not None or expr is None:
         return given
     if not isinstance(expr, ast.Str):
         raise Rejected([Diagnostic("E125", "`weights` is a path, a string", expr.span)])

@@ -26,7 +26,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from specc.syntax import ast
 from specc_runtime.training.failures import ended
 from specc_runtime.training.request import Request
 from specc_runtime.training.section import Section, failed, unsupported
@@ -115,7 +114,7 @@ def strategy_of(section: Section, count: int, unused: bool) -> Any:
     if asked != "fsdp":
         return Replicated(process_group_backend=backend, find_unused_parameters=unused)
     for name in ("ema", "lora"):
-        if not isinstance(section.settings.get(name), ast.NoneLit | None):
+        if name in section.settings:
             raise unsupported(f'`{name}` with `strategy = "fsdp"`', section.span(name), 'strategy = "ddp"')
     if section.entry != "forward":
         raise unsupported('`entry` with `strategy = "fsdp"`', section.span("entry"), 'strategy = "ddp"')

@@ -32,8 +32,10 @@ def resolved(section: Section) -> str:
         texts["preset"] = f'"{name}"'
     new = [f"{key} = {text}" for key, text in texts.items() if key not in given]
     for key, item in given.items():
-        if key not in texts:  # `epochs` where `--set steps` was given: one takes the place of the other
-            edits.append((item.span.start, item.span.end, new.pop() if new else ""))
+        if (
+            key not in texts
+        ):  # `epochs` where `--set steps` was given: one takes the place of the other; or it is `none`
+            edits.append((item.span.start, item.span.end, new.pop() if new else f"{key} = none"))
         elif (key == "preset" and made) or settings[key] is not item.value:
             edits.append((item.value.span.start, item.value.span.end, texts[key]))
     if new:

@@ -36,7 +36,7 @@ def facts(section: Section, counts: Plan, made: Build) -> Record:
         "section": section.name,
         "preset": section.preset,
         "sets": section.given,
-        "settings": {name: unparse(value) for name, value in section.settings.items()},
+        "settings": {n: unparse(v) for n, v in section.settings.items()} | dict.fromkeys(section.without, "none"),
         "lets": {let.name.id: unparse(let.value) for let in section.lets},
         "seed": counts.seed,
         "rows": len(counts.train),
@@ -81,8 +81,8 @@ def continued(request: Request, folder: Path) -> tuple[Request, Record]:
         record: Record = json.loads((folder / RUN).read_bytes())
         known, given = record["format"] == FORMAT, record["asked"]
         spec, name, sets, weights = given["spec"], given["name"], dict(given["sets"]), given["weights"]
-    except FileNotFoundError:
-        what = "is not a run" if folder.is_dir() else "does not exist"
+    except (FileNotFoundError, NotADirectoryError):
+        what = "is not a run" if folder.exists() else "does not exist"
         raise failed("T533", f"`{folder}` {what}: no {RUN}", help="name the folder that `specc train` told") from None
     except (OSError, ValueError, KeyError, TypeError):
         known = False

@@ -14,7 +14,7 @@ from specc.elaborate.models import Given, Options
 from specc.elaborate.names import available, closest, did_you_mean
 from specc.elaborate.partwise import keyword
 from specc.elaborate.sections import chosen_preset, model_of_section, runnable
-from specc.elaborate.training import TrainChecker
+from specc.elaborate.training import TrainChecker, kept
 from specc.elaborate.values import POISON, Fail, Poisoned
 from specc.ir.graph import Value
 from specc.source import Span
@@ -39,6 +39,7 @@ class Section:
     overrides: Mapping[str, str]
     weights: str | None  # what it begins with
     config: Mapping[str, str]  # hyper-parameters of that
+    without: tuple[str, ...]  # settings that are `none`
     checker: TrainChecker = field(repr=False)
 
     @property
@@ -177,6 +178,7 @@ def open_section(target: str, name: str | None, sets: Mapping[str, str], weights
     try:
         decl = model_of_section(project.file, node.model)
         settings, own = _overridden(settings, driver.parse_sets(sets), {p.name.id for p in decl.node.params})
+        settings, every = kept(settings), settings
         preset = chosen_preset(project.elaborator, project.file, settings.get("preset"))
         first = weights_of(project.path.parent, settings, weights)
         texts = {key: sets[key] for key in own}
@@ -194,7 +196,10 @@ def open_section(target: str, name: str | None, sets: Mapping[str, str], weights
     collector.stop_on_errors()
     config = {**earlier, **texts_of(checked.model.module, options.config)}
     overrides = {key: text for key, text in sets.items() if key not in own}
-    section = Section(project, node, checked, settings, options.preset, texts, overrides, first, config, checker)
+    without = tuple(name for name in every if name not in settings)
+    section = Section(
+        project, node, checked, settings, options.preset, texts, overrides, first, config, without, checker
+    )
     _refuse(section)
     return section
 
@@ -233,16 +238,22 @@ def _overridden(
         if key in known.SETTINGS:
             if key in ("epochs", "steps"):
                 settings.pop("epochs" if key == "steps" else "steps", None)
-            if key not in settings or unparse(settings[key]) != unparse(given.expr):
-                settings[key] = given.expr  # what the section says itself is told where it stands
+            expr = _worded(key, given)
+            if key not in settings or unparse(settings[key]) != unparse(expr):
+                settings[key] = expr  # what the section says itself is told where it stands
+        elif key.partition(".")[0] in known.FUNCTIONS:
+            setting, _, argument = key.partition(".")
+            if not isinstance(settings.get(setting), ast.Call):
+                raise failed("T501", f"--set {key}: the section has no `{setting}`")
+            settings[setting] = _with(settings[setting], argument, given.expr)
         elif key == "lr" or keyword(settings.get("optim"), key) is not None:
             settings["optim"] = _with(settings.get("optim"), key, given.expr)
         elif key in params:
             own[key] = given
         elif key in _arguments(settings.get("optim")):
             settings["optim"] = _with(settings.get("optim"), key, given.expr)
-        elif name := known.ALIASES.get(key) or OTHER_NAMES.get(key):
-            raise failed("T501", f"--set {key}: no setting is called so", None, f"--set {name}={given.text}")
+        elif other := known.ALIASES.get(key) or OTHER_NAMES.get(key) or _meant(key, params):
+            raise failed("T501", f"--set {key}: no setting is called so", None, f"--set {other}={given.text}")
         else:
             own[key] = given
     return settings, own
@@ -254,8 +265,21 @@ def _arguments(optim: ast.Expr | None) -> tuple[str, ...]:
     return (*known.ARGUMENTS.get(name, ()), *known.OPTIMISER)
 
 
+def _meant(key: str, params: Collection[str]) -> str | None:
+    """The setting that a name is nearly that of, if no hyper-parameter is as near."""
+    return closest(key, known.SETTINGS) if "." not in key and closest(key, params) is None else None
+
+
+def _worded(key: str, given: Given) -> ast.Expr:
+    """The value of a setting; a shell has taken the quotes of one that is a word: `--set precision="bf16-mixed"`."""
+    assert given.expr is not None
+    word = key in (*known.CHOICES, *known.TEXTS) or given.text in ("auto", "epoch")
+    bare = word and not isinstance(given.expr, ast.Str | ast.NoneLit | ast.ListExpr)
+    return ast.Str(given.expr.span, given.text) if bare else given.expr
+
+
 def _with(call: ast.Expr | None, key: str, value: ast.Expr) -> ast.Expr:
-    """A call with one keyword argument replaced or added."""
+    """A call with one keyword argument replaced or added: `--set sched.warmup=0.1`."""
     if not isinstance(call, ast.Call):
         raise failed("T501", f"--set {key}: the section has no `optim`")
     given = ast.Arg(value.span, ast.Ident(value.span, key), value)
