@@ -381,3 +381,19 @@ def test_sizes_that_are_proposed_are_taken(name: str, least: str) -> None:
 def test_options_that_are_none(options: list[str], said: str) -> None:
     done = CliRunner().invoke(cli, ["inspect", str(SPECS / "gpt2.spec"), *options])
     assert done.exit_code == 2 and said in done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--train"], "--train is of --fit"),
+        (["--lora", "8"], "--lora is of training"),
+        (["--fit", "1GB", "--at", "T=1", "--checkpointing"], "--checkpointing is of training"),
+        (["--fit", "1GB", "--at", "T=1", "--optimizer", "adamw"], "--optimizer is of training"),
+        (["--fit", "1GB", "--at", "T=1", "--device", "h100"], "--fit and --device are questions of their own"),
+        (["--explain", "h.0", "--format", "csv"], "--explain is answered as text"),
+    ],
+)
+def test_options_that_nothing_would_come_of(options: list[str], told: str) -> None:
+    found = CliRunner().invoke(cli, ["inspect", "gpt2", *options])
+    assert found.exit_code == 2 and told in found.stderr

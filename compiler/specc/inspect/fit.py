@@ -341,4 +341,6 @@ def _verdict(fit: Fit) -> Iterator[str]:
         if fit.limit is not None:
             yield f"{fit.limit}: memory is not what limits it."
         elif fit.next is not None:
-            yield f"{fit.free} = {fit.next[0]:,} would take {byte_text(fit.next[1])}."
+            size, budget = byte_text(fit.next[1]), byte_text(fit.budget)
+            more = f", {byte_text(fit.next[1] - fit.budget)} too much" if size == budget else ""
+            yield f"{fit.free} = {fit.next[0]:,} would take {size}{more}."

@@ -102,6 +102,7 @@ def command(
 
     Columns: result params weights flops products training activation live moved intensity formula.
     """
+    _answered({"--explain": explain, "--fit": fit, "--device": device}, training, format)
     from specc import driver
     from specc.inspect import chosen_graph, report
     from specc.inspect.examples import example
@@ -153,6 +154,22 @@ def command(
             answer = _estimated(checked.model, graph, found, device, next(iter(schemes), None), help)
     print_diagnostics(checked.warnings)
     click.echo(json.dumps(answer.to_json(), indent=1) if format == "json" else str(answer))
+
+
+def _answered(questions: Mapping[str, str | None], training: Mapping[str, Any], format: str) -> None:
+    """Raises UsageError for options that nothing would come of."""
+    asked = [name for name, given in questions.items() if given is not None]
+    if len(asked) > 1:
+        raise click.UsageError(f"{' and '.join(asked)} are questions of their own: ask one at a time")
+    if asked and format not in ("tree", "json"):
+        raise click.UsageError(f"{asked[0]} is answered as text, or with --format json")
+    of_training = [name for name, given in training.items() if name != "train" and given not in (None, False)]
+    context = click.get_current_context()
+    given = [n for n in of_training if context.get_parameter_source(n) is not click.core.ParameterSource.DEFAULT]
+    if training["train"] and "--fit" not in asked:
+        raise click.UsageError("--train is of --fit:  --fit 24GiB --train")
+    if given and not training["train"]:
+        raise click.UsageError(f"--{given[0]} is of training:  --fit 24GiB --train --{given[0]}")
 
 
 def _graph_of(build: Path, entry: str) -> Path | None:

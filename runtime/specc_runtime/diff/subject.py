@@ -17,7 +17,7 @@ from specc.inspect.caches import Cache
 from specc.inspect.formulas import Formula
 from specc.ir.graph import Model, Module, PartGroup, PartList, Submodule, dotted
 from specc.ir.members import aliases, distinct_modules, walk_members
-from specc.passes.plain import entry_facts
+from specc.passes.plain import entry_facts, entry_sizes
 from specc.weights.layout import TensorInfo
 from specc.weights.sections import model_tensors
 from specc_runtime.foreign import graph as graphs
@@ -121,14 +121,16 @@ def _of_model(label: str, checked: driver.Checked, entry: str, without: frozense
     model = checked.model
     found = report(model, entry, without=without)
     graph = chosen_graph(model, entry, without)
+    sizes = entry_sizes(graph)
     outputs = {
-        name: str(value.type.plain()) for name, (_, value) in zip(graph.output_names, graph.results, strict=True)
+        name: str(sizes.type(value.type).plain())
+        for name, (_, value) in zip(graph.output_names, graph.results, strict=True)
     }
     operators, no_operators = _built(model, entry, without)
     return Subject(
         label=label,
         tensors=model_tensors(model.module),
-        inputs={a.name: str(a.type.plain()) for a in graph.inputs if a.value is not None},
+        inputs={a.name: str(sizes.type(a.type).plain()) for a in graph.inputs if a.value is not None},
         outputs=outputs,
         operators=operators,
         no_operators=no_operators,
