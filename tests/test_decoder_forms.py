@@ -6,8 +6,10 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from specc.diagnostics import Rejected
 from specc.dims import Dim
 from specc.op import OpError, Step
 from specc.ops.index import ALL, Index, Item
@@ -16,6 +18,7 @@ from specc.types import DType, TensorType
 from specc_runtime import Generator, open_build
 from specc_runtime.build import Request, build
 from specc_runtime.cache import Request as Cache
+from specc_runtime.certificate import schema
 from specc_runtime.companions import SpecialTokens
 
 torch = pytest.importorskip("torch")
@@ -114,12 +117,29 @@ def test_steps_and_batches_give_what_the_whole_text_gives(spec: str, cache: Cach
     (tmp_path / "lm.spec").write_text(spec)
     request = Request(str(tmp_path / "lm.spec"), render=False, out=tmp_path / "out", cache=cache, opset=opset)
     runs = build(request).manifest["certificate"]["entries"]["forward_cached"]["runs"]
+    certificate = open_build(tmp_path / "out").manifest["certificate"]
+    [padded] = certificate["entries"]["forward_cached"]["padded"].values()
+    assert padded["max_abs"] <= padded["limit"]
     assert len(runs) >= 8 and {run["masks"] for run in runs} == {"all true", "padded"}
     expected = [by_hand(tmp_path / "out", prompt, 12) for prompt in PROMPTS]
     for backend in ("onnxruntime", "torch"):
         generator = Generator(tmp_path / "out", backend)
         generator.special = SpecialTokens()
         assert [row.tokens for row in generator.generate(PROMPTS, 12).rows] == expected, backend
+
+
+def test_a_model_that_reads_padding_gets_none(tmp_path: Path) -> None:
+    """Its steps are what its whole text gives, padding and all; but a padded row is not what it is alone."""
+    (tmp_path / "lm.spec").write_text(HYBRID.replace("where(text, embed(input_ids), 0.0)", "embed(input_ids)"))
+    made = build(Request(str(tmp_path / "lm.spec"), render=False, out=tmp_path / "out", cache=Cache()))
+    assert "agree" in made.proof and "forward_cached: `logits` of a padded row is off by" in made.proof
+    jsonschema.validate(made.manifest["certificate"], schema())
+    generator = Generator(tmp_path / "out")
+    assert len(generator.generate([[1, 2], [3, 4]], 3).rows) == 2
+    with pytest.raises(Rejected) as refused:
+        generator.generate(PROMPTS, 3)
+    [found] = refused.value.diagnostics
+    assert found.code == "G704" and "padding changes what the model gives" in found.message
 
 
 T, P = Dim.symbol("T"), past(Dim.symbol("T"))

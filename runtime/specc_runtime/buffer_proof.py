@@ -61,18 +61,16 @@ class BufferProof(CachedProof):
             return super()._reference(module, feeds, text)
         whole: Outputs = {}
         for row in range(len(text.padding)):
-            columns = [i for i in range(text.length) if self._is_text(text, row, i)]
-            alone = {}
-            for item in self.plain.inputs:
-                value = feeds[item.name][row : row + 1]
-                axes = [axis for axis, dim in enumerate(item.shape) if self.cache.step in dim.symbols]
-                alone[item.name] = np.ascontiguousarray(value.take(columns, axes[0])) if axes else value
+            columns, alone = self._alone(feeds, text, row)
             for name, value in programs.run_torch(module, self.plain, alone).items():
                 shape = (len(text.padding), text.length, *value.shape[2:])
                 found = whole.setdefault(name, np.zeros(shape, value.dtype))[row]
                 found[columns] = value[0]
                 found[text.parts[0] - 1] = value[0, text.parts[0] - 1 - text.padding[row]]
         return whole
+
+    def _see(self, module: torch.nn.Module, feeds: Mapping[str, Array], text: Text, whole: Outputs) -> None:
+        """The reference is each row alone."""
 
     def _able(self, steps: Mapping[str, Steps], text: Text) -> Mapping[str, Steps]:
         """The emitted module goes by columns: a window would count those of a gap."""

@@ -3,7 +3,8 @@
 The reference is the plain method of the emitted module in eager mode; held against it are the module's own cached
 method and the cached graph in onnxruntime, with all optimisations and with none. A text goes in as a first part of 1,
 2, 7 or 64 positions and then one by one and in chunks, alone and in batches that are padded on the left, up to the last
-position of the context; one more has to be refused.
+position of the context; one more has to be refused. Whether padding is seen is a matter of the model, and recorded: a
+row of a padded batch is held against what the plain entry gives of it alone.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class CachedProof:
     seed: int
     progress: Callable[[str], None]
     skipped: list[Skipped] = field(default_factory=list)
+    padded: dict[str, Figures] = field(default_factory=dict)  # output -> a padded row against what it gives alone
 
     def __post_init__(self) -> None:
         self.file, self.plain, self.of, self.cache = (
@@ -165,6 +167,8 @@ class CachedProof:
         try:
             feeds |= given(self.cache.once, module, len(text.padding), self.seed)
             reference = self._reference(module, feeds, text)
+            if any(text.padding):
+                self._see(module, feeds, text, reference)
             figures, able = {}, self._able(steps, text)
             for program, runner in able.items():
                 found = in_parts(runner, self.plain, feeds, text.parts)
@@ -203,6 +207,39 @@ class CachedProof:
     def _reference(self, module: torch.nn.Module, feeds: Mapping[str, Array], text: Text) -> Outputs:
         """What the plain entry gives of the whole."""
         return programs.run_torch(module, self.plain, feeds)
+
+    def _see(self, module: torch.nn.Module, feeds: Mapping[str, Array], text: Text, whole: Outputs) -> None:
+        """Record how far the row with the most padding is from what it gives alone, where that is possible and more
+        than was found before."""
+        row = text.padding.index(max(text.padding))
+        columns, given = self._alone(feeds, text, row)
+        try:
+            alone = programs.run_torch(module, self.plain, given)
+        except programs.Crash:  # sizes of the text alone are none of the model's
+            return
+        for output in self.plain.outputs:
+            if len(output.shape) < 2 or output.shape[1] != Dim.symbol(self.cache.step):
+                continue
+            found = compare(alone[output.name], whole[output.name][row : row + 1, columns], tolerance(self.plain.depth))
+            known = self.padded.get(output.name)
+            if known is None or (found.problem and found.max_abs > known.max_abs):
+                self.padded[output.name] = found
+
+    def _alone(self, feeds: Mapping[str, Array], text: Text, row: int) -> tuple[list[int], dict[str, Array]]:
+        """The columns of a row's text, and the inputs of the plain entry for it without its padding."""
+        import numpy as np
+
+        columns = [i for i in range(text.length) if self._is_text(text, row, i)]
+        alone = {}
+        for item in self.plain.inputs:
+            value = feeds[item.name]
+            for axis, dim in enumerate(item.shape):
+                if self.cache.step in dim.symbols:
+                    value = value.take(columns, axis)
+                elif axis == 0 and str(dim) == self._batch:
+                    value = value[row : row + 1]
+            alone[item.name] = np.ascontiguousarray(value)
+        return columns, alone
 
     def _able(self, steps: Mapping[str, Steps], text: Text) -> Mapping[str, Steps]:
         """The programs that take a text in this way."""

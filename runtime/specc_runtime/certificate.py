@@ -37,12 +37,16 @@ class Skipped:
 
 @dataclass
 class Entry:
-    """What was compared of one entry. `tolerance` is relative to max(1, max|reference|)."""
+    """What was compared of one entry. `tolerance` is relative to max(1, max|reference|).
+
+    `padded`: of an entry that goes on, output -> a row of a padded batch against what it gives alone.
+    """
 
     depth: int
     tolerance: float
     runs: list[Run] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    padded: Mapping[str, Figures] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,16 @@ class Certificate:
         losses = {file: loss.to_json() for file, loss in self.quantised.items()}
         return {"quantised": losses} if losses else {}
 
+    def _padded(self) -> list[str]:
+        """A line for each entry whose results depend on padding."""
+        return [
+            f"{name}: `{output}` of a padded row is off by {found.max_abs:.2g} from what it is alone: "
+            "no mask keeps padding out of all that reads it"
+            for name, entry in self.entries.items()
+            for output, found in list(entry.padded.items())[:1]
+            if found.problem
+        ]
+
     def worst(self) -> tuple[float, float]:
         """(largest difference, its limit), by the share of the limit that it uses."""
         found = [
@@ -125,7 +139,9 @@ class Certificate:
         text = f"torch and onnxruntime agree in {count} runs: largest difference {largest:.1e}, limit {limit:.1e}"
         text = f"{text} ({skipped} sizes skipped)" if skipped else text
         text = f"{text}\n{self.half.summary()}" if self.half is not None else text
-        return "\n".join([text, *(f"{file}: {loss.summary()}" for file, loss in self.quantised.items())])
+        return "\n".join(
+            [text, *self._padded(), *(f"{file}: {loss.summary()}" for file, loss in self.quantised.items())]
+        )
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
@@ -146,6 +162,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
             for run in entry.runs
         ],
         "skipped": [{"sizes": s.sizes, "purpose": s.purpose, "reason": s.reason} for s in entry.skipped],
+        **({"padded": {name: found.to_json() for name, found in entry.padded.items()}} if entry.padded else {}),
     }
 
 

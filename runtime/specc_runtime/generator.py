@@ -206,13 +206,29 @@ class Generator:
         return pad if rows is None or pad < rows else 0
 
     def _check_equal(self, tokens: Sequence[Sequence[int]]) -> None:
-        is_told = bool(self.decoder.masks)
-        if self.encoder is not None and self.encoder.tokens is not None:
-            is_told = self.encoder.mask is not None
-        if not is_told and len({len(t) for t in tokens}) > 1:
-            message = f"prompts of {min(map(len, tokens))} to {max(map(len, tokens))} tokens in one batch"
+        """Prompts of several lengths have to be padded."""
+        if len({len(t) for t in tokens}) == 1:
+            return
+        reads = self.encoder is not None and self.encoder.tokens is not None
+        masks = self.encoder.mask if self.encoder is not None and reads else self.decoder.masks
+        if not masks:
+            why = "the build has no mask to tell padding by"
             help = "give them one by one, or build the model with its attention_mask"
-            raise Rejected([Diagnostic("G704", f"{message}: the build has no mask to tell padding by", help=help)])
+        elif not reads and self._sees_padding():
+            why = "padding changes what the model gives"
+            help = (
+                "give them one by one; in the spec, where(mask[:, S - T:][..., none], x, 0.0) keeps it out of a state"
+            )
+        else:
+            return
+        message = f"prompts of {min(map(len, tokens))} to {max(map(len, tokens))} tokens in one batch: {why}"
+        raise Rejected([Diagnostic("G704", message, help=help)])
+
+    def _sees_padding(self) -> bool:
+        """Whether the proof found that a padded row is not what it is alone; without a proof nothing is known."""
+        proof = self.build.manifest["certificate"]
+        padded = proof["entries"].get(self.of.method, {}).get("padded", {}) if proof is not None else {}
+        return any(found["max_abs"] > found["limit"] for found in padded.values())
 
     def _check_length(self, length: int) -> None:
         room = self.cache.room

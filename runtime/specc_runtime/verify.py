@@ -153,7 +153,7 @@ def _compared(subject: Subject, seed: int, progress: Say) -> Certificate:
     for proof in proofs:
         depth = proof.plain.depth
         runs = list(proof.run(module, "build"))
-        records[proof.entry.name] = Entry(depth, tolerance(depth), runs, list(proof.skipped))
+        records[proof.entry.name] = Entry(depth, tolerance(depth), runs, list(proof.skipped), proof.padded)
     programs.perturb(module, seed)
     for proof in proofs:
         records[proof.entry.name].runs.extend(proof.run(module, "perturbed"))
