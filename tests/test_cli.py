@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 from command_line import GOOD, MAIN, Done, running
 
-from specc_runtime.cli import COMMANDS
+from specc.elaborate.builtins import COMPILE_TIME
+from specc_runtime.cli import COMMANDS, topics
 from specc_runtime.cli.new import TEMPLATES
 
 SPECS = Path(__file__).resolve().parents[1] / "specs"
@@ -47,7 +48,7 @@ def test_help_of_a_command(name: str, specc: Callable[..., Done]) -> None:
     done = specc(name, "--help")
     assert done.code == 0 and done.out.startswith(f"Usage: specc {name} ")
     assert max(map(len, done.out.splitlines())) <= 100
-    assert specc(name).code == (1 if name == "runs" else 2)  # that lists runs/; others need to be told something
+    assert specc(name).code == {"runs": 1, "explain": 0}.get(name, 2)  # these list; others need to be told something
 
 
 def test_version(specc: Callable[..., Done]) -> None:
@@ -89,7 +90,6 @@ def test_help_imports_no_compiler() -> None:
         (["view", "good.spec", "--port", "70000"], "70000 is not in the range"),
         (["new", "x", "--template", "resnet"], "'resnet' is not one of"),
         (["new", "..", "--template", "mlp"], "no file name for a spec"),
-        (["explain"], "Missing argument"),
     ],
 )
 def test_usage_errors(arguments: list[str], message: str, specc: Callable[..., Done]) -> None:
@@ -240,7 +240,24 @@ def test_output_on_a_full_disk(tmp_path: Path) -> None:
 def test_explain(specc: Callable[..., Done]) -> None:
     assert "S201" in specc("explain", "s201").out
     assert "block Linear(" in specc("explain", "std.nn.Linear").out
-    assert "example: " in specc("explain", "sdpa").out
+    assert (
+        specc("explain", "sdpa").out.startswith("sdpa(q, k, v, mask = none, ")
+        and "example: " in specc("explain", "sdpa").out
+    )
+    assert "ceil_div(a, b): a / b rounded up" in specc("explain", "ceil_div").out
+    assert "the largest of numbers" in specc("explain", "max").out  # an operator and a function of numbers
+
+
+def test_explain_lists_what_there_is(specc: Callable[..., Done]) -> None:
+    found = specc("explain").out
+    assert {*topics.NUMBERS} == {*COMPILE_TIME} and {*COMPILE_TIME, "sdpa", "BatchNorm1d", "CrossAttention"} <= {
+        *found.split()
+    }
+    done = specc("explain", "layernorm")
+    assert done.code == 1 and done.err.endswith(
+        "it knows no `layernorm`: near it are layer_norm, norm, std.nn.LayerNorm, std.nn.LayerNorm2d\n"
+    )
+    assert specc("explain", "frobnicate").err.endswith("`specc explain` lists all\n")
 
 
 def test_inspect(specc: Callable[..., Done]) -> None:

@@ -301,5 +301,8 @@ def signature_text(op: type[Op]) -> str:
         if param.required:
             shown.append(param.name)
         else:
-            shown.append(f"{param.name} = {show(param.default)}")
+            alone = (
+                isinstance(param.default, tuple) and len(param.default) == 1
+            )  # of options that take an int or several
+            shown.append(f"{param.name} = {show(param.default[0] if alone else param.default)}")
     return f"{op.name}({', '.join(shown)})"

@@ -28,15 +28,20 @@ _LABELS = {
 
 
 @click.command("explain")
-@click.argument("what", metavar="CODE|NAME")
-def command(what: str) -> None:
+@click.argument("what", metavar="CODE|NAME", required=False)
+def command(what: str | None) -> None:
     """Explain a diagnostic code (`S201`), an operator (`sdpa`), or print a block of the standard library
-    (`std.nn.Linear`).
+    (`std.nn.Linear`). Without a name, list them.
     """
     from specc import codes, reading
+    from specc.elaborate.attributes import signature_text
     from specc.op import operators
     from specc.syntax import ast
+    from specc_runtime.cli import topics
 
+    if what is None:
+        click.echo(topics.overview(_width()))
+        return
     text = codes.explain(what.upper())
     if text is not None:
         click.echo(_laid_out(text, use_color(sys.stdout)))
@@ -57,10 +62,21 @@ def command(what: str) -> None:
     if op is not None:
         from inspect import getdoc
 
-        click.echo(getdoc(op) or "")
+        numbers = f"\n\nOf numbers, at compile time: {topics.NUMBERS[what]}" if what in topics.NUMBERS else ""
+        click.echo(f"{signature_text(op)}\n\n{getdoc(op) or ''}{numbers}")
         return
-    click.echo(f"specc explains diagnostic codes, operators and std blocks; it knows no `{what}`", err=True)
+    if what in topics.NUMBERS:
+        click.echo(topics.NUMBERS[what])
+        return
+    near = topics.like(what)
+    hint = f"near it are {', '.join(near)}" if near else "`specc explain` lists all"
+    click.echo(f"specc explains diagnostic codes, operators and std blocks; it knows no `{what}`: {hint}", err=True)
     stop(1)
+
+
+def _width() -> int:
+    """Characters of a line of prose."""
+    return min(get_terminal_size((_WIDEST, 0)).columns, _WIDEST)
 
 
 def _laid_out(explanation: str, color: bool) -> str:
@@ -69,7 +85,7 @@ def _laid_out(explanation: str, color: bool) -> str:
 
     title, _, body = explanation.partition("\n")
     heading = title.removeprefix("# ")
-    paragraphs = _paragraphs(body, min(get_terminal_size((_WIDEST, 0)).columns, _WIDEST), color)
+    paragraphs = _paragraphs(body, _width(), color)
     text = "\n\n".join([click.style(heading, bold=True) if color else heading, *paragraphs])
     return text if codes.severity(heading[:4]) == "error" else text.replace("This fails:", "This is flagged:")
 
