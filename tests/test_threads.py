@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+from specc_runtime.cli import cli
 from specc_runtime.threads import SPINS, yielding
 
 
@@ -38,4 +40,16 @@ def test_what_was_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "GOMP_SPINCOUNT" not in os.environ
     monkeypatch.delenv("OMP_WAIT_POLICY")
     yielding()
+    assert os.environ["GOMP_SPINCOUNT"] == SPINS
+
+
+@pytest.mark.parametrize(
+    "words", [["build", "none.spec"], ["verify", "none"], ["test", "none.spec"]], ids=lambda w: w[0]
+)
+def test_commands_that_compare_programs_share_the_machine(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof of a small model takes half the processor time, on a busy machine a quarter of the time."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    assert CliRunner().invoke(cli, words).exit_code == 1
     assert os.environ["GOMP_SPINCOUNT"] == SPINS

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from specc_runtime.cli.common import configuration, print_diagnostics, reporting, trusting, use_color
+from specc_runtime.threads import yielding
 from specc_runtime.units import size
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ def make(
     file: str, *, no_verify: bool, no_render: bool, without: Sequence[str], entries: Sequence[str], **given: Any
 ) -> None:
     """Make a build as the options say, and tell what was made; raises `Rejected`."""
+    yielding()
     from specc.types import DType
     from specc_runtime.build import Request, build
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from specc_runtime.cli.common import print_diagnostics, reporting, stop, trusting
+from specc_runtime.threads import yielding
 
 if TYPE_CHECKING:
     from specc_runtime.spectest import Report
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 @trusting
 def command(file: str, pattern: str, trust: tuple[str, ...]) -> None:
     """Run the `test` sections of a spec. Exits with 1 if an expectation does not hold."""
+    yielding()
     from specc_runtime.spectest import run_tests
 
     start = time.perf_counter()

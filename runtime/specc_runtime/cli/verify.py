@@ -8,6 +8,7 @@ import click
 
 from specc_runtime.cli.build import progress
 from specc_runtime.cli.common import reporting
+from specc_runtime.threads import yielding
 
 
 @click.command("verify")
@@ -23,6 +24,7 @@ def command(build: Path, text: Path | None) -> None:
 
     Exits with 1 if a file was changed or the programs differ.
     """
+    yielding()
     from specc.diagnostics import Diagnostic, Rejected
     from specc_runtime import manifest
     from specc_runtime.half_proof import repeat_half
