@@ -86,6 +86,8 @@ def test_against_earlier_results(made: Build, tmp_path: Path) -> None:
     content["benchmarks"][0]["stats"]["median"] = 1e9
     file.write_text(json.dumps(content))
     assert "faster" in run(made, *once, "--against", str(file), "--fail-above", "1.5").output
+    other = run(made, *once[:2], "--at", "B=1,T=3", "--seconds", "0.05", "--against", str(file), "--fail-above", "1.5")
+    assert other.exit_code == 1 and "has nothing to compare with" in other.output
 
 
 def test_a_difference_within_the_quartiles_is_none(made: Build) -> None:
@@ -240,3 +242,7 @@ def test_builds_that_onnxruntime_cannot_run(tmp_path: Path) -> None:
     (made.folder / "model.onnx").write_bytes(b"x")
     done = run(made, "--profile", "--at", "B=1,T=2", "--threads", "1")
     assert done.exit_code == 1 and "error[B660]: onnxruntime[B=1,T=2]-1 does not run" in done.output, done.output
+    (tmp_path / "r.json").write_text('{"benchmarks": [{"name": "onnxruntime[B=1,T=2]-1", "stats": {"median": 1.0}}]}')
+    options = ["--at", "B=1,T=2", "--threads", "1", "--seconds", "0.05"]
+    assert run(made, *options).exit_code == 0
+    assert run(made, *options, "--against", str(tmp_path / "r.json"), "--fail-above", "2").exit_code == 1

@@ -42,7 +42,10 @@ def parse_sizes(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 @click.option("--json", "to", metavar="FILE", type=click.Path(path_type=Path), help="Write the results (- for stdout).")
 @click.option("--against", metavar="FILE", type=click.Path(path_type=Path), help="Earlier results to compare with.")
 @click.option(
-    "--fail-above", type=click.FloatRange(0.0), metavar="X", help="Exit with 1 if one takes X times as long as before."
+    "--fail-above",
+    type=click.FloatRange(0.0),
+    metavar="X",
+    help="Exit with 1 if one takes X times as long as before, or does not run any more.",
 )
 @click.option("--profile", is_flag=True, help="Tell which lines of the spec take the time, in onnxruntime.")
 def command(
@@ -98,8 +101,13 @@ def command(
         else:
             with reporting():
                 _write(to, content)
+    uncompared = against is not None and all(row.ratio is None for row in rows)
+    if uncompared:
+        told = f"{against} has nothing to compare with: it holds {', '.join(before) or 'no results'}"
+        console.print(told, style="yellow", markup=False, highlight=False)
     slower = [row for row in rows if fail_above is not None and row.ratio is not None and row.ratio > fail_above]
-    if slower or all(one.failed for one in found):
+    gone = fail_above is not None and (uncompared or any(one.failed and one.case.name in before for one in found))
+    if slower or gone or all(one.failed for one in found):
         stop(1)
 
 
