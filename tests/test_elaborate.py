@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from elaborating import IDENTITY, Load, codes, hypers, loading, names
 
+from specc import driver
 from specc.ir import graph as ir
 from specc.ir import members
 from specc.ir.initial import initializers
@@ -319,3 +320,19 @@ model M(dim: int = 4) {
 }"""
     load(text % "dim T >= 2")
     assert codes(load, text % "let x = 1") == ["S223"]
+
+
+@pytest.mark.parametrize("cell", ["GRU", "LSTM"])
+def test_recurrent_layers_of_an_encoder_keep_no_state(cell: str, tmp_path: Path) -> None:
+    """One that reads a text from its end has no incremental form; without a state that is carried none is asked for."""
+    text = f"""
+from std.rnn import {cell}
+dim B, T
+model M {{
+  back: {cell}(3, 4, KEPT)
+  forward(x: Tensor[B, T, 3]) -> Tensor[B, T, 4] = flip(back(flip(x, axis = 1)), axis = 1)
+}}"""
+    path = tmp_path / "encoder.spec"
+    for kept, codes_found in (("cache = true", ["D402", "D402"]), ("cache = false", [])):
+        path.write_text(text.replace("KEPT", kept))
+        assert [d.code for d in driver.check(str(path), incremental=True)] == codes_found
