@@ -11,6 +11,14 @@ model Net(dim: int = 4) {
 }
 """
 
+SCALED = """\
+dim B
+model Scaled(dim: int = 4) {
+  param w: Tensor[dim] = ones()
+  forward(x: Tensor[B, dim]) -> y: Tensor[B, dim] = x*w
+}
+"""
+
 DECODER = """\
 dim B, T
 model LM(dim: int = 8) {
@@ -240,7 +248,7 @@ SESSIONS = {
         mended={"lm.spec": DECODER.replace("cached(x,", "cached(tanh(x),")},
     ),
     "B670": Session(
-        {"net.spec": NET, "table.spec": TABLE},
+        {"net.spec": NET, "table.spec": TABLE, "scaled.spec": SCALED},
         [
             f"{BUILD} --quant int2",
             f"{BUILD} --quant int8:block=32",
@@ -249,6 +257,8 @@ SESSIONS = {
             f"{BUILD} --quant int8 --no-weights",
             f"{BUILD} --quant int8 --emit torch",
             f"{BUILD} --quant int8",
+            "specc build scaled.spec --no-render --quant int8",
+            "specc build linear --no-render --quant int8",
             "specc build table.spec --no-render --quant int4:embed",
             "specc build table.spec --no-render --quant int4:head --quant-text table.spec",
         ],

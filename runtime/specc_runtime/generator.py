@@ -112,7 +112,12 @@ class Generator:
             tokens = [self.special.bos]
         if not tokens:
             help = "give at least one token: the model continues something"
-            raise Rejected([Diagnostic("G704", "the prompt is empty", help=help)])
+            message = (
+                "the tokenizer makes no tokens of the prompt"
+                if isinstance(prompt, str) and prompt
+                else "the prompt is empty"
+            )
+            raise Rejected([Diagnostic("G704", message, help=help)])
         rows = self.decoder.rows
         strange = next((t for t in tokens if t < 0 or (rows is not None and t >= rows)), None)
         if strange is not None:

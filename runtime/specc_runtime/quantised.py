@@ -116,7 +116,7 @@ def write(folder: Path, weights: Path, graphs: Mapping[str, ModelProto], scheme:
     packed, apart = one_below_the_other([members(whole(name)[0]) for name in wanted if whole(name)[1]])
     if not packed:
         message = f"--quant {scheme.text}: {model} has no linear layer whose weight could be stored in few bits"
-        kept = [name for name in ("head", "embed") if not getattr(scheme, name)] if wanted else []
+        kept = [name for name in _optional(graphs.values()) if not getattr(scheme, name)]
         help = f"layers that give results and tables are packed where asked:  --quant {scheme.kind}:{','.join(kept)}"
         raise Rejected([Diagnostic("B670", message, help=help if kept else "leave --quant out")])
     file = folder / weights_file(scheme)
@@ -133,6 +133,16 @@ def write(folder: Path, weights: Path, graphs: Mapping[str, ModelProto], scheme:
     after = sum(place.nbytes for name, place in places.items() if whole(name)[1])
     products, tables = ({name for proto in graphs.values() for name in uses(proto)[i]} for i in (0, 1))
     return Quantised(scheme, tuple(sorted(products)), tuple(sorted(tables)), steps, before, after)
+
+
+def _optional(graphs: Iterable[ModelProto]) -> list[str]:
+    """The options that would find a weight in these graphs: products with one, tables that are looked up."""
+    found = set()
+    for proto in graphs:
+        stored = {tensor.name for tensor in external(proto)}
+        stored |= {n.output[0] for n in proto.graph.node if n.op_type == "Transpose" and n.input[0] in stored}
+        found |= {node.op_type for node in proto.graph.node if stored.intersection(node.input)}
+    return [name for name, kinds in (("head", {"MatMul", "Gemm"}), ("embed", {"Gather"})) if found & kinds]
 
 
 def one_below_the_other(groups: Iterable[Sequence[str]]) -> tuple[list[str], set[str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from specc.diagnostics import Diagnostic, Rejected
+from specc.elaborate.names import counted
 from specc_runtime.cli.common import reporting, stop
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def unknown_tokens(run: Run) -> str:
         return ""
     known, rows = tokenizer.get_vocab_size(), run.generator.decoder.rows
     of = f"{known:,} of the model's {rows:,} tokens" if rows is not None else f"{known:,} tokens"
-    told = f"{len(unknown)} new tokens, as {unknown[0]}, have no text"
+    told = f"{counted(len(unknown), 'new token')}, as {unknown[0]}, {'has' if len(unknown) == 1 else 'have'} no text"
     return f"note: {told}: the tokenizer knows {of}; is it another model's?"
 
 
@@ -155,8 +156,8 @@ def summary(run: Run, interrupted: bool, sampled: bool) -> str:
     limit = "cache" if cache.length is not None and cache.length != cache.context else "context"
     ending = _ENDINGS["" if interrupted else row.reason].format(limit=limit, room=cache.room)
     parts = [
-        f"prompt {found.prompt} tokens, {found.prefill_rate:.1f} tokens/s",
-        f"new {len(row.tokens)} tokens, {found.decode_rate:.1f} tokens/s",
+        f"prompt {counted(found.prompt, 'token')}, {found.prefill_rate:.1f} tokens/s",
+        f"new {counted(len(row.tokens), 'token')}" + (f", {found.decode_rate:.1f} tokens/s" if found.steps else ""),
         *([f"seed {run.seed}"] if sampled else []),
         f"ended by: {ending}",
     ]
