@@ -192,5 +192,28 @@ def test_what_several_processes_cannot_do(sets: dict[str, str], expected: str, s
         train(Request(spec, sets=sets, dry_run=True))
 
 
-def test_lora_that_is_taken_out_is_none(spec: str) -> None:
-    train(Request(spec, sets={"devices": "2", "strategy": '"fsdp"', "lora": "none"}, dry_run=True))
+@pytest.mark.slow
+def test_adapters_are_divided_like_weights(spec: str, tmp_path: Path) -> None:
+    """Beside frozen weights, and a head that is trained whole; one process folds and ships them."""
+    train(Request(spec, max_steps=1, out=tmp_path / "base"))
+    lora = 'lora(rank = 2, alpha = 4, dropout = 0.1, targets = ["first", "h.*"])'
+    sets = {
+        "devices": "2",
+        "lora": lora,
+        "fresh": '["head"]',
+        "precision": "bf16-mixed",
+        "checkpoint": 'best("val_loss")',
+    }
+    found = []
+    for strategy in ("ddp", "fsdp"):
+        out = tmp_path / strategy
+        train(Request(spec, sets={**sets, "strategy": strategy}, weights=str(tmp_path / "base"), out=out))
+        found.append(load_file(out / "adapter/adapter_model.safetensors"))
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-5, atol=1e-6)
+    build(BuildRequest(spec, weights=str(tmp_path / "fsdp"), render=False, out=tmp_path / "build"))
+
+
+def test_a_setting_that_is_taken_out_is_none(spec: str) -> None:
+    train(Request(spec, sets={"devices": "2", "strategy": "fsdp", "ema": "none", "lora": "none"}, dry_run=True))

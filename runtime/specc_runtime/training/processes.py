@@ -113,11 +113,9 @@ def strategy_of(section: Section, count: int, unused: bool) -> Any:
     backend = None if torch.cuda.is_available() else "gloo"
     if asked != "fsdp":
         return Replicated(process_group_backend=backend, find_unused_parameters=unused)
-    for name in ("ema", "lora"):
-        if name in section.settings:
+    for name, whole in (("ema", "ema" not in section.settings), ("entry", section.entry == "forward")):
+        if not whole:
             raise unsupported(f'`{name}` with `strategy = "fsdp"`', section.span(name), 'strategy = "ddp"')
-    if section.entry != "forward":
-        raise unsupported('`entry` with `strategy = "fsdp"`', section.span("entry"), 'strategy = "ddp"')
     return Sharded(count, 1, save_distributed_checkpoint=False, process_group_backend=backend)
 
 
