@@ -7,6 +7,7 @@ lays it out: rows of blocks, a scale for each, a zero point where the scheme is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -41,14 +42,25 @@ class Site:
     result: bool
 
 
+Use = tuple[bool, bool]
+"""`looked_up` and `result` of a site."""
+
+
 def weights(model: Model, schemes: Sequence[Scheme] = (Scheme(8), Scheme(4))) -> Weights:
     """Of the whole model; in few bits as far as its entries multiply with them."""
     tied = aliases(model.module)
     types = _types(model, tied)
-    dtypes = {name: sum(_bytes(t, width) for t in types.values()) for name, width in _WIDTHS.items()}
     uses = _uses(model, tied)
     plain = _read_otherwise(model, tied)
-    sizes = {s.text: sum(_stored(n, t, uses.get(n, []), n in plain, s) for n, t in types.items()) for s in schemes}
+    alike = Counter((id(t), tuple(uses.get(n, ())), n in plain) for n, t in types.items())
+    of = {id(t): t for t in types.values()}  # a type is one object in all equal parts
+    dtypes = {
+        name: sum(_bytes(of[t], width) * count for (t, _, _), count in alike.items()) for name, width in _WIDTHS.items()
+    }
+    sizes = {
+        scheme.text: sum(_stored(of[t], used, kept, scheme) * count for (t, used, kept), count in alike.items())
+        for scheme in schemes
+    }
     return Weights(dtypes, sizes)
 
 
@@ -59,7 +71,7 @@ def read_bytes(model: Model, dtype: str, scheme: Scheme | None = None) -> dict[s
     if scheme is None:
         return {name: _bytes(type_, _WIDTHS[dtype]) for name, type_ in types.items()}
     uses = _uses(model, tied)
-    packed = {n for n, t in types.items() if any(_wanted(site, t, scheme) for site in uses.get(n, []))}
+    packed = {n for n, t in types.items() if any(_wanted(use, t, scheme) for use in uses.get(n, []))}
     return {n: packed_bytes(t, scheme) if n in packed else _bytes(t, 4) for n, t in types.items()}
 
 
@@ -68,13 +80,13 @@ def _types(model: Model, tied: Mapping[str, str]) -> dict[str, TensorType]:
     return {name: p.type for name, p in parameters(model.module).items() if name not in tied}
 
 
-def _uses(model: Model, tied: Mapping[str, str]) -> dict[str, list[Site]]:
-    """Stored name -> where all entries use it."""
-    uses: dict[str, list[Site]] = {}
+def _uses(model: Model, tied: Mapping[str, str]) -> dict[str, list[Use]]:
+    """Stored name -> how all entries use it."""
+    uses: dict[str, list[Use]] = {}
     for entry in model.entries.values():
         for site in sites(entry.full):
             name = dotted(site.path)
-            uses.setdefault(tied.get(name, name), []).append(site)
+            uses.setdefault(tied.get(name, name), []).append((site.looked_up, site.result))
     return uses
 
 
@@ -85,20 +97,21 @@ def _bytes(type_: TensorType, width: int) -> int:
     return element_count(type_) * (width if type_.dtype is DType.COMPUTE else BYTES[type_.dtype])
 
 
-def _stored(name: str, type_: TensorType, uses: Sequence[Site], plain: bool, scheme: Scheme) -> int:
+def _stored(type_: TensorType, uses: Sequence[Use], plain: bool, scheme: Scheme) -> int:
     """Bytes of one parameter: packed where every use is, beside its plain form where only some are."""
-    wanted = [_wanted(site, type_, scheme) for site in uses]
+    wanted = [_wanted(use, type_, scheme) for use in uses]
     size = packed_bytes(type_, scheme) if any(wanted) else 0
     return size if wanted and all(wanted) and not plain else size + _bytes(type_, 4)
 
 
-def _wanted(site: Site, type_: TensorType, scheme: Scheme) -> bool:
+def _wanted(use: Use, type_: TensorType, scheme: Scheme) -> bool:
+    looked_up, result = use
     if type_.rank != 2 or type_.dtype is not DType.COMPUTE:
         return False
-    if site.looked_up:
+    if looked_up:
         width = type_.shape[1].value
         return scheme.embed and (scheme.bits == 8 or (width is not None and width >= scheme.block))
-    return scheme.head or not site.result
+    return scheme.head or not result
 
 
 def packed_bytes(type_: TensorType, scheme: Scheme) -> int:
@@ -166,6 +179,7 @@ class _Scope:
     sizes: Sizes
     users: dict[Value, list[Node]] = field(default_factory=dict)
     results: dict[Value, bool] = field(default_factory=dict)
+    passing: dict[Node, bool] = field(default_factory=dict)
 
 
 class _Walk:
@@ -223,7 +237,9 @@ class _Walk:
             return False
         (reader,) = readers
         if isinstance(reader, Apply):
-            return self._passes(reader, scope.sizes) and self._leads(scope, reader.outputs[0])
+            if reader not in scope.passing:
+                scope.passing[reader] = self._passes(reader, scope.sizes)
+            return scope.passing[reader] and self._leads(scope, reader.outputs[0])
         if isinstance(reader, Call):
             place = reader.inputs.index(value)
             given = reader.graph.inputs[place].value
