@@ -30,6 +30,7 @@ def spec(tmp_path: Path, text: str) -> Model:
     [
         ("bart", {"SelfAttention", "CausalSelfAttention", "BartLayer", "CausalBartLayer", "BartStack"}),
         ("gemma2", {"LlamaAttention", "WindowLlamaAttention", "Gemma2Layer", "WindowGemma2Layer"}),
+        ("efficientnet", {"MBConv", "SkipMBConv"}),
         ("resnet", {"Bottleneck", "SameBottleneck"}),
         (
             "t5",

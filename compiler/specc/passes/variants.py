@@ -154,14 +154,23 @@ def _parts(module: Module, names: Names) -> dict[str, str]:
 
 
 def _part_marks(parts: Mapping[str, str], plain: Mapping[str, str]) -> list[str]:
-    """`Skip` for a part that the plainest lacks, `NoSkip`; the word of a part that differs: `CausalLayer` of one."""
+    """`Skip` for a part or group that the plainest lacks, `NoSkip`; the word of a part that differs: `CausalLayer` of
+    one.
+    """
+
+    def word(path: str, others: Mapping[str, str]) -> str:
+        whole, _, _ = path.partition(".")
+        lone = any(other.partition(".")[0] == whole for other in others)
+        return _words(path.split(".")[-1] if lone else whole)
+
     marks = []
     for path, kind in parts.items():
         theirs = plain.get(path, "")
         if kind != theirs:
             variant = kind.removesuffix(theirs) if theirs else kind
-            marks.append(variant if variant != kind and variant else _words(path.split(".")[-1]))
-    return [*marks, *(f"No{_words(path.split('.')[-1])}" for path in plain if path not in parts)]
+            marks.append(variant if variant != kind and variant else word(path, plain))
+    marks += [f"No{word(path, parts)}" for path in plain if path not in parts]
+    return list(dict.fromkeys(marks))
 
 
 def children_first(top: Module) -> Iterator[Module]:

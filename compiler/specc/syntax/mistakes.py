@@ -238,6 +238,14 @@ def _brace_below(place: Place) -> Finding | None:
     )
 
 
+def _expect_below(place: Place) -> Finding | None:
+    """P000: what a preset is to fulfil, on a line of its own."""
+    if place.token != "expect" or place.kind not in ("", "file") or not place.first_on_line:
+        return None
+    help_text = 'preset ".." = Model(..) expect ..'
+    return place.finding("P000", "`expect` stands on the line that its preset ends on", place.here, help=help_text)
+
+
 def _reserved_name(place: Place) -> Finding | None:
     """P000: a reserved word where a name is declared."""
     if place.token not in _RESERVED or not re.match(r"[ \t]*(?::|=(?!=))", place.text[place.end :]):
@@ -332,6 +340,7 @@ _RECOGNISERS: tuple[Callable[[Place], Finding | None], ...] = (
     _untyped,
     _scan_without_states,
     _nameless_test,
+    _expect_below,
     _section_of_no_model,
     _brace_below,
     *bodies.RECOGNISERS,
