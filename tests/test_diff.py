@@ -107,6 +107,15 @@ def test_more_layers(net: Path) -> None:
     assert back["checkpoint"]["loads"] == 18 and not back["checkpoint"]["fits"]
 
 
+def test_a_rename_without_its_moved_line_is_told(net: Path) -> None:
+    Path("new.spec").write_text(RENAMED.replace('  moved "up" -> "gate"\n', ""), "utf-8")
+    assert data("net.spec", "new.spec")["checkpoint"]["renames"] == [
+        {"block": "Layer", "line": 'moved "up" -> "gate"', "tensors": 6}
+    ]
+    told = 'renamed? with  moved "up" -> "gate"  in Layer, 6 tensors more would load'
+    assert told in run("net.spec", "new.spec").output
+
+
 def test_renamed_parts_load_by_their_moved_lines(net: Path) -> None:
     Path("new.spec").write_text(RENAMED, "utf-8")
     found = data("net.spec", "new.spec")

@@ -13,7 +13,8 @@ from specc.dims import Dim
 from specc.inspect.examples import example
 from specc.inspect.formulas import ZERO, Formula
 from specc.weights.layout import TensorInfo
-from specc.weights.moved import read_moves
+from specc.weights.moved import instances, read_moves
+from specc.weights.renames import find_renames
 from specc_runtime.diff.subject import Part, Subject
 
 Action = Literal["+", "-", "~"]
@@ -53,15 +54,30 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """A `moved` line that the second model does not have, and with which so many tensors more would load."""
+
+    block: str
+    line: str
+    tensors: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"block": self.block, "line": self.line, "tensors": self.tensors}
+
+
+@dataclass(frozen=True)
 class Fate:
     """What becomes of a checkpoint of the first model in the second; names are folded, counts are of tensors."""
 
     loads: int
     changes: tuple[Change, ...]  # "~" renamed or of another shape, "+" missing in the checkpoint, "-" left over
     fits: bool
+    renames: tuple[Moved, ...] = ()  # those that shapes leave no doubt of
 
     def to_json(self) -> dict[str, Any]:
-        return {"loads": self.loads, "fits": self.fits, "changes": [change.to_json() for change in self.changes]}
+        changes = [change.to_json() for change in self.changes]
+        renames = [one.to_json() for one in self.renames]
+        return {"loads": self.loads, "fits": self.fits, "changes": changes, "renames": renames}
 
 
 @dataclass(frozen=True)
@@ -302,8 +318,19 @@ def _fate(before: Subject, after: Subject, moved: Mapping[str, str]) -> Fate:
             loads += 1
             if now != name:
                 changes.append(Change("~", name, "", f"{MOVED}{now}"))
-    changes += [Change("+", name, "", _shape(info)) for name, info in wanted.items() if name not in here]
-    return Fate(loads, tuple(folded(changes)), loads == len(file) == len(wanted))
+    missing = {name: info for name, info in wanted.items() if name not in here}
+    changes += [Change("+", name, "", _shape(info)) for name, info in missing.items()]
+    left = {name: info for name, info in file.items() if moved.get(name, name) not in wanted}
+    return Fate(loads, tuple(folded(changes)), loads == len(file) == len(wanted), _renames(left, missing, after))
+
+
+def _renames(left: Mapping[str, TensorInfo], missing: Mapping[str, TensorInfo], after: Subject) -> tuple[Moved, ...]:
+    if after.checked is None or not left or not missing:
+        return ()
+    parts = instances(after.checked.model, after.checked.elaborator)
+    owners = {path: one for path, one in parts if not one.decl.file.is_std}
+    certain, _ = find_renames(left, missing, owners)
+    return tuple(Moved(r.owner.decl.name, f'moved "{r.old}" -> "{r.new}"', len(r.pairs)) for r in certain)
 
 
 # ---- repeated parts --------------------------------------------------------------------------------------------------

@@ -74,3 +74,6 @@ def _fate(fate: Fate, found: Difference) -> Iterator[str]:
     yield head + click.style("loads" if fate.fits else "does not load", fg="green" if fate.fits else "red")
     yield "  " + ", ".join(told)
     yield from _table([change for change in fate.changes if change.after.startswith(MOVED)])
+    for one in fate.renames:
+        count = "1 tensor more" if one.tensors == 1 else f"{one.tensors} tensors more"
+        yield f"  renamed? with  {one.line}  in {one.block}, {count} would load"
