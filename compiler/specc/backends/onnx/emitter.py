@@ -138,7 +138,8 @@ class GraphEmitter:
         """From now on `target`, which some other node computed, is what the node of `made` computes."""
         record = made.node
         assert record is not None
-        record.outputs = [target if ref is made else ref for ref in record.outputs]
+        alone = len(record.outputs) == 1  # then what it computes may go by another name already
+        record.outputs = [target] if alone else [target if ref is made else ref for ref in record.outputs]
         target.node = record
         self._nodes[record.key] = tuple(record.outputs)
 
