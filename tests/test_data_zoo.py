@@ -39,6 +39,7 @@ ZOO: dict[str, tuple[str, str, dict[str, str]]] = {
                      "sched": "cosine(warmup = 1)"}),
     "gpt2": ("", 'text("data/*.txt", tokenizer = "hf:bert", length = context)',
              {**SMALL, "vocab": "90", "context": "16", "accumulate": "2", "precision": '"32"'}),
+    "dit": ("", "", {"dim": "16", "heads": "2", "layers": "1", "batch": "2"}),
     "lstm": ("", 'text("data/*.txt", tokenizer = "bytes", length = 35)', {"dim": "8", "batch": "4", "vocab": "256"}),
 }  # fmt: skip
 
@@ -60,6 +61,8 @@ def test_sections_of_the_zoo_run_on_data_of_their_form(name: str, sentences: Pat
     images[0].save(sentences / "images/0.png")
     images[1].resize((20, 30)).save(sentences / "images/1.png")
     (sounds / "words").rename(sentences / "speech_commands")
+    latent = rng.standard_normal((6, 4, 8, 8)).astype(np.float32)
+    np.savez(sentences / "latents.npz", latent=latent, label=rng.integers(0, 10, 6))
     (sentences / "data").mkdir()
     (sentences / "data/a.txt").write_text("the cat sat on the mat, a dog ran away. " * 40)
     shutil.copy(ROOT / f"specs/{name}.spec", sentences)
