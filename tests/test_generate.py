@@ -365,6 +365,24 @@ def test_a_graph_that_is_damaged_or_not_there_has_the_way_out(tmp_path: Path) ->
         assert "no weights to run with" in found(Generator, bare, backend).message
 
 
+def without_fp32(out: Path) -> None:
+    """Graphs in few bits and their weights are all that running them takes."""
+    for file in [*out.glob("*.onnx"), *out.glob("*.safetensors")]:
+        if ".int8." not in file.name:
+            file.unlink()
+
+
+@pytest.mark.parametrize("fuse", [None, "encode"])
+def test_an_encoder_in_few_bits_generates(fuse: str | None, tmp_path: Path) -> None:
+    """What is computed once is, too."""
+    more: dict[str, Any] = {"quant": parse("int8"), "entries": ("encode", "decode")}
+    out = make("transformer", tmp_path / "out", cache=Cache(fuse_once=fuse), **more).folder
+    without_fp32(out)
+    generator = Generator(out, quantized=True)
+    generator.special = SpecialTokens(start=1)
+    assert [len(row.tokens) for row in generator.generate([[5, 6, 7], [8]], 4).rows] == [4, 4]
+
+
 def test_weights_in_few_bits_generate(tmp_path: Path) -> None:
     """The graph in int8 decodes as its whole text does; a build without one says so."""
     out = make("gpt2", tmp_path / "out", cache=CONCAT, quant=parse("int8")).folder
@@ -376,6 +394,8 @@ def test_weights_in_few_bits_generate(tmp_path: Path) -> None:
             .run(None, {"input_ids": np.array([text]), "attention_mask": np.ones((1, len(text)), bool)})
         )
         text.append(int(logits[0, -1].argmax()))
+    assert list(Generator(out, quantized=True).generate([1, 2, 3], 5).tokens) == text[3:]
+    without_fp32(out)
     assert list(Generator(out, quantized=True).generate([1, 2, 3], 5).tokens) == text[3:]
     refused = found(Generator, make("gpt2", tmp_path / "plain", cache=CONCAT).folder, quantized=True)
     assert refused.code == "B660" and "--quant" in refused.help

@@ -184,7 +184,7 @@ class Build:
         if load is not None:
             return replace(self, load=load).session(entry, options, device, quantized=quantized)
         if quantized and self.quantisation and entry in self.manifest["entries"]:
-            return self.session_of(self.manifest["entries"][entry]["quantised"], options, device)
+            return self.session_of(self.manifest["entries"][entry]["onnx"], options, device, quantized=True)
         file = self.manifest["entries"].get(entry, {}).get("onnx")
         if file is None:
             known = ", ".join(name for name, e in self.manifest["entries"].items() if e["onnx"])
@@ -194,14 +194,28 @@ class Build:
         return self.session_of(file, options, device)
 
     def session_of(
-        self, file: str, options: onnxruntime.SessionOptions | None = None, device: Device = "cpu"
+        self,
+        file: str,
+        options: onnxruntime.SessionOptions | None = None,
+        device: Device = "cpu",
+        *,
+        quantized: bool = False,
     ) -> onnxruntime.InferenceSession:
-        """An onnxruntime session on a graph of the folder. Raises as `session` does."""
+        """An onnxruntime session on a graph of the folder, `quantized` on the one that stands for it. Raises as
+        `session` does."""
         import onnxruntime
 
-        if self.weights is None:
+        weights = self.weights
+        if weights is None:
             raise Rejected([no_weights(self.folder)])
-        missing = next((p for p in (self.folder / file, self.weights) if not p.is_file()), None)
+        if quantized:
+            from specc_runtime.quantised import graph_file, parse
+
+            file, weights = (
+                graph_file(file, parse(self.quantisation["scheme"])),
+                self.folder / self.quantisation["weights"],
+            )
+        missing = next((p for p in (self.folder / file, weights) if not p.is_file()), None)
         if missing is not None:
             raise Rejected([Diagnostic("B660", f"{missing} is missing", help=_AGAIN)])
         how = settings(self.load, options)

@@ -334,6 +334,7 @@ def open_steps(
     if engine == "torch":
         check_torch(device)
         return TorchSteps(build.module(quantized=quantized).to(device), cache, of)
-    once = build.session_of(cache.once.file, device=device) if cache.once is not None else None
+    first = cache.once
+    once = build.session_of(first.file, device=device, quantized=quantized) if first is not None else None
     kind = OnnxSteps if cache.mask is None else BufferSteps
     return kind(build.session(name, device=device, quantized=quantized), cache, of, once=once)
