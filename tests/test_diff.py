@@ -116,6 +116,12 @@ def test_a_rename_without_its_moved_line_is_told(net: Path) -> None:
     assert told in run("net.spec", "new.spec").output
 
 
+def test_mixtures_are_compared_by_what_a_token_passes_through() -> None:
+    specs = Path(__file__).resolve().parents[1] / "specs"
+    found = data(f"{specs / 'llama.spec'}:mistral-7b", f"{specs / 'mixtral.spec'}:mixtral-8x7b")
+    assert changes(found, "cost")["active parameters"] == ("change", "7241732096", "12879925248")
+
+
 def test_renamed_parts_load_by_their_moved_lines(net: Path) -> None:
     Path("new.spec").write_text(RENAMED, "utf-8")
     found = data("net.spec", "new.spec")

@@ -300,6 +300,22 @@ def test_a_step_of_a_decoder_does_not_compute_what_is_computed_once() -> None:
     assert decode.flops < 3 * read
 
 
+@pytest.mark.parametrize(
+    ("spec", "preset", "active"),  # as their papers round them: 12.9, 3.3 and 22 billion
+    [
+        ("mixtral", "mixtral-8x7b", 12_879_925_248),
+        ("qwen3_moe", "qwen3-30b-a3b", 3_353_032_704),
+        ("qwen3_moe", "qwen3-235b-a22b", 22_190_763_520),
+    ],
+)
+def test_parameters_that_a_token_passes_through(spec: str, preset: str, active: int) -> None:
+    found = report(driver.load(SPECS / f"{spec}.spec", preset=preset).model)
+    assert found.to_json()["active_parameters"] == active
+    assert f"active      {active:,}" in table(found)
+    dense = report(model("gpt2"))
+    assert dense.to_json()["active_parameters"] == dense.parameters and "\nactive" not in table(dense)
+
+
 def test_an_entry_reads_what_it_uses() -> None:
     (text,) = estimated("clip", "h100", {"B": 1, "T": 77}, entry="encode_text").phases
     (whole,) = estimated("clip", "h100", {"B": 1, "T": 77, "N": 1}).phases

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from specc.dims import Dim
-from specc.ir.graph import Apply, Call, Graph, Loop, Model, Node, Path, Read, Scan, Value, dotted
+from specc.inspect.counts import Counts
+from specc.ir.graph import Apply, Call, Graph, Loop, Model, Node, Path, Read, Scan, Value, When, dotted
 from specc.ir.members import aliases
 from specc.ir.route import Route
 from specc.op import numel
@@ -30,6 +31,32 @@ def read_weights(model: Model, graph: Graph, sizes: Sizes, at: Mapping[str, int]
         name = tied.get(dotted(path), dotted(path))
         shares[name] = max(shares.get(name, share), share)
     return sum(int(stored[name] * share) for name, share in shares.items())
+
+
+def unchosen_parameters(graph: Graph) -> int:
+    """Parameters of experts that one token does not choose; 0 of an entry without routes."""
+    known: dict[Graph, int] = {}
+    counts = Counts()
+
+    def of(graph: Graph) -> int:
+        if graph not in known:
+            known[graph] = sum(map(node, graph.nodes))
+        return known[graph]
+
+    def node(one: Node) -> int:
+        if isinstance(one, Call):
+            return of(one.graph)
+        if isinstance(one, Route):
+            _, _, chosen = one.operands
+            count = chosen.type.shape[-1].value if isinstance(chosen, Value) else None
+            left = len(one.experts) - (len(one.experts) if count is None else count)
+            every = sum(counts.of(call.graph.module).parameters for call in one.calls if call.graph.module is not None)
+            return every * max(0, left) // max(1, len(one.experts))
+        if isinstance(one, Loop):
+            return sum(node(inner) for iteration in one.iterations for inner in iteration.nodes)
+        return sum(map(node, one.nodes)) if isinstance(one, (Scan, When)) else 0
+
+    return of(graph)
 
 
 class _Walk:

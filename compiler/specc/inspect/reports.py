@@ -14,6 +14,7 @@ from specc.inspect.columns import SORTS as SORTS
 from specc.inspect.counts import WIDTHS, Counts
 from specc.inspect.examples import example
 from specc.inspect.formulas import Formula, Largest, evaluate
+from specc.inspect.reads import unchosen_parameters
 from specc.inspect.spending import Spendings
 from specc.inspect.storages import Spent
 from specc.inspect.text import table
@@ -42,6 +43,7 @@ class Report:
     unused: tuple[Block, ...]  # parts of the model that this entry does not reach
     ties: tuple[tuple[str, str], ...]
     parameters: int  # of the whole model, tied ones once
+    unchosen: int  # of them in experts that one token does not choose
     weight_bytes: int  # parameters and buffers, the compute dtype being f32
     weights: Weights  # the same in every dtype, and in few bits
     cache: Cache | None
@@ -87,6 +89,7 @@ class Report:
             "at": self.at,
             "inputs": [{"name": name, **self._type(type_)} for name, type_ in self.inputs],
             "parameters": self.parameters,
+            "active_parameters": self.parameters - self.unchosen,
             "weight_bytes": self.weight_bytes,
             "weights": {**self.weights.dtypes, **self.weights.schemes},
             "dtype": self.dtype,
@@ -203,6 +206,7 @@ def report(
         unused=trees.unused(graph),
         ties=tuple((dotted(left), dotted(right)) for left, right in counts.aliases(model.module)),
         parameters=count.parameters,
+        unchosen=unchosen_parameters(graph),
         weight_bytes=count.bytes,
         weights=weights(model, schemes),
         cache=cache(model, entry, WIDTHS[dtype], without),

@@ -69,6 +69,8 @@ def _totals(report: Report, width: int | None) -> Iterator[str]:
     """The whole entry: formulas, and numbers below them."""
     spent = report.spent
     yield f"parameters  {report.parameters:,}"
+    if report.unchosen:
+        yield f"active      {report.parameters - report.unchosen:,}  that one token passes through"
     packed = {**report.weights.dtypes, **report.weights.schemes}
     by_size: dict[int, list[str]] = {}
     for name, size in packed.items():

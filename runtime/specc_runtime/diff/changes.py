@@ -211,6 +211,10 @@ def _sizes(at: Mapping[str, int]) -> str:
 def _costs(before: Subject, after: Subject, at: Mapping[str, int] | None) -> Iterator[Change]:
     if before.parameters is not None and after.parameters is not None:
         yield from _formulas("parameters", Dim.const(before.parameters), Dim.const(after.parameters), None)
+        if before.active is not None or after.active is not None:
+            left = Dim.const(before.parameters if before.active is None else before.active)
+            right = Dim.const(after.parameters if after.active is None else after.active)
+            yield from _formulas("active parameters", left, right, None)
     if not (before.costed and after.costed):
         yield from _formulas("FLOPs of products", before.products, after.products, at)
         return

@@ -70,6 +70,7 @@ class Subject:
     parts: Mapping[str, Part] | None = None
     ties: Mapping[str, str] = field(default_factory=dict)
     parameters: int | None = None
+    active: int | None = None  # parameters that one token passes through, where these are not all
     costed: bool = False
     flops: Formula = None
     products: Formula = None
@@ -140,6 +141,7 @@ def _of_model(label: str, checked: driver.Checked, entry: str, without: frozense
         parts=_parts(model),
         ties=aliases(model.module),
         parameters=found.parameters,
+        active=found.parameters - found.unchosen if found.unchosen else None,
         costed=True,
         flops=found.root.flops,
         products=found.spent.products,
