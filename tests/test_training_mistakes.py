@@ -49,6 +49,7 @@ def told(folder: Path, spec: str, *edits: tuple[str, str], files: Mapping[str, s
     for before, after in edits:
         assert before in spec
         spec = spec.replace(before, after)
+    folder.mkdir(exist_ok=True)
     (folder / "net.spec").write_text(spec)
     for name, content in {"points.csv": POINTS, **(files or {})}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +99,7 @@ SETTINGS = {
         "T531",
         "points.csv, line 2: `label` is",
     ),
+    "a field twice": ('label = "class"', 'label = "class", label = "x"', "E121", "csv: `label` is given twice"),
     "a loss of nothing": ("data.label)", "data.label) + log(0 * mean(logits))", "T532", "not finite before any step"),
 }
 
@@ -114,6 +116,18 @@ def test_an_empty_sound_an_underscore_and_a_name_with_spaces(tmp_path: Path) -> 
     assert 'points.csv, line 22, column `x`: expected a number, found "1_0"' in found
     found = told(tmp_path, NET, files={"points.csv": POINTS.replace("x,y", "x, y")})
     assert 'no column `y`, but one with spaces around it: " y"' in found
+
+
+def test_a_last_batch_that_is_too_small(tmp_path: Path) -> None:
+    """It would be met at the end of an epoch."""
+    normal = (NET.replace("Linear\n", "Linear, BatchNorm1d\n", 1)).replace("  head:", "  norm: BatchNorm1d(8)\n  head:")
+    normal = normal.replace("first(x) |> relu", "first(x) |> norm |> relu")
+    found = told(tmp_path, normal, ("batch = 8", "batch = 19"))
+    assert "error[E125]: an epoch ends with a batch of 1 row, which cannot be trained on" in found
+    assert "help: batch = 20" in found
+    train(Request(str(tmp_path / "net.spec"), sets={"batch": "20"}, out=tmp_path / "whole"))
+    alone = told(tmp_path / "alone", normal, files={"points.csv": "x,y,class\n1,2,0\n"})
+    assert "ends with a batch of 1 row" in alone and "help:" not in alone
 
 
 def test_one_array_is_no_archive(tmp_path: Path) -> None:

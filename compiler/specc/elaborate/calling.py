@@ -11,6 +11,10 @@ from specc.syntax import ast
 
 def check_call(place: LossChecker, call: ast.Call, name: str) -> None:
     """Arguments have names that the function has, once each, and none is missing (E120 to E124)."""
+    named = [arg.name for arg in call.args if isinstance(arg, ast.Arg) and arg.name is not None]
+    twice = next((n for i, n in enumerate(named) if any(n.id == other.id for other in named[:i])), None)
+    if twice is not None:
+        raise place.fail("E121", f"{name}: `{twice.id}` is given twice", twice.span)
     names = known.ARGUMENTS.get(name)
     if names is None:
         return

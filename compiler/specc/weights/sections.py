@@ -89,7 +89,7 @@ def choose(
             notes=tuple(
                 (key, text) for key, text in (("why", why), ("available", known or "no weights sections")) if text
             ),
-            help="--weights-format NAME chooses one of them" if known and format is None else "",
+            help="specc build --weights-format NAME  chooses one of them" if known and format is None else "",
         )
     )
     return None

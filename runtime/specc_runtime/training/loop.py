@@ -105,6 +105,24 @@ class Fit(lightning.LightningModule):
         self.model.train()
         torch.random.set_rng_state(state)
 
+    def rehearse_ending(self, batch: Batch) -> None:
+        """An epoch that ends with a batch of one row: E125 where that cannot be trained on, as with a batch norm."""
+        if self.plan.tokens is not None or self.plan.ending > 1 or self.plan.batch == 1:
+            return
+        state, kept = torch.random.get_rng_state(), [(b, b.clone()) for b in self.model.buffers()]
+        try:
+            with torch.no_grad():
+                self.loss({name: values[:1] for name, values in batch.items()})
+        except TORCH_ERRORS as error:
+            first, count = str(error).strip().partition("\n")[0], len(self.plan.train)
+            message = f"an epoch ends with a batch of 1 row, which cannot be trained on: {first}"
+            other = next((b for b in range(self.plan.batch + 1, count + 1) if count % b != 1), 0)
+            raise failed("E125", message, self.section.span("batch"), f"batch = {other}" if other else "") from None
+        finally:
+            for buffer, value in kept:
+                buffer.copy_(value)
+            torch.random.set_rng_state(state)
+
     # ---- what Lightning calls ------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:

@@ -47,6 +47,11 @@ class Plan:
     """Each has batches of its own: a step is of all of them."""
 
     @property
+    def ending(self) -> int:
+        """Rows of the last batch of an epoch; of batches of so many ids it is not known."""
+        return -(-len(self.train) // self.processes) % self.batch or self.batch
+
+    @property
     def last(self) -> int:
         """The step that ends the run, if nothing stops it before."""
         return self.steps if self.limit is None else min(self.steps, self.limit)

@@ -108,6 +108,7 @@ def _run(
     fit.configure_optimizers()
     with saving(module) as saved, reaching(section, adapters):
         fit.rehearse(batch)
+    fit.rehearse_ending(batch)
     fitting = Fitting(section, counts, made, fit, run, request, say, adapters)
     trainer = fitting.prepared()
     if request.joined:
