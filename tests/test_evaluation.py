@@ -202,6 +202,15 @@ def test_a_run_gives_again_what_it_gave(here: Path) -> None:
     assert [line.split()[0] for line in lines[1:]] == ["loss", "accuracy"]
 
 
+def test_a_schedule_has_nothing_to_do_with_it(here: Path, tmp_path: Path) -> None:
+    """One that looks at validations, and every other setting of the loop."""
+    sets = {"sched": 'plateau("val_loss")', "early_stop": 'early_stopping("val_loss")', "ema": "0.9", "clip": "1.0"}
+    run = tmp_path / "run"
+    train(Request("net.spec", sets={**sets, "checkpoint": 'best("val_loss")', "accumulate": "2"}, out=run))
+    reached = json.loads((run / "run.json").read_text())["metrics"]["val_loss"]
+    assert values(str(run))["loss"] <= reached + 1e-6
+
+
 def test_other_data_other_metrics_other_weights(here: Path) -> None:
     others = 'csv("others.csv", x = ["x", "y"], label = "class")'
     done = json.loads(evaluated("runs/a", "--data", others, "--json").stdout)

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Plateau(Callback):
-    """Steps the schedule after each validation; without `val`, after each epoch."""
+    """Steps the schedule after each validation of a run; without `val`, after each epoch."""
 
     def __init__(self, watched: str, validated: bool) -> None:
         self.watched, self.validated = watched, validated
@@ -23,5 +23,5 @@ class Plateau(Callback):
 
     def _step(self, trainer: Any, module: Any) -> None:
         found = trainer.callback_metrics.get(self.watched)
-        if found is not None:
+        if found is not None and trainer.state.fn == "fit":
             module.lr_schedulers().step(float(found))
