@@ -315,6 +315,25 @@ def test_a_build_for_genai_generates(family: Family, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_several_runs_of_one_generator(built: Path, backend: Any) -> None:
+    """Each keeps its own state, whatever begins while it is under way; one stop string is one."""
+    generator = Generator(built, backend)
+    alone = [generator.generate(prompt, 6).tokens for prompt in PROMPTS[:2]]
+    first, second = (generator.stream(prompt, 6) for prompt in PROMPTS[:2])
+    pieces = [(next(first).token, next(second).token) for _ in alone[0]]
+    assert [tuple(tokens) for tokens in zip(*pieces, strict=True)] == alone
+    text = generator.generate("The quick", 6).text
+    assert generator.generate("The quick", 6, stop=text[-2:]).text == text[: text.index(text[-2:])]
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"), [({"backend": "tensorflow"}, 1), ({"device": "tpu"}, 1), ({}, 2.5), ({}, 0)]
+)
+def test_settings_that_there_are_not(built: Path, settings: dict[str, Any], limit: Any) -> None:
+    assert found(lambda: Generator(built, **settings).generate([1], limit)).code == "G707"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_device_that_is_not_there(built: Path, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 

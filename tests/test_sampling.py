@@ -92,6 +92,10 @@ def test_draws_follow_the_probabilities() -> None:
         ({"top_p": 1.5}, "top-p is 1.5"),
         ({"repetition_penalty": 0.0}, "repetition-penalty is 0.0"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"top_k": 2.0}, "top-k is 2.0: expected an int"),
+        ({"temperature": "hot"}, "temperature is hot"),
+        ({"repetition_penalty": None}, "repetition-penalty is None"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], shown: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -54,6 +55,9 @@ class Generator:
         quantized: bool = False,
         tokenizer: str | Path | None = None,
     ) -> None:
+        for name, value, known in (("backend", backend, ("onnxruntime", "torch")), ("device", device, ("cpu", "cuda"))):
+            if value not in known:
+                raise Rejected([Diagnostic("G707", f"{name} is {value}: expected {' or '.join(known)}")])
         self.build = build if isinstance(build, Build) else open_build(build)
         if self.build.weights is None:  # torch would go on with what the class draws
             raise Rejected([no_weights(self.build.folder)])
@@ -171,8 +175,9 @@ class Generator:
         stop: Sequence[str],
         inputs: Mapping[str, Array],
     ) -> Run:
+        stop = [stop] if isinstance(stop, str) else stop
         tokens = [self.encode(prompt) for prompt in prompts]
-        if limit < 1:
+        if not _is_token(limit) or limit < 1:
             raise Rejected([Diagnostic("G707", f"max-tokens is {limit}: expected an int of at least 1")])
         if any(stop) and self.tokenizer is None:
             raise Rejected([no_tokenizer("stop strings need a tokenizer")])
@@ -262,6 +267,7 @@ class Run:
         """`read`: what the encoder is given, if there is one; `prompts`: tokens of all prompts."""
         self.generator, self.texts, self.seed = generator, texts, seed
         self.read = read
+        self.steps = generator.steps
         self.statistics = Statistics(prompts)
         self._pieces = self._all()
 
@@ -285,7 +291,8 @@ class Run:
     def _all(self) -> Iterator[Piece]:
         import numpy as np
 
-        steps, decoder, room = self.generator.steps, self.generator.decoder, self.generator.cache.room
+        steps, decoder, room = copy(self.generator.steps), self.generator.decoder, self.generator.cache.room
+        self.generator.steps = self.steps = steps  # an earlier run, if one is under way, keeps its own
         steps.reset()
         fed, mask = self._padded()
         start = time.perf_counter()
@@ -332,7 +339,7 @@ class Run:
         feeds |= {name: mask if wide else mask[:, -count:] for name, wide in decoder.masks.items()}
         if decoder.positions is not None:
             feeds[decoder.positions] = positions_of(mask)[:, -count:]
-        logits: Array = self.generator.steps.step(feeds)[decoder.logits]
+        logits: Array = self.steps.step(feeds)[decoder.logits]
         if self.generator.right and logits.shape[1] > 1:
             logits = logits[np.arange(len(fed)), mask.sum(1) - 1][:, None]
         found: Array = logits[:, -1]

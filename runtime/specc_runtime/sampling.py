@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from specc.diagnostics import Diagnostic, Rejected
@@ -41,15 +42,15 @@ class Sampling:
             Diagnostic("G707", f"{name} is {value}: expected {range_}")
             for name, value, good, range_ in (
                 ("temperature", self.temperature, _within(self.temperature, 0, math.inf), "a number of at least 0"),
-                ("top-k", self.top_k, self.top_k is None or self.top_k >= 0, "an int of at least 0 (0: all tokens)"),
+                ("top-k", self.top_k, _is_count(self.top_k), "an int of at least 0 (0: all tokens)"),
                 ("top-p", self.top_p, _within(self.top_p, 0, 1) and self.top_p != 0, "a number above 0, at most 1"),
                 (
                     "repetition-penalty",
                     self.repetition_penalty,
-                    _within(self.repetition_penalty, 0, math.inf) and self.repetition_penalty != 0,
+                    _within(self.repetition_penalty, 0, math.inf) and self.repetition_penalty not in (0, None),
                     "a number above 0 (1: no penalty)",
                 ),
-                ("seed", self.seed, self.seed is None or self.seed >= 0, "an int of at least 0"),
+                ("seed", self.seed, _is_count(self.seed), "an int of at least 0"),
             )
             if not good
         ]
@@ -62,8 +63,12 @@ class Sampling:
         return self.temperature == 0 or (self.temperature, self.top_k, self.top_p) == (None, None, None)
 
 
-def _within(value: float | None, low: float, high: float) -> bool:
-    return value is None or (math.isfinite(value) and low <= value <= high)
+def _within(value: object, low: float, high: float) -> bool:
+    return value is None or (isinstance(value, Real) and math.isfinite(value) and low <= float(value) <= high)
+
+
+def _is_count(value: object) -> bool:
+    return value is None or (isinstance(value, Integral) and int(value) >= 0)
 
 
 class Sampler:
