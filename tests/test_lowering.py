@@ -163,7 +163,13 @@ def test_expectations_about_graphs(expect: str, holds: bool, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("expect", "message"),
-    [("fused(softmax)", "M has no operator `softmax`"), ("fused(spda)", "did you mean `sdpa`?")],
+    [
+        ("fused(softmax)", "M has no operator `softmax`"),
+        ("fused(spda)", "did you mean `sdpa`?"),
+        ("fused()", "fused takes the name of an operator"),
+        ("count_params(x) > 1", "count_params takes no arguments"),
+        ("nodes(onnx, opset = 17) < 9", "nodes takes `onnx`"),
+    ],
 )
 def test_expectations_about_what_is_not_there(expect: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "m.spec").write_text(EXPECTING.format(expect=expect))

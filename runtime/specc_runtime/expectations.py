@@ -84,6 +84,14 @@ def _is_contract(expr: ast.Expr) -> bool:
 _CONTRACTS = ("count_params", "flops", "nodes", "fused")
 
 
+_TAKEN = {
+    "count_params": "no arguments",
+    "fused": "the name of an operator, as in fused(sdpa)",
+    "shape": "an output",
+    "hf": 'the folder of a checkpoint, as in hf("gpt2")',
+}
+
+
 def _walk(node: Any) -> Iterator[ast.Node]:
     if isinstance(node, ast.Node):
         yield node
@@ -143,7 +151,7 @@ class Evaluation(Evaluator):
         if name == "fused" and len(args) == 1:
             return self._fused(args[0], expr)
         if name == "nodes":
-            if len(args) != 1 or not isinstance(args[0], ast.Name) or args[0].id != "onnx":
+            if len(expr.args) != 1 or not args or not isinstance(args[0], ast.Name) or args[0].id != "onnx":
                 raise self.fail("E125", "nodes takes `onnx`: those of the graph are counted", expr.span)
             return self.subject.nodes
         if name == "shape" and len(args) == 1:
@@ -157,6 +165,8 @@ class Evaluation(Evaluator):
             value = self.value(args[0])
             if is_array(value):
                 return _FUNCTIONS[name](value)
+        if name in _TAKEN:
+            raise self.fail("E120", f"{name} takes {_TAKEN[name]}", expr.span)
         return super()._Call(expr)
 
     def _flops(self, call: ast.Call) -> int:
