@@ -296,10 +296,12 @@ def test_perplexity_is_that_of_the_loss(folder: Path) -> None:
     """The last batch has fewer rows: it counts for less, in both."""
     data = SPEC[SPEC.index("npz(") : SPEC.index("  loss")].strip()
     opened(folder, "mean(square(a - data.y))", f"val = {data}", "metrics = [perplexity(loss)]")
-    train(Request(str(folder / "net.spec"), out=folder / "run"))
-    found = list(csv.DictReader((folder / "run/metrics.csv").open()))
-    row = next(r for r in found if r["val_loss"])
-    assert float(row["val_perplexity"]) == pytest.approx(math.exp(float(row["val_loss"])), rel=1e-5)
+    for precision in ("32", "bf16-true"):  # metrics are summed in fp32 whatever the model is in
+        run = folder / precision
+        train(Request(str(folder / "net.spec"), sets={"precision": precision, "batch": "2"}, out=run))
+        found = list(csv.DictReader((run / "metrics.csv").open()))
+        row = next(r for r in found if r["val_loss"])
+        assert float(row["val_perplexity"]) == pytest.approx(math.exp(float(row["val_loss"])), rel=1e-5)
 
 
 def test_labels_of_every_position_are_classes(folder: Path) -> None:

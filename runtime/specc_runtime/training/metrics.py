@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from specc.elaborate.settings import CLASS_METRICS, TEXT_METRICS
@@ -88,6 +90,10 @@ class Meter:
 
     def update(self, metric: Metric, objective: Objective, loss: torch.Tensor) -> None:
         """Take a batch in."""
+        with in_single(metric):
+            self._update(metric, objective)
+
+    def _update(self, metric: Metric, objective: Objective) -> None:
         tensors = objective.compared(self.index)
         if self.kind == "perplexity":
             metric.update(tensors[0], weight=float(objective.rows))
@@ -113,9 +119,31 @@ class Meter:
 
     def value(self, metric: Metric) -> float:
         """The value of all batches since the last reset."""
-        found: Any = metric.compute()
+        with in_single(metric):
+            found: Any = metric.compute()
         number = float(found["rougeL_fmeasure"] if self.kind == "rouge" else found)
         return math.exp(min(number, 700.0)) if self.kind == "perplexity" else number
+
+
+@contextmanager
+def in_single(metric: Metric) -> Iterator[None]:
+    """What is measured is summed in fp32, though the model around the metric is of 16 bits."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    if metric.dtype != torch.float32 or any(map(_short, metric.metric_state.values())):
+        metric.set_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _short(state: Any) -> bool:
+    import torch
+
+    return isinstance(state, torch.Tensor) and state.is_floating_point() and state.itemsize < 4
 
 
 def _text(row: list[int], stop: int | None) -> str:
