@@ -21,10 +21,12 @@ transformers = pytest.importorskip("transformers")
 
 import families as decoders  # noqa: E402 - they need the two above
 import test_zoo_encoders as encoders  # noqa: E402
+import test_zoo_images as images  # noqa: E402
 import test_zoo_mamba as states  # noqa: E402
 import test_zoo_moe as moe  # noqa: E402
 import test_zoo_more as more  # noqa: E402
 import test_zoo_others as further  # noqa: E402
+import test_zoo_recent as recent  # noqa: E402
 import test_zoo_swin as windows  # noqa: E402
 import test_zoo_wav2vec2 as sounds  # noqa: E402
 
@@ -48,9 +50,13 @@ MODELS = {
     "convnext": lambda: transformers.ConvNextForImageClassification(
         transformers.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], num_labels=5)
     ),
+    "deepseek_v2": lambda: small(recent.V2, topk_method="group_limited_greedy"),
+    "deepseek_v3": lambda: small(recent.V3, **decoders.rope("yarn", **recent.YARN, mscale=0.7, mscale_all_dim=1.0)),
     "distilbert": lambda: small(more.DISTILBERT),
+    "efficientnet": lambda: images.efficientnet(image_size=32, depthwise_padding=[4]),
     "gemma": lambda: small(decoders.GEMMA),
     "gemma2": lambda: small(decoders.GEMMA2, attn_logit_softcapping=None),
+    "gemma3_text": lambda: small(recent.GEMMA3, **recent.SLOW),
     "gpt2": lambda: transformers.GPT2LMHeadModel(
         transformers.GPT2Config(vocab_size=61, n_positions=16, n_embd=24, n_layer=2, n_head=3)
     ),
@@ -59,6 +65,7 @@ MODELS = {
     "mamba": lambda: states.mamba(use_bias=True, time_step_rank=3),
     "mistral": lambda: small(decoders.MISTRAL, sliding_window=4, tie_word_embeddings=True),
     "mixtral": lambda: small(moe.MIXTRAL, sliding_window=4),
+    "modernbert": lambda: recent.modernbert("sdpa", norm_bias=True),
     "phi3": lambda: small(more.PHI3),
     "qwen2": lambda: small(decoders.QWEN2, **decoders.SLIDING),
     "qwen3": lambda: small(decoders.QWEN3),

@@ -80,13 +80,13 @@ def test_gemma3_of_transformers_4(tmp_path: Path) -> None:
 # ---- modernbert ------------------------------------------------------------------------------------------------------
 
 
-def modernbert(**changes: Any) -> Any:
+def modernbert(attention: str = "eager", **changes: Any) -> Any:
     config = {
         "vocab_size": 61, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 40,
         "max_position_embeddings": 48, "local_attention": 6, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1,
         "cls_token_id": 0, "sep_token_id": 1,
     }  # fmt: skip
-    full = transformers.ModernBertConfig(**{**config, **changes}, attn_implementation="eager")
+    full = transformers.ModernBertConfig(**{**config, **changes}, attn_implementation=attention)
     return transformers.ModernBertForMaskedLM(full)
 
 
