@@ -120,6 +120,7 @@ def same_dtype(type_: TensorType, as_: DType, *, operand: int, what: str) -> Non
             operand=operand,
             expected=as_.spec_name,
             found=str(type_),
+            help=f"cast_like({what}, x)  for a Tensor x" if as_ is DType.COMPUTE else f"cast({what}, {as_.spec_name})",
         )
 
 
