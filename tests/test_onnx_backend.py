@@ -49,6 +49,19 @@ def test_equal_constants_and_equal_nodes_exist_once() -> None:
     assert emit.const(True, DType.BOOL) is not emit.const(1, DType.I8)
 
 
+def test_a_node_is_not_taken_for_one_that_was_replaced() -> None:
+    """Nodes are found again by the identities of what they read: none of those becomes that of something new."""
+    emit = GraphEmitter()
+    x = emit.input("x", si.tensor(B))
+    node = emit("Exp", emit("Relu", x)).node
+    assert node is not None and node.inputs[0] is not None and node.inputs[0].node is not None
+    before = id(node.inputs[0])
+    emit.forget(node.inputs[0].node)
+    emit.records = []
+    node.inputs = [x]
+    assert before not in {id(ref) for ref in [dataclasses.replace(x) for _ in range(1000)]}
+
+
 def test_unused_nodes_and_constants_are_dropped() -> None:
     emit = GraphEmitter()
     x = emit.input("x", si.tensor(B, 8))

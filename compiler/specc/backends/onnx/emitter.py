@@ -50,6 +50,7 @@ class GraphEmitter:
         self._sizes = Sizes(self)
         self._constants: dict[tuple[int, tuple[int, ...], bytes], Ref] = {}
         self._nodes: dict[object, tuple[Ref, ...]] = {}
+        self._read: list[Ref | None] = []  # by the nodes there have been: keys are ids, which nothing new may get
 
     # ---- the graph's surface -----------------------------------------------------------------------------------------
 
@@ -115,6 +116,7 @@ class GraphEmitter:
         key = (op_type, domain, overload, count, tuple(map(id, given)), named)
         if key in self._nodes:
             return self._nodes[key]
+        self._read += given
         record = Record(op_type, domain, given, attributes, self.scope, self.origin, overload=overload)
         for i in range(count):
             type_ = types[i] if i < len(types) else guessed
