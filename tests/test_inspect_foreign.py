@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from fresh import loaded
 from onnx import TensorProto, helper, numpy_helper
 
 from specc import driver
@@ -142,6 +143,10 @@ def test_shapes_that_a_graph_computes_itself_are_followed(tmp_path: Path) -> Non
     (net,) = found.root.children  # `norm` is all that has a weight below it; the product is beside it
     assert (net.name, str(net.flops), [part.name for part in net.children]) == ("net", "80*B*T", ["norm"])
     assert not list(tmp_path.glob("*temp*"))
+    code = (
+        f"from specc_runtime.foreign import shown; from pathlib import Path; shown(Path({str(tmp_path / 'm.onnx')!r}))"
+    )
+    assert loaded(code, "torch") == []
 
 
 def test_parts_by_what_torch_notes_of_nodes(tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from specc.dims import Dim
 from specc_runtime.foreign.products import Shape, dim_of
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
 Known = dict[str, Shape]
+_NAME = "onnxruntime_symbolic_shape_infer"
 _SINCE = 7
 """The first operator set that onnxruntime's script reads."""
 
@@ -47,16 +51,15 @@ def _by_onnxruntime(model: onnx.ModelProto, merging: bool) -> Known:
     Nothing where it gives up: it is a script that asserts what it hopes for, and raises whatever it meets.
     """
     from onnx import ModelProto
-    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
     if any(o.version < _SINCE for o in model.opset_import if o.domain in ("", "ai.onnx")):
         return {}
-    logger = logging.getLogger(SymbolicShapeInference.__module__)
+    logger = logging.getLogger(_NAME)
     before, logger.disabled = logger.disabled, True
     copy = ModelProto()
     copy.CopyFrom(model)
     try:
-        script = SymbolicShapeInference(2**31 - 1, auto_merge=merging, guess_output_rank=False, verbose=0)
+        script = _script().SymbolicShapeInference(2**31 - 1, auto_merge=merging, guess_output_rank=False, verbose=0)
         script._preprocess(copy)  # `infer_shapes` writes a file into the current folder where it does not finish
         while script.run_:
             script._infer_impl()
@@ -65,6 +68,19 @@ def _by_onnxruntime(model: onnx.ModelProto, merging: bool) -> Known:
         return {}
     finally:
         logger.disabled = before
+
+
+@cache
+def _script() -> Any:
+    """The module by its file: importing its package would import torch. It needs sympy, as torch does."""
+    found = find_spec("onnxruntime")
+    assert found is not None and found.origin is not None
+    path = Path(found.origin).with_name("tools") / "symbolic_shape_infer.py"
+    spec = spec_from_file_location(_NAME, path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _told(model: onnx.ModelProto) -> Known:
