@@ -26,9 +26,11 @@ class Cost:
 class Saved:
     """What torch keeps from the forward pass for the gradient: these operands, these results, and tensors of its own.
 
-    `own` are of an element type and a shape each; parameters among the operands take nothing more.
+    `own` are of an element type and a shape each; parameters among the operands take nothing more. Of operands
+    `in_order` a copy is kept where they do not lie in memory as they are counted.
     """
 
     operands: tuple[int, ...] = ()
     results: tuple[int, ...] = ()
     own: tuple[TensorType, ...] = ()
+    in_order: tuple[int, ...] = ()

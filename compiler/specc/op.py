@@ -145,6 +145,7 @@ class Op:
     factors: ClassVar[tuple[int, ...]] = ()  # operands that are multiplied: each gradient is a product of that size
     smooth: ClassVar[tuple[int, ...] | None] = None  # operands that have gradients; None is every one of floats
     like: ClassVar[int | None] = None  # the operand whose order of axes in memory its result has
+    converts: ClassVar[bool] = False  # its result is its operand itself, where that has the element type already
     picks: ClassVar[int | None] = None  # the operand of which only what is given is read: a table
     keeps: ClassVar[Saved | None] = None  # for gradients; None is every operand
     packing: ClassVar[Packing | None] = None  # the weight that may be stored in few bits, see `onnx_packed`

@@ -175,7 +175,8 @@ class Spendings:
         first = node.inputs[0] if node.inputs else None
         order = frame.order.get(first) if isinstance(first, Value) else None
         own: list[Storage] = []
-        whole = storages[0] if storages and op.views(order, *operands) else None
+        views = op.views(order, *operands) or (op.converts and self._is_already(results[0], operands[0]))
+        whole = storages[0] if storages and views else None
         if whole is None:
             own = [Storage(self.bytes(type_), self.bytes(type_)) for type_ in results]
         given = own if whole is None else [whole] * len(results)
@@ -192,11 +193,27 @@ class Spendings:
             spent = self._noise(op, wanted, own, storages[0], results[0])
         elif any(frame.needs[value] for value in node.outputs):
             saved = op.saved(needs, results, *operands)
-            for storage in (*(storages[i] for i in saved.operands), *(given[i] for i in saved.results)):
+            copied = [i for i in saved.in_order if not self._in_order(frame, node.inputs[i], operands[i])]
+            memory_of = (*saved.operands, *(i for i in saved.in_order if i not in copied))
+            for storage in (*(storages[i] for i in memory_of), *(given[i] for i in saved.results)):
                 if storage is not None:
                     save(storage)
-            spent = replace(spent, saved=total(self.bytes(type_) for type_ in saved.own))
+            copies = [operand for i in copied if isinstance(operand := operands[i], TensorType)]
+            spent = replace(spent, saved=total(self.bytes(type_) for type_ in (*saved.own, *copies)))
         frame.events.append(Event(own, spent))
+
+    def _is_already(self, type_: TensorType, operand: Operand) -> bool:
+        """Whether an operand has this element type, that of the model among them where it is f32."""
+        if not isinstance(operand, TensorType):
+            return False
+        f32 = {DType.F32, DType.COMPUTE} if self.bytes_of[DType.COMPUTE] == self.bytes_of[DType.F32] else set[DType]()
+        return operand.dtype == type_.dtype or {operand.dtype, type_.dtype} == f32
+
+    def _in_order(self, frame: _Frame, given: Input, operand: Operand) -> bool:
+        """Whether it lies in memory as its axes are counted, and is not a part of something larger."""
+        if not (isinstance(given, Value) and isinstance(operand, TensorType)):
+            return True
+        return given not in frame.order and frame.storage[given].bytes in (ZERO, self.bytes(operand))
 
     def _noise(self, op: Op, wanted: bool, made: Sequence[Storage], given: Storage | None, type_: TensorType) -> Spent:
         """The identity in inference; in training it keeps which elements it dropped."""

@@ -293,7 +293,9 @@ class ScaledDotProductAttention(Op):
             hidden = () if mask is None else (mask.with_dtype(DType.BOOL),)
             if self.softcap is not None:
                 return Saved((0,) if shared else (0, 1, 2), own=(scores, scores, *hidden, *((keys, values) * shared)))
-            return Saved((2,), own=(q, keys, scores, *hidden))
+            if operands[4] is None:
+                hidden = ()  # a mask alone is added as numbers
+            return Saved(own=(q, keys, scores, *hidden, *((values,) * shared)), in_order=() if shared else (2,))
         rows = TensorType(DType.F32, q.shape[:3])
         if operands[4] is not None and mask is None:
             return Saved((0, 1, 2, 4), (0,), own=(rows,))

@@ -15,6 +15,7 @@ class Cast(Op):
 
     example: cast(x: Tensor[B, T], i64) -> Int[B, T]
     example: cast(x: Int[B, T], f32) -> f32[B, T]
+    example: cast(x: Tensor[B, T], f32) -> f32[B, T]
     example: cast(x: Bool[B, T], i32) -> i32[B, T]
     example: cast(x: Int[B, T], bool) -> Bool[B, T]
     """
@@ -22,6 +23,7 @@ class Cast(Op):
     keeps = Saved()
     name = "cast"
     elementwise = True
+    converts = True
     x: ClassVar[Tensor]
     dtype: DType
 
@@ -39,12 +41,14 @@ class CastLike(Op):
     """x in the element type of y.
 
     example: cast_like(x: Int[B, T], y: Tensor[B]) -> Tensor[B, T]
+    example: cast_like(x: f32[B, T], y: Tensor[B]) -> Tensor[B, T]
     """
 
     smooth = (0,)
     keeps = Saved()
     name = "cast_like"
     elementwise = True
+    converts = True
     x: ClassVar[Tensor]
     y: ClassVar[Tensor]
 
