@@ -144,28 +144,61 @@ def test_round_trip(kind: str, tmp_path: Path) -> None:
     )
 
 
-ROPE_SCALINGS = {
+WRITTEN = {
     "exact-yarn": lambda: small(decoders.LLAMA, **{**decoders.EXACT_YARN, "head_dim": 24}),
     "longrope": lambda: small(
         more.PHI3, **decoders.rope("longrope", attention_factor=1.5, **more.LONG), original_max_position_embeddings=2
     ),
+    "halves": lambda: small(recent.V3, rope_interleave=False, **decoders.rope("yarn", **recent.YARN)),
+    "basic": lambda: transformers.ResNetForImageClassification(
+        transformers.ResNetConfig(**RESNET, layer_type="basic", downsample_in_first_stage=True)
+    ),
+    "gated-silu": lambda: small(decoders.T5, feed_forward_proj="gated-silu"),
 }
 
 
-@pytest.mark.parametrize("kind", ROPE_SCALINGS)
-def test_rope_scalings(kind: str, tmp_path: Path) -> None:
-    """A config written from nothing says how the frequencies are scaled."""
-    model = parity.randomised(ROPE_SCALINGS[kind]())
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_a_config_written_from_nothing(kind: str, tmp_path: Path) -> None:
+    """It says what is not the family's default: how frequencies are scaled, which block, which activation."""
+    model = parity.randomised(WRITTEN[kind]())
     model.save_pretrained(tmp_path / "checkpoint")
     spec = str(family_of(str(tmp_path / "checkpoint")).spec)
-    request = Request(spec, weights=str(tmp_path / "checkpoint"), verify=False, render=False, out=tmp_path / "out")
-    folder = export(build(replace(request, emit=frozenset({"torch"}))).folder, str(tmp_path / "alone")).folder
+    assert_same(model, export(structure(spec, tmp_path), str(tmp_path / "alone")).folder)
+
+
+def structure(spec: str, place: Path) -> Path:
+    """A build of `place/checkpoint`."""
+    request = Request(spec, weights=str(place / "checkpoint"), verify=False, render=False, out=place / "out")
+    return build(replace(request, emit=frozenset({"torch"}))).folder
+
+
+def assert_same(model: Any, folder: Path) -> None:
     loaded = type(model).from_pretrained(folder).eval()
     torch.testing.assert_close(first_output(loaded), first_output(model), rtol=1e-5, atol=1e-5)
 
 
-def test_a_config_that_cannot_be_written(tmp_path: Path) -> None:
-    """No key says `gated` by itself: the checkpoint's own config does. The head is its own, and the file in shards."""
+@pytest.mark.parametrize("rope", [{}, decoders.rope("yarn", **recent.YARN)], ids=["default", "yarn"])
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_a_choice_of_two_by_a_flag(interleaved: bool, rope: dict[str, Any], tmp_path: Path) -> None:
+    """`style` is not the flag itself: its value decides the condition, and null would be taken for false."""
+    model = parity.randomised(small(recent.V3, rope_interleave=interleaved, **rope))
+    model.save_pretrained(tmp_path / "checkpoint")
+    text = Path(family_of(str(tmp_path / "checkpoint")).spec).read_text()
+    for old, new in (
+        ("interleaved: bool = true", 'style: "half" | "interleaved" = "interleaved"'),
+        ('  let style = "interleaved" if interleaved else "half"\n', ""),
+        ("interleaved = rope_interleave", 'style = "half" if rope_interleave == false else "interleaved"'),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "chosen.spec").write_text(text)
+    folder = export(structure(str(tmp_path / "chosen.spec"), tmp_path), str(tmp_path / "alone")).folder
+    assert json.loads((folder / "config.json").read_text())["rope_interleave"] is interleaved
+    assert_same(model, folder)
+
+
+def test_shards_and_a_head_of_its_own(tmp_path: Path) -> None:
+    """T5 1.1, whose config keeps in one text how its layers compute."""
     from safetensors.torch import load_file, save_file
 
     source = tmp_path / "checkpoint"
@@ -176,15 +209,14 @@ def test_a_config_that_cannot_be_written(tmp_path: Path) -> None:
     for shard in set(where.values()):
         save_file({name: tensors[name] for name in where if where[name] == shard}, source / shard)
     (source / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    request = Request("t5", weights=str(source), verify=False, render=False, emit=frozenset({"torch"}))
-    out = build(replace(request, out=tmp_path / "out")).folder
-    assert "does not say `gated = true`" in refused(str(out), "--to", str(tmp_path / "alone"))
-    assert not (tmp_path / "alone").exists()
-    based = export(out, str(tmp_path / "based"), config=str(source)).folder
-    assert stored(based) == {name: t.numpy().tobytes() for name, t in tensors.items()}
-    loaded, info = type(model).from_pretrained(based, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
-    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+    out = structure("t5", tmp_path)
+    for name, config in (("alone", None), ("based", str(source))):
+        folder = export(out, str(tmp_path / name), config=config).folder
+        assert stored(folder) == {name: t.numpy().tobytes() for name, t in tensors.items()}
+        loaded, info = type(model).from_pretrained(folder, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+        assert_same(model, folder)
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from specc.source import Source
 from specc.syntax import ast
 from specc.syntax.parser import parse
 from specc.weights.activations import ACTIVATIONS
-from specc.weights.config import Setting, read_config
+from specc.weights.config import Setting, builtin_functions, read_config
+from specc.weights.config_writer import write_config
 from specc.weights.sections import choose
 
 # ---- config ----------------------------------------------------------------------------------------------------------
@@ -207,3 +208,37 @@ def test_choice() -> None:
     assert choose(found, collector, model_type="llama", path="dir") is None
     assert [d.code for d in collector.found] == ["W350"]
     assert '"hf:gpt2", "torchvision:resnet*"' in report.full(collector.found)
+
+
+# ---- written ---------------------------------------------------------------------------------------------------------
+
+CHOICE = '"half" if flag == false else "whole"'
+
+
+@pytest.mark.parametrize(
+    ("expression", "value", "before", "after"),
+    [
+        (CHOICE, "half", {}, {"flag": False}),
+        (CHOICE, "whole", {}, {"flag": True}),
+        (CHOICE, "whole", {"flag": False}, {"flag": True}),
+        (CHOICE, "other", {}, {}),
+        ('"half" if flag != true else "whole"', "half", {}, {"flag": False}),
+        ('"half" if false == flag else "whole"', "whole", {}, {"flag": True}),
+        ('1 if kind == "a" else 2', 1, {"kind": "b"}, {"kind": "a"}),
+        ('1 if kind == "a" else 2', 2, {}, {}),  # whatever the family has if nothing is said
+        ('1 if kind == "a" else 2', 2, {"kind": "b"}, {"kind": "b"}),
+        ('1 if kind == "a" else 2', 2, {"kind": "a"}, {}),
+        ('1 if part.kind == "a" else 2', 2, {"part": {"kind": "a", "n": 3}}, {"part": {"n": 3}}),
+        ('1 if kind == "a" else 2 if kind == "b"', 2, {"kind": "a"}, {"kind": "b"}),
+        ("1 if flag else n", 5, {"flag": True}, {"flag": False, "n": 5}),
+        ("n if flag else 1", 5, {}, {"flag": True, "n": 5}),
+        ("n if flag else 1", 1, {"flag": True, "n": 5}, {"flag": False, "n": 5}),
+        ("1 if key == none else 2", 2, {}, {}),  # nothing tells which value
+        ("n or 4", 5, {}, {"n": 5}),
+        ("n", None, {"n": 3}, {"n": None}),
+        ("activation(name)", "mine", {"name": "silu"}, {"name": "silu"}),
+    ],
+)
+def test_an_expression_is_turned_around(expression: str, value: Any, before: Any, after: Any) -> None:
+    node = section(f"config {{ x = {expression} }}")
+    assert write_config(node, before, {"x": value}, {"x"}, names=builtin_functions) == after

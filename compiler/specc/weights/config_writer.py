@@ -1,8 +1,9 @@
 """A `config { }` section the other way: hyper-parameters -> the keys of a config.json (LANGUAGE 15).
 
 Each expression is turned around where it can be: a key takes the value, `a or b` is written to `a`, a condition chooses
-the branch to write to. What cannot be turned around is left as it is; reading the config back shows whether that is
-enough, and the caller does.
+the branch to write to, and a branch that is the value decides the condition. Null is written for none alone: where a
+key must only not be something, it is left out. What cannot be turned around is left as it is; reading the config back
+shows whether that is enough, and the caller does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from specc.weights.activations import ACTIVATIONS
 from specc.weights.config_keys import check_requirement
 from specc.weights.config_lets import config_items
 from specc.weights.config_values import ConfigEvaluator, Globals, dotted
+
+_ABSENT = object()
+"""Written instead of a value: the key is taken out, and the family's default counts."""
 
 _PREFERRED = {"gelu_tanh": "gelu_pytorch_tanh", "identity": "linear"}
 """Where several names mean one function and none is the function's own."""
@@ -63,7 +67,7 @@ class _Writer:
             return None
 
     def write(self, expr: ast.Expr, value: Any) -> bool:
-        """Make the expression give the value; False if nothing was written."""
+        """Make the expression give the value; False if that cannot be written."""
         if isinstance(expr, ast.Paren):
             return self.write(expr.inner, value)
         if self.constant(expr):
@@ -96,9 +100,11 @@ class _Writer:
         return bool((expr.id if isinstance(expr, ast.Name) else self.value(expr)) == value)
 
     def set(self, keys: list[str], value: Any) -> bool:
-        """A key, nested ones made on the way. Null is written only over a value: a missing key says the same."""
+        """A key, nested ones made on the way. Null in an object only replaces a value: a missing key says the same."""
         if keys == ["model_type"]:
             return False  # it chose the section
+        if value is _ABSENT:
+            return self.remove(keys)
         at: Any = self.config
         for key in keys[:-1]:
             if value is None and not isinstance(at.get(key), dict):
@@ -111,26 +117,49 @@ class _Writer:
         at[keys[-1]] = _json(value)
         return True
 
+    def remove(self, keys: list[str]) -> bool:
+        at: Any = self.config
+        for key in keys[:-1]:
+            at = at.get(key) if isinstance(at, dict) else None
+        return bool(keys) and isinstance(at, dict) and at.pop(keys[-1], _ABSENT) is not _ABSENT
+
     def ternary(self, expr: ast.Ternary, value: Any) -> bool:
-        """A branch that is the very value decides the condition; else the condition decides the branch."""
+        """A branch that is the very value decides the condition; else the condition decides the branch.
+
+        A branch that is another value for ever is not the one, whatever the condition says so far.
+        """
         for branch, truth in ((expr.then, True), (expr.other, False)):
             fits = branch is not None and self.constant(branch) and self.gives(branch, value)
             if fits and self.write(expr.cond, truth):
                 return True
-        if self.value(expr.cond) is True or _asks_presence(expr.cond):
+        then, other = self.possible(expr.then, value), expr.other is not None and self.possible(expr.other, value)
+        if then and (self.value(expr.cond) is True or _asks_presence(expr.cond)):
             return self.write(expr.then, value)
-        if expr.other is not None:
-            return self.write(expr.other, value)
-        return value is not None and self.write(expr.cond, True) and self.write(expr.then, value)
+        if expr.other is not None and other:
+            written = self.write(expr.other, value)
+            return written and (then or self.value(expr.cond) is not True or self.write(expr.cond, False))
+        return then and value is not None and self.write(expr.cond, True) and self.write(expr.then, value)
+
+    def possible(self, expr: ast.Expr, value: Any) -> bool:
+        """False for a constant that is another value."""
+        return not self.constant(expr) or self.gives(expr, value)
 
     def compare(self, expr: ast.Compare, value: Any) -> bool:
-        """`key == "text"`: that text, or null for anything else."""
+        """`key == "text"`: that text. For anything else a flag is the opposite, and another key is not that text.
+
+        Null would not do: it is no text, and a family takes it for something else than its default.
+        """
         if len(expr.ops) != 1 or expr.ops[0] not in ("==", "!=") or not isinstance(value, bool):
             return False
-        other = self.value(expr.rest[0])
+        first, rest = expr.first, expr.rest[0]
+        if self.constant(first):
+            first, rest = rest, first
+        other = self.value(rest)
         if value == (expr.ops[0] == "=="):
-            return self.write(expr.first, other)
-        return self.value(expr.first) in (None, other) and self.write(expr.first, None)
+            return self.write(first, other)
+        if isinstance(other, bool):
+            return self.write(first, not other)
+        return self.value(first) != other or (other is not None and self.write(first, _ABSENT))
 
     def binary(self, expr: ast.Binary, value: Any) -> bool:
         """`a or b` is written to the first of the two that is a key; a product or a quotient by its other factor."""
@@ -148,7 +177,8 @@ class _Writer:
 
     def call(self, name: str, argument: ast.Expr, value: Any) -> bool:
         if name == "activation":
-            return isinstance(value, str) and self.write(argument, _activation(value))
+            known = _activation(value) if isinstance(value, str) else None
+            return known is not None and self.write(argument, known)
         if name == "len" and isinstance(value, int):
             return self.write(argument, {str(i): f"LABEL_{i}" for i in range(value)})
         return name in ("int", "float") and self.write(argument, value)
