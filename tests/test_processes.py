@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,13 +149,73 @@ def test_a_process_that_is_ended_is_told(spec: str, tmp_path: Path) -> None:
         deadline = time.monotonic() + 120
         while not list(out.glob("checkpoints/step-*")) and time.monotonic() < deadline and first.poll() is None:
             time.sleep(0.01)
-        children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
-        (other,) = [c for c in children if b"training.worker" in Path(f"/proc/{c}/cmdline").read_bytes()]
-        os.kill(int(other), signal.SIGKILL)
+        (other,) = further(first)
+        os.kill(other, signal.SIGKILL)
         said = first.communicate()[1]
     assert "error[T534]: process 1 of the run was ended by SIGKILL" in said
     assert f"specc train --resume {out}" in said
     assert json.loads((out / "run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_none_is_left_behind(spec: str, tmp_path: Path) -> None:
+    """The first process is killed while the other one is still loading: nobody is there to connect to."""
+    options = ["--set", "devices=2", "--set", "epochs=100"]
+    with subprocess.Popen(command(spec, "--out", tmp_path / "out", *options), env=ALONE) as first:
+        deadline = time.monotonic() + 120
+        while not further(first) and time.monotonic() < deadline and first.poll() is None:
+            time.sleep(0.01)
+        (other,) = further(first)
+        first.kill()
+    deadline = time.monotonic() + 60
+    while alive(other) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(other)
+
+
+def further(first: subprocess.Popen[Any]) -> list[int]:
+    """The other processes of a run."""
+    children = map(int, Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split())
+    return [child for child in children if b"training.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def alive(process: int) -> bool:
+    """Whether it runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_process_that_never_comes_is_told(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends before it is connected: the first one does not wait for the rendezvous to time out."""
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    began = time.monotonic()
+    with pytest.raises(Rejected, match="process 1 of the run failed"):
+        train(Request(spec, sets={"devices": "2"}, out=tmp_path / "out"))
+    assert time.monotonic() - began < 60
+    assert not {"LOCAL_RANK", "WORLD_SIZE"} & set(os.environ) and not torch.distributed.is_initialized()
+    assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "failed"
+
+
+WAITING = """\
+import subprocess, time
+from specc_runtime.training.watching import Watch
+others = [subprocess.Popen(["sleep", "60"]), subprocess.Popen(["sleep", "60"])]
+others[1].kill()
+print(others[0].pid, flush=True)
+Watch(others, "specc train --resume run", grace=0.1).start()
+time.sleep(60)
+"""
+
+
+def test_what_waits_for_a_lost_process_is_ended() -> None:
+    """As a library does that nothing interrupts; the further processes are ended with it."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", WAITING], env=ALONE, capture_output=True, text=True)
+    assert done.returncode == 1 and time.monotonic() - began < 50
+    assert "error[T534]: process 2 of the run was ended by SIGKILL" in done.stderr
+    assert not alive(int(done.stdout))
 
 
 def test_which_process_was_ended() -> None:
@@ -165,6 +227,8 @@ def test_which_process_was_ended() -> None:
         assert found is not None and "process 2 of the run was ended by SIGKILL" in str(found)
         failing = subprocess.Popen(["false"])
         assert "process 1 of the run failed" in str(ended([failing], ""))
+        failing.wait()
+        assert "process 2 of the run was ended" in str(ended([failing, waiting[1]], ""))  # the cause, not what follows
     finally:
         for process in waiting:
             process.kill()

@@ -40,14 +40,14 @@ def ended(processes: Sequence[subprocess.Popen[bytes]], again: str) -> Rejected 
     until = time.monotonic() + PATIENCE
     while all(process.poll() is None for process in processes) and time.monotonic() < until:
         time.sleep(0.05)
-    for rank, process in enumerate(processes, 1):
-        status = process.poll()
-        if status is not None and status < 0:
+    found = {rank: process.poll() for rank, process in enumerate(processes, 1)}
+    gone = {rank: status for rank, status in found.items() if status}
+    for rank, status in sorted(gone.items(), key=lambda each: each[1] > 0):  # others fail because one was ended
+        if status < 0:
             name = signal.Signals(-status).name
             notes = (("why", "the system ends processes so when memory runs out"),) if name == "SIGKILL" else ()
             message = f"process {rank} of the run was ended by {name}"
             return Rejected([Diagnostic("T534", message, help=f"to go on:  {again}", notes=notes)])
-        if status:
-            message = f"process {rank} of the run failed: what it said stands above"
-            return Rejected([Diagnostic("T534", message, help=f"mend it, then go on:  {again}")])
+        message = f"process {rank} of the run failed: what it said stands above"
+        return Rejected([Diagnostic("T534", message, help=f"mend it, then go on:  {again}")])
     return None

@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 from specc_runtime.training.failures import ended
 from specc_runtime.training.request import Request
 from specc_runtime.training.section import Section, failed, unsupported
+from specc_runtime.training.watching import ARRIVAL, Watch, arrived, meet
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -43,6 +44,7 @@ class Launcher(_SubprocessScriptLauncher):
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
         if not self.cluster_environment.creates_processes_externally:
             self._call_children_scripts()
+        arrived()
         return function(*args, **kwargs)
 
     def _call_children_scripts(self) -> None:
@@ -54,10 +56,20 @@ class Launcher(_SubprocessScriptLauncher):
             "LOCAL_RANK": "0",
             "WORLD_SIZE": str(self.num_processes),
         }
-        command = [sys.executable, "-m", "specc_runtime.training.worker", self.job]
-        for rank in range(1, self.num_processes):
-            own = {**os.environ, "LOCAL_RANK": str(rank)}
-            self.procs.append(subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, start_new_session=True))
+        command = [sys.executable, "-m", "specc_runtime.training.worker", self.job, str(os.getpid())]
+        with contextlib.ExitStack() as pipes:
+            ends = {}
+            for rank in range(1, self.num_processes):
+                read, write = os.pipe()
+                pipes.callback(os.close, read)
+                own = {**os.environ, "LOCAL_RANK": str(rank), ARRIVAL: str(write)}
+                how: Any = {"stdout": subprocess.DEVNULL, "start_new_session": True, "pass_fds": (write,)}
+                try:
+                    ends[read] = subprocess.Popen(command, env=own, **how)
+                finally:
+                    os.close(write)
+                self.procs.append(ends[read])
+            meet(ends)
 
 
 class Replicated(DDPStrategy):
@@ -163,6 +175,8 @@ def together(strategy: Any, told: str, again: str) -> Iterator[None]:
         return
     before = {name: os.environ.get(name) for name in VARIABLES}
     launcher.job = told
+    watch = Watch(launcher.procs, again)
+    watch.start()
     try:
         yield
         for process in launcher.procs:
@@ -175,6 +189,7 @@ def together(strategy: Any, told: str, again: str) -> Iterator[None]:
         launcher.kill(signal.SIGKILL)
         for process in launcher.procs:
             process.wait()
+        watch.over.set()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

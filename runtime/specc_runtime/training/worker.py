@@ -1,4 +1,4 @@
-"""A further process of a run: `python -m specc_runtime.training.worker JOB`, started by the first one."""
+"""A further process of a run: `python -m specc_runtime.training.worker JOB PID`, started by the first one, PID."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from specc.diagnostics import Rejected
 from specc_runtime.training.processes import rank
 from specc_runtime.training.request import Request
 from specc_runtime.training.run import train
+from specc_runtime.training.watching import follow
 
 
 def main() -> int:
-    """Take part in the run that the first argument tells; the exit status."""
+    """Take part in the run that the first argument tells; the exit status.
+
+    It ends with the first process, whatever that ends by.
+    """
     told = json.loads(sys.argv[1])
-    first = os.getppid()
+    first = int(sys.argv[2])
+    follow(first)
     told |= {"resume": Path(told["resume"]), "trust": tuple(told["trust"])}
     try:
         train(Request(**told, joined=True))
