@@ -185,6 +185,7 @@ model Net(dim: int = 40) {
 """
 
 BUILD = "specc build net.spec --no-render"
+NAMED = 'true if kind == "biased" else false if kind == "plain"'
 UNBIASED = f"{BUILD} --set bias=false --no-verify"
 STEPS = "specc build lm.spec --no-render --no-verify"
 FUSE = f"{STEPS} --entry decode --cache concat --fuse-once"
@@ -270,6 +271,13 @@ SESSIONS = {
         [UNBIASED, "specc export build/net --to hf"],
         before=[UNBIASED],
         mended={"net.spec": CONFIG.replace("{ dim = hidden_size }", "{ dim = hidden_size; bias = use_bias }")},
+    ),
+    "W335": Session(
+        {"net.spec": CONFIG.replace("= hidden_size", '= hidden_size; bias = true if kind == "biased" else false')},
+        ["specc export build/net --to hf"],
+        [UNBIASED, "specc export build/net --to named"],
+        before=[UNBIASED],
+        mended={"net.spec": CONFIG.replace("= hidden_size", f"= hidden_size; bias = {NAMED}")},
     ),
     "T520": Session(
         {"net.spec": SUMS},

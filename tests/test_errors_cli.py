@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from sessions import SESSIONS
 
 from specc import report
+from specc.codes import severity
 from specc.diagnostics import Rejected
 from specc_runtime import memory
 from specc_runtime.build import Request, build
@@ -44,12 +45,13 @@ def test_session(
             SURROUNDINGS.get(code, lambda _: None)(patch)
             for line in session.refused:
                 status, text = run(line)
-                assert status == 1 and f"error[{code}]" in text, text
+                kind = severity(code)
+                assert status == (kind == "error") and f"{kind}[{code}]" in text, text
                 shown.append(f"{prompted(line)}\n{text}".replace(f"{tmp_path.resolve()}/", ""))
         write(session.mended)
         for line in session.mend:
             status, text = run(line)
-            assert status == 0, text
+            assert status == 0 and f"[{code}]" not in text, text
         if session.mend:
             shown.append("".join(f"{prompted(line)}\n" for line in session.mend))
     golden(ERRORS / f"{code}.txt", "\n".join(shown))

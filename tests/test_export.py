@@ -128,7 +128,8 @@ def test_round_trip(kind: str, tmp_path: Path) -> None:
     expected = first_output(model)
     for name, config in (("based", str(source)), ("alone", None)):
         target = tmp_path / name
-        assert export(made.folder, f"hf:{target}", config=config).source == f"hf:{kind}"
+        exported = export(made.folder, f"hf:{target}", config=config)
+        assert exported.source == f"hf:{kind}" and not exported.warnings
         assert sorted(p.name for p in target.iterdir()) == ["config.json", "model.safetensors"]
         assert stored(target) == stored(source)
         tokens = TOKENS if kind == "whisper" and config is None else {}  # no spec speaks of them

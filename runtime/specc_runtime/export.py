@@ -19,7 +19,7 @@ from specc.ir.members import aliases
 from specc.syntax import ast
 from specc.types import DType
 from specc.weights.config import file_functions, read_config
-from specc.weights.config_writer import write_config
+from specc.weights.config_writer import unsaid, write_config
 from specc.weights.layout import TensorInfo, reads
 from specc.weights.mapping import plan_export
 from specc.weights.rules import section_path
@@ -53,6 +53,7 @@ def export(build: Path, to: str, *, config: str | None = None, format: str | Non
     `config`: a config.json, or its folder, whose other keys are kept. `format`: the source to write by (`hf:qwen2`);
     otherwise what the config or the build says, else the first whose config reads back. Raises `Rejected`: B640 B660
     where it cannot be written or the build is not whole, W332 W341 W350 where the section cannot be written.
+    W335 is a warning.
     """
     made = open_build(build)
     if made.weights is None:
@@ -65,11 +66,15 @@ def export(build: Path, to: str, *, config: str | None = None, format: str | Non
     base = _base(config)
     candidates = _candidates(project, origin.model, format, base, made.manifest["weights"]["section"])
     node, source, written = _config(project, checked.model.module, candidates, base)
+    collector = Collector()
+    module = checked.model.module
+    if base is None:
+        values = {h.name: h.value for h in module.hypers if not h.is_let}
+        for warning in unsaid(node, written, values, names=file_functions(project.file)):
+            collector.add(warning)
     for key in {"dtype", "torch_dtype"} & written.keys():
         written[key] = TORCH_NAMES[compute]
     target = _target(to)
-    collector = Collector()
-    module = checked.model.module
     evaluate = Evaluator(checked.elaborator, checked.elaborator.instance_of(module).scope).value
     plan = plan_export(node, model_tensors(module, compute), aliases(module), evaluate, collector)
     collector.stop_on_errors()

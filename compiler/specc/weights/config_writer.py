@@ -8,17 +8,19 @@ shows whether that is enough, and the caller does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from specc.elaborate.values import BlockValue, Fail, number
+from specc.diagnostics import Diagnostic
+from specc.elaborate.values import BlockValue, Fail, number, show
 from specc.syntax import ast
 from specc.weights.activations import ACTIVATIONS
 from specc.weights.config_keys import check_requirement
 from specc.weights.config_lets import config_items
 from specc.weights.config_values import ConfigEvaluator, Globals, dotted
+from specc.weights.rules import section_path
 
 _ABSENT = object()
 """Written instead of a value: the key is taken out, and the family's default counts."""
@@ -45,6 +47,45 @@ def write_config(
         if isinstance(item, ast.Require) and any(check_requirement(writer.reader, item.cond, None)):
             writer.write(item.cond, True)
     return written
+
+
+def unsaid(
+    node: ast.Weights, config: Mapping[str, Any], wanted: Mapping[str, Any], *, names: Globals
+) -> Iterator[Diagnostic]:
+    """W335 for each value in `wanted` that a written config gives by no key, though its setting looks for some.
+
+    It reads back, but what is right then is what a missing key means to the family, which only the section tells.
+    """
+    for item in config_items(node):
+        if not isinstance(item, ast.Setting) or wanted.get(item.name.id) is None:
+            continue
+        reader = _Watch(node, config, names, "config.json", takes_names=False)
+        reader.value(item.value)
+        missing = [key for key in reader.missing if names(key) is None]
+        if missing and not reader.used.keys() - {"model_type"}:
+            name, keys = item.name.id, " or ".join(f"`{key}`" for key in missing)
+            yield Diagnostic(
+                "W335",
+                f"no key of the written config says `{name} = {show(wanted[name])}`: the family's default counts",
+                item.value.span,
+                f"which value of {keys} it is does not follow",
+                severity="warning",
+                path=section_path(node, "config.json"),
+                help=f"name it:  {name} = .. if {missing[0]} == ..;  or --config DIR starts from a config.json with it",
+            )
+
+
+@dataclass
+class _Watch(ConfigEvaluator):
+    """Notes the keys that were looked for and have no value."""
+
+    missing: dict[str, None] = field(default_factory=dict)
+
+    def look_up(self, keys: Sequence[str]) -> Any:
+        found = super().look_up(keys)
+        if found is None:
+            self.missing[".".join(keys)] = None
+        return found
 
 
 @dataclass
