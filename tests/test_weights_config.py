@@ -134,6 +134,8 @@ def test_config_functions() -> None:
         ("x = a; require b == 2", {"a": 1, "b": 3}, "x: int = 1", "W334", "`b = 3`"),
         ("x = a; require b", {"a": 1, "b": "s"}, "x: int = 1", "E106", "true or false"),
         ("x = a; require b == 1 and c == 1", {"a": 1, "c": 2}, "x: int = 1", "W334", "says `c = 2`"),
+        ("x = a; require b == len(c)", {"a": 1, "c": [2]}, "x: int = 1", "W334", "says `c = [2]`, and has no `b`"),
+        ("x = a; require (b or d) == c", {"a": 1, "c": 2}, "x: int = 1", "W334", "`c = 2`, and has no `b` or `d`"),
         ("x = a; require b == none", {"a": 1, "b": {"c": 2}}, "x: int = 1", "W334", 'says `b = {"c": 2}`'),
         ("x = a; ignore b", {"a": 1, "b": 3, "c": 3}, "x: int = 1", "W333", "`c = 3`"),
         ("x = a.b", {"a": {"b": 1, "c": 2}}, "x: int = 1", "W333", "`a.c = 2`"),

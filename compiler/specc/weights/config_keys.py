@@ -146,6 +146,7 @@ def check_requirement(reader: ConfigEvaluator, cond: ast.Expr, message: str | No
     found = {key: reader.look_up(key.split(".")) for key in read}
     said = ", ".join(f"`{key} = {_shown(value)}`" for key, value in found.items() if value is not None)
     if said and not holds:
+        said += "".join(f", and has no {keys}" for keys in _missing(reader, cond))
         yield Diagnostic(
             "W334",
             f"{reader.path} says {said}" + (f": {message}" if message else ""),
@@ -153,6 +154,14 @@ def check_requirement(reader: ConfigEvaluator, cond: ast.Expr, message: str | No
             f"{reader.node.model.id} is described for this only",
             path=section_path(reader.node, reader.path),
         )
+
+
+def _missing(reader: ConfigEvaluator, cond: ast.Expr) -> Iterator[str]:
+    """The keys of each side of a comparison that is none for want of them: what the other side says is no fault."""
+    for side in (cond.first, *cond.rest) if isinstance(cond, ast.Compare) else ():
+        keys = list(dict.fromkeys(keys_in(side, presence=False)))
+        if keys and reader.value(side) is None:
+            yield " or ".join(f"`{key}`" for key in keys)
 
 
 def _has(config: Mapping[str, Any], key: str) -> bool:
