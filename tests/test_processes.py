@@ -228,6 +228,7 @@ def test_which_process_was_ended() -> None:
         failing = subprocess.Popen(["false"])
         assert "process 1 of the run failed" in str(ended([failing], ""))
         failing.wait()
+        assert ended([failing], "", killed=True) is None
         assert "process 2 of the run was ended" in str(ended([failing, waiting[1]], ""))  # the cause, not what follows
     finally:
         for process in waiting:

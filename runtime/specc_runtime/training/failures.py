@@ -32,8 +32,8 @@ def exhausted(error: BaseException, where: str, span: Span | None = None) -> Rej
     return Rejected([Diagnostic("T534", f"memory ran out {where}{more}", span, help=LESS)])
 
 
-def ended(processes: Sequence[subprocess.Popen[bytes]], again: str) -> Rejected | None:
-    """T534 if one of the further processes of a run was ended from outside, else None.
+def ended(processes: Sequence[subprocess.Popen[bytes]], again: str, *, killed: bool = False) -> Rejected | None:
+    """T534 if one of the further processes of a run was ended from outside, or failed unless `killed`, else None.
 
     `again` is the command that continues the run.
     """
@@ -41,7 +41,7 @@ def ended(processes: Sequence[subprocess.Popen[bytes]], again: str) -> Rejected 
     while all(process.poll() is None for process in processes) and time.monotonic() < until:
         time.sleep(0.05)
     found = {rank: process.poll() for rank, process in enumerate(processes, 1)}
-    gone = {rank: status for rank, status in found.items() if status}
+    gone = {rank: status for rank, status in found.items() if status and (status < 0 or not killed)}
     for rank, status in sorted(gone.items(), key=lambda each: each[1] > 0):  # others fail because one was ended
         if status < 0:
             name = signal.Signals(-status).name

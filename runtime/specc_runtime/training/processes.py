@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from specc.diagnostics import Rejected
 from specc_runtime.training.failures import ended
 from specc_runtime.training.request import Request
 from specc_runtime.training.section import Section, failed, unsupported
@@ -183,6 +184,8 @@ def together(strategy: Any, told: str, again: str) -> Iterator[None]:
             process.wait()
     except RuntimeError as error:  # of the connection, if there is an end of which it tells
         raise ended(launcher.procs, again) or error from None
+    except Rejected as error:  # of a step in which weights were to come from there
+        raise ended(launcher.procs, again, killed=True) or error from None
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

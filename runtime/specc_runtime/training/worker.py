@@ -27,10 +27,11 @@ def main() -> int:
     try:
         train(Request(**told, joined=True))
     except Rejected as error:
-        print(report.full(error.diagnostics), file=sys.stderr)
+        if os.getppid() == first:  # else the first process is gone: it was that
+            print(report.full(error.diagnostics), file=sys.stderr)
         return 1
     except RuntimeError as error:
-        if os.getppid() == first:  # else the first process is gone: it was that
+        if os.getppid() == first:
             print(f"process {rank()}: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
         return 1
     return 0
