@@ -427,7 +427,7 @@ def test_an_error_of_the_build_is_not_one_of_the_disk(tmp_path: Path, monkeypatc
     def broken(*args: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(build_module, "_emit", broken)
+    monkeypatch.setattr(build_module._Filling, "_programs", broken)
     with pytest.raises(ZeroDivisionError):
         make("linear", tmp_path / "out")
     assert names(tmp_path) == []
